@@ -1,0 +1,14 @@
+"""GLNet: convolutions on a grid of pixels and self-attention among a few semantic slots, side by side in every layer.
+
+Importing this package registers the models with timm:
+
+    import glmix, timm
+
+    model = timm.create_model("glnet_4g")
+"""
+
+from .models import GLNet, GLNetTokenLabel, load_official, save_model, set_slot_grid
+
+__version__ = "0.1.0"
+
+__all__ = ["GLNet", "GLNetTokenLabel", "__version__", "load_official", "save_model", "set_slot_grid"]

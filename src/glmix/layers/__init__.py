@@ -1,0 +1,28 @@
+"""The parts of a GLNet: nothing here knows a model, a task or a data set."""
+
+from .block import Block
+from .bridge import Bridge, Clustering, KMeansBridge, Seeds, SoftBridge, StaticBridge, make_bridge, slot_grid_of
+from .mixer import GLMix, GridAttention, LocalBranch, self_attention
+from .mlp import ConvMlp
+from .stem import Stem, StemStyle, TransitionOrder, transition
+
+__all__ = [
+    "Block",
+    "Bridge",
+    "Clustering",
+    "ConvMlp",
+    "GLMix",
+    "GridAttention",
+    "KMeansBridge",
+    "LocalBranch",
+    "Seeds",
+    "SoftBridge",
+    "StaticBridge",
+    "Stem",
+    "StemStyle",
+    "TransitionOrder",
+    "make_bridge",
+    "self_attention",
+    "slot_grid_of",
+    "transition",
+]

@@ -1,0 +1,39 @@
+"""The convolutional MLP."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["ConvMlp"]
+
+
+class ConvMlp(nn.Module):
+    """Pointwise expansion, optionally a residual 3x3 depthwise convolution, GELU, pointwise projection."""
+
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int,
+        *,
+        depthwise: bool = False,
+        dilation: int = 1,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.fc1 = nn.Conv2d(dim, hidden_dim, 1, **dd)
+        if depthwise:
+            self.depthwise = nn.Conv2d(
+                hidden_dim, hidden_dim, 3, padding=dilation, dilation=dilation, groups=hidden_dim, **dd
+            )
+        else:
+            self.depthwise = None
+        self.act = nn.GELU()
+        self.fc2 = nn.Conv2d(hidden_dim, dim, 1, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.fc1(x)
+        if self.depthwise is not None:
+            h = h + self.depthwise(h)
+        return self.fc2(self.act(h))

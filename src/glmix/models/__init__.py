@@ -1,0 +1,22 @@
+"""Models and their weights. Importing this registers every named model with timm."""
+
+from . import variants  # registers the models
+from .glnet import GLNet, set_slot_grid
+from .hub import model_card, save_model
+from .official import OFFICIAL_VARIANTS, PUBLISHED_TOP1, load_official, read_checkpoint
+from .token_label import GLNetTokenLabel
+
+MODEL_NAMES: tuple[str, ...] = tuple(variants.default_cfgs)
+
+__all__ = [
+    "MODEL_NAMES",
+    "OFFICIAL_VARIANTS",
+    "PUBLISHED_TOP1",
+    "GLNet",
+    "GLNetTokenLabel",
+    "load_official",
+    "model_card",
+    "read_checkpoint",
+    "save_model",
+    "set_slot_grid",
+]

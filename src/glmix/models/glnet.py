@@ -1,0 +1,363 @@
+"""GLNet: a pyramid of four stages of blocks, under timm's whole contract."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from timm.layers import Attention, ClassifierHead, calculate_drop_path_rates
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from ..layers import (
+    Block,
+    Bridge,
+    Clustering,
+    GLMix,
+    GridAttention,
+    LocalBranch,
+    Seeds,
+    Stem,
+    StemStyle,
+    TransitionOrder,
+    make_bridge,
+    self_attention,
+    slot_grid_of,
+    transition,
+)
+
+__all__ = ["GLNet", "Stage", "set_slot_grid"]
+
+T = TypeVar("T")
+Grid = int | tuple[int, int]
+
+
+def _per_stage(name: str, value: T | Sequence[T], stages: int) -> list[T]:
+    """One value for all stages, or a sequence with one for each."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != stages:
+            raise ValueError(f"{name} must be one value or {stages} of them, one a stage; got {value!r}.")
+        return list(value)
+    return [value] * stages
+
+
+def _grids(slot_grid: Grid | Sequence[Grid] | None, num_slots: int | Sequence[int], stages: int) -> list[Any]:
+    """The slot grid of each stage. Two numbers are one grid; as many as there are stages are one grid a stage."""
+    if slot_grid is None:
+        return [slot_grid_of(n) for n in _per_stage("num_slots", num_slots, stages)]
+    if isinstance(slot_grid, Sequence) and len(slot_grid) == 2 and all(isinstance(n, int) for n in slot_grid):
+        slot_grid = [tuple(slot_grid)] * stages  # type: ignore[list-item]
+    return [_as_grid(grid) for grid in _per_stage("slot_grid", slot_grid, stages)]
+
+
+def _as_grid(grid: Grid | Sequence[int]) -> tuple[int, int]:
+    if isinstance(grid, int):
+        return grid, grid
+    if len(grid) != 2:
+        raise ValueError(f"A slot grid is one number or (rows, columns), got {grid!r}.")
+    return grid[0], grid[1]
+
+
+def set_slot_grid(
+    model: nn.Module, grid: Grid | None = None, *, num_slots: int | None = None, follow_aspect: bool = False
+) -> None:
+    """Change the slot grid of every GLMix block in `model`, which may be trained or wrapped: seeds have no parameters.
+
+    Args:
+        grid: rows and columns, or one number for a square grid.
+        num_slots: instead of a grid, how many slots; the grid is the most nearly square one.
+        follow_aspect: let the grid follow the aspect ratio of each image, with about as many slots.
+    """
+    if (grid is None) == (num_slots is None):
+        raise ValueError(f"Give either grid or num_slots, got grid={grid} and num_slots={num_slots}.")
+    rows_cols = slot_grid_of(num_slots) if num_slots is not None else _as_grid(grid)  # type: ignore[arg-type]
+    bridges = [module for module in model.modules() if isinstance(module, Bridge)]
+    if not bridges:
+        raise ValueError(f"{type(model).__name__} has no block with slots.")
+    for bridge in bridges:
+        bridge.set_grid(rows_cols, follow_aspect)
+
+
+class Stage(nn.Module):
+    """A transition to the stage's width and grid (none in the first stage), then its blocks."""
+
+    def __init__(self, downsample: nn.Module, blocks: list[Block]) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
+
+
+class GLNet(nn.Module):
+    """GLNet. Every choice of the paper's ablations is an argument; those marked * take one value or one a stage.
+
+    Args:
+        in_chans: channels of the images.
+        num_classes: outputs of the classifier; 0 for none.
+        global_pool: pooling before the classifier (timm's names); '' for none.
+        output_stride: 8, 16 or 32. Below 32 the last transitions keep the grid and later convolutions are dilated.
+        widths: channels of each stage.
+        depths: blocks of each stage.
+        mlp_ratio: * hidden over outer channels of the MLPs.
+        head_dim: * channels of one attention head.
+        mixers: for each stage 'glmix', 'attn', or a sequence of these that its blocks take in turn.
+        stem: 'patch' (one 4x4 convolution) or 'conv' (two overlapping 3x3 ones).
+        transition_order: 'norm_conv' or 'conv_norm'.
+        transition_kernel: 2 or 3.
+        pos_conv: * a depthwise convolution as position encoding.
+        mlp_conv: * a depthwise convolution in the MLP.
+        layer_scale: * initial value of layer scales, None for none.
+        local: * GLMix with its local branch.
+        local_kernel: * kernel of the local branch's depthwise convolution.
+        slots: * GLMix with its slot branch.
+        slot_attention: * self-attention among the slots.
+        clustering: * 'soft' (the paper's), 'kmeans' (hard, `kmeans_iterations` Lloyd steps) or 'static' (regular cells).
+        seeds: * 'pooled' from the image or 'learned'.
+        num_slots: * number of slots, laid out in the most nearly square grid.
+        slot_grid: * (rows, columns) or one number, instead of `num_slots`.
+        slot_aspect: let the grid follow the aspect ratio of each image, with about as many slots.
+        slot_scale: * initial scale of soft clustering; None for C^-0.5. Other clusterings have no scale.
+        kmeans_iterations: Lloyd steps of k-means clustering.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 over all blocks.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        output_stride: int = 32,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        depths: Sequence[int] = (4, 4, 18, 4),
+        mlp_ratio: float | Sequence[float] = 3.0,
+        head_dim: int | Sequence[int] = 32,
+        mixers: Sequence[str | Sequence[str]] = ("glmix", "glmix", ("glmix", "attn"), "attn"),
+        stem: StemStyle = "conv",
+        transition_order: TransitionOrder = "conv_norm",
+        transition_kernel: int = 3,
+        pos_conv: bool | Sequence[bool] = True,
+        mlp_conv: bool | Sequence[bool] = True,
+        layer_scale: float | None | Sequence[float | None] = None,
+        local: bool | Sequence[bool] = True,
+        local_kernel: int | Sequence[int] = 5,
+        slots: bool | Sequence[bool] = True,
+        slot_attention: bool | Sequence[bool] = True,
+        clustering: Clustering | Sequence[Clustering] = "soft",
+        seeds: Seeds | Sequence[Seeds] = "pooled",
+        num_slots: int | Sequence[int] = 64,
+        slot_grid: Grid | Sequence[Grid] | None = None,
+        slot_aspect: bool = False,
+        slot_scale: float | None | Sequence[float | None] = None,
+        kmeans_iterations: int = 3,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        stages = len(widths)
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}.")
+        mixer_names = _per_stage("mixers", mixers, stages)
+        grids = _grids(slot_grid, num_slots, stages)
+
+        def per_stage(**options: Any) -> list[dict[str, Any]]:
+            """[{option: its value in stage 0, ...}, ...]"""
+            columns = {name: _per_stage(name, value, stages) for name, value in options.items()}
+            return [{name: column[i] for name, column in columns.items()} for i in range(stages)]
+
+        block_options = per_stage(mlp_ratio=mlp_ratio, pos_conv=pos_conv, mlp_conv=mlp_conv, layer_scale=layer_scale)
+        bridge_options = per_stage(clustering=clustering, seeds=seeds, scale=slot_scale)
+        mixer_options = per_stage(
+            local=local, local_kernel=local_kernel, slots=slots, slot_attention=slot_attention, head_dim=head_dim
+        )
+        drop_paths = calculate_drop_path_rates(drop_path_rate, sum(_per_stage("depths", depths, stages)))
+
+        def make_mixer(name: str, i: int, dilation: int) -> GLMix | GridAttention:
+            dim, chosen = widths[i], mixer_options[i]
+            if name == "attn":
+                return GridAttention(self_attention(dim, chosen["head_dim"], **dd))
+            if name != "glmix":
+                raise ValueError(f"A mixer must be 'glmix' or 'attn', got {name!r} in stage {i}.")
+            bridge = make_bridge(
+                dim,
+                **bridge_options[i],
+                grid=grids[i],
+                follow_aspect=slot_aspect,
+                kmeans_iterations=kmeans_iterations,
+                **dd,
+            )
+            return GLMix(
+                LocalBranch(dim, chosen["local_kernel"], dilation, **dd) if chosen["local"] else None,
+                bridge if chosen["slots"] else None,
+                self_attention(dim, chosen["head_dim"], **dd) if chosen["slots"] and chosen["slot_attention"] else None,
+            )
+
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        self.num_features = self.head_hidden_size = widths[-1]
+        self.feature_info: list[dict[str, Any]] = []
+
+        self.stem = Stem(in_chans, widths[0], stem, **dd)
+        built: list[Stage] = []
+        reduction, dilation, block_index = 4, 1, 0
+        for i in range(stages):
+            downsample: nn.Module = nn.Identity()
+            if i > 0:
+                stride = 2 if reduction < output_stride else 1
+                downsample = transition(
+                    widths[i - 1], widths[i], transition_order, transition_kernel, stride, dilation, **dd
+                )
+                reduction *= stride
+                dilation *= 2 // stride
+            names = [mixer_names[i]] if isinstance(mixer_names[i], str) else list(mixer_names[i])
+            blocks = []
+            for j in range(depths[i]):
+                mixer = make_mixer(names[j % len(names)], i, dilation)
+                drop_path = drop_paths[block_index + j]
+                blocks.append(
+                    Block(widths[i], mixer, **block_options[i], drop_path=drop_path, dilation=dilation, **dd)
+                )
+            block_index += depths[i]
+            built.append(Stage(downsample, blocks))
+            self.feature_info.append({"num_chs": widths[i], "reduction": reduction, "module": f"stages.{i}"})
+        self.stages = nn.Sequential(*built)
+        self.norm: nn.Module = nn.BatchNorm2d(widths[-1], **dd)
+        self.head = ClassifierHead(widths[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
+        self.init_weights(needs_reset=False)
+
+    @torch.jit.ignore
+    def init_weights(self, needs_reset: bool = True) -> None:
+        """Linear layers from a truncated normal, joint q, k, v projections from Xavier's uniform distribution.
+
+        The rest is as their constructors leave it; `needs_reset` makes that anew, for a model that `to_empty` made.
+        """
+        for module in self.modules():
+            if needs_reset and hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, Attention):
+                nn.init.xavier_uniform_(module.qkv.weight)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layer groups for layer-wise learning-rate decay."""
+        blocks: Any = r"^stages\.(\d+)"
+        if not coarse:
+            blocks = [
+                (r"^stages\.(\d+)\.downsample", (0,)),
+                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+                (r"^norm", (99999,)),
+            ]
+        return {"stem": r"^stem", "blocks": blocks}
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Slot scales and learned seeds. (Norms, biases and layer scales have one dimension, which timm leaves out.)"""
+        return {name for name, _ in self.named_parameters() if name.endswith(("bridge.scale", "bridge.seeds"))}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def set_slot_grid(
+        self, grid: Grid | None = None, *, num_slots: int | None = None, follow_aspect: bool = False
+    ) -> None:
+        """Change how many slots the image is held in, and in which grid they start; see `glmix.set_slot_grid`."""
+        set_slot_grid(self, grid, num_slots=num_slots, follow_aspect=follow_aspect)
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new classifier in place of the old one; 0 classes for none, global_pool None for the same pooling."""
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+        self._match(self.head)
+        if isinstance(self.head.fc, nn.Linear):
+            nn.init.trunc_normal_(self.head.fc.weight, std=0.02)
+            nn.init.zeros_(self.head.fc.bias)
+
+    @torch.jit.ignore
+    def _match(self, new: nn.Module) -> None:
+        """Give a module made late the device, dtype and mode of the rest."""
+        like = next(self.stem.parameters())
+        new.to(device=like.device, dtype=like.dtype).train(self.training)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The outputs of stages, beside the final features.
+
+        Args:
+            x: images (B, C, H, W).
+            indices: the last n stages if a number, all if None, these if a list.
+            norm: apply the final norm to the last stage's output.
+            stop_early: leave out the stages behind the last one asked for.
+            output_fmt: 'NCHW' is the only one.
+            intermediates_only: return the list alone.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
+        take, last = feature_take_indices(len(self.stages), indices)
+        final = len(self.stages) - 1
+        intermediates: list[Tensor] = []
+        x = self.stem(x)
+        for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
+            x = stage(x)
+            if i in take:
+                intermediates.append(self.norm(x) if norm and i == final else x)
+        if intermediates_only:
+            return intermediates
+        if last == final or not stop_early:
+            x = self.norm(x)
+        return x, intermediates
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the stages behind the last one asked for, and on request the final norm and the head."""
+        take, last = feature_take_indices(len(self.stages), indices)
+        shortened = last < len(self.stages) - 1
+        self.stages = self.stages[: last + 1]
+        if prune_norm or shortened:
+            self.norm = nn.Identity()
+        if shortened:
+            self.num_features = self.head_hidden_size = self.head.in_features = self.feature_info[last]["num_chs"]
+        if prune_head or shortened:
+            self.reset_classifier(0, "")
+        return take
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> (B, C, H / 32, W / 32), normalised and not pooled."""
+        return self.norm(self.stages(self.stem(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Final features to logits, or to pooled features with `pre_logits`."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))

@@ -1,0 +1,79 @@
+"""Models as a folder that timm and transformers read: config.json, model.safetensors and a model card."""
+
+import json
+from pathlib import Path
+
+from timm.models import save_for_hf
+from torch import nn
+
+from .official import PUBLISHED_TOP1
+
+__all__ = ["model_card", "save_model"]
+
+_CARD = """---
+license: mit
+library_name: timm
+tags:
+- image-classification
+- timm
+- transformers
+- glmix
+---
+# {name}
+
+A GLNet image classifier ({parameters:.1f}M parameters, {classes} classes, {in_chans} x {height} x {width} images):
+convolutions on a grid of pixels and self-attention among a few semantic slots, side by side in every layer.
+{accuracy}
+```python
+import glmix, timm
+
+model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+```
+
+```python
+import glmix
+from transformers import TimmWrapperForImageClassification
+
+model = TimmWrapperForImageClassification.from_pretrained("{folder}")
+```
+
+Paper: Zhu, Wang, Zhang, Lau: Revisiting the Integration of Convolution and Attention for Vision Backbone,
+NeurIPS 2024, arXiv:2411.14429.
+"""
+
+
+def model_card(model: nn.Module, folder: str) -> str:
+    """What a saved model is and how to load it, in Markdown."""
+    cfg = model.pretrained_cfg
+    name = cfg["architecture"]
+    accuracy = ""
+    if name in PUBLISHED_TOP1 and model.num_classes == 1000:
+        accuracy = (
+            f"\nThe authors publish {PUBLISHED_TOP1[name]} % top-1 on ImageNet-1k for their weights of this model; "
+            "converting changes none of them.\n"
+        )
+    return _CARD.format(
+        name=name,
+        parameters=sum(p.numel() for p in model.parameters()) / 1e6,
+        classes=model.num_classes,
+        in_chans=model.in_chans,
+        height=cfg["input_size"][1],
+        width=cfg["input_size"][2],
+        accuracy=accuracy,
+        folder=folder,
+    )
+
+
+def save_model(model: nn.Module, folder: str | Path) -> str:
+    """Write a folder for `timm.create_model("local-dir:...")` and transformers; returns its model card."""
+    folder = Path(folder)
+    save_for_hf(model, str(folder), safe_serialization=True)
+    config_path = folder / "config.json"
+    config = json.loads(config_path.read_text())
+    # timm repeats the number of classes among the model's arguments; transformers passes it a second time and fails
+    config.get("model_args", {}).pop("num_classes", None)
+    config_path.write_text(json.dumps(config, indent=2) + "\n")
+    card = model_card(model, str(folder))
+    (folder / "README.md").write_text(card)
+    return card

@@ -1,0 +1,260 @@
+"""The authors' checkpoints: their names and layout to ours. Foreign names live in this file and nowhere else."""
+
+import argparse
+import os
+import pickle
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from timm.models import clean_state_dict
+from timm.models._builder import resolve_pretrained_cfg
+from torch import Tensor, nn
+
+__all__ = [
+    "OFFICIAL_VARIANTS",
+    "PUBLISHED_TOP1",
+    "checkpoint_filter_fn",
+    "load_official",
+    "read_checkpoint",
+    "recognise",
+    "resolve_weights",
+]
+
+StateDict = dict[str, Tensor]
+
+# Top-1 accuracy on ImageNet-1k, in percent, as published with the paper.
+PUBLISHED_TOP1: dict[str, float] = {
+    "glnet_stl": 82.5,
+    "glnet_stl_paramslot": 82.1,
+    "glnet_4g": 83.7,
+    "glnet_9g": 84.5,
+    "glnet_16g": 85.0,
+    "glnet_4g_tklb": 84.4,
+    "glnet_9g_tklb": 85.3,
+}
+OFFICIAL_VARIANTS = tuple(PUBLISHED_TOP1)
+PUBLISHED_AT = "https://github.com/rayleizhu/GLMix#model-card"
+
+_BLOCK = r"^(stages\.\d+\.blocks\.\d+)\."
+_RENAMES = [
+    (_BLOCK + r"slot_scale$", r"\1.mixer.bridge.scale"),
+    (_BLOCK + r"init_slots$", r"\1.mixer.bridge.seeds"),
+    (_BLOCK + r"(?:relation_mha|mha_op)\.in_proj_(weight|bias)$", r"\1.mixer.attn.qkv.\2"),
+    (_BLOCK + r"(?:relation_mha|mha_op)\.out_proj\.", r"\1.mixer.attn.proj."),
+    (_BLOCK + r"feature_conv\.0\.", r"\1.mixer.local.pointwise_in."),
+    (_BLOCK + r"feature_conv\.1\.", r"\1.mixer.local.depthwise."),
+    (_BLOCK + r"feature_conv\.2\.", r"\1.mixer.local.pointwise_out."),
+    (_BLOCK + r"mlp\.0\.", r"\1.mlp.fc1."),
+    (_BLOCK + r"mlp\.1\.", r"\1.mlp.depthwise."),
+    (_BLOCK + r"mlp\.[23]\.", r"\1.mlp.fc2."),  # 2 in the attention blocks of the stl models, else 3
+    (r"^head\.", r"head.fc."),
+    (r"^tklb_aux_head\.", r"aux_head."),
+]
+_PATCH_RENAMES = [
+    (r"^downsample_layers\.0\.0\.", r"stem.layers.conv."),
+    (r"^downsample_layers\.0\.1\.", r"stem.layers.norm."),
+    (r"^downsample_layers\.(\d)\.0\.", r"stages.\1.downsample.norm."),
+    (r"^downsample_layers\.(\d)\.1\.", r"stages.\1.downsample.conv."),
+]
+_CONV_RENAMES = [
+    (r"^downsample_layers\.0\.1\.", r"stem.layers.conv1."),
+    (r"^downsample_layers\.0\.2\.", r"stem.layers.norm1."),
+    (r"^downsample_layers\.0\.4\.", r"stem.layers.conv2."),
+    (r"^downsample_layers\.0\.5\.", r"stem.layers.norm2."),
+    (r"^downsample_layers\.(\d)\.0\.", r"stages.\1.downsample.conv."),
+    (r"^downsample_layers\.(\d)\.1\.", r"stages.\1.downsample.norm."),
+]
+
+
+def is_official(state_dict: StateDict) -> bool:
+    return any(name.startswith("downsample_layers.") for name in state_dict)
+
+
+def to_our_names(state_dict: StateDict) -> StateDict:
+    """Rename and reshape the authors' tensors: a scale () is (1,), a layer scale (1, C, 1, 1) is (C,)."""
+    renames = (_PATCH_RENAMES if "downsample_layers.0.0.weight" in state_dict else _CONV_RENAMES) + _RENAMES
+    renamed = {}
+    for name, tensor in state_dict.items():
+        for pattern, replacement in renames:
+            name, found = re.subn(pattern, replacement, name)
+            if found:
+                break
+        if name.endswith((".bridge.scale", ".gamma")):
+            tensor = tensor.reshape(-1)
+        if re.search(r"\.mlp\.fc[12]\.weight$", name) and tensor.ndim == 2:
+            tensor = tensor[:, :, None, None]
+        renamed[name] = tensor
+    return renamed
+
+
+def read_checkpoint(path: str | os.PathLike[str], use_ema: bool | None = None) -> StateDict:
+    """The weights in a `.pth` or safetensors file, under our names, without running any code that it may hold.
+
+    Args:
+        path: a state dict, or a dict that holds one under `model`, `model_ema`, `state_dict` or `state_dict_ema`.
+        use_ema: take the averaged weights of a file that has both kinds. None takes those that the authors report:
+            the averaged ones for glnet_16g, else the raw ones.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No checkpoint at {path}.")
+    checkpoint = _read_file(path)
+    raw = next((checkpoint[key] for key in ("model", "state_dict") if checkpoint.get(key)), None)
+    ema = next((checkpoint[key] for key in ("model_ema", "state_dict_ema") if checkpoint.get(key)), None)
+    if raw is None and ema is None:
+        raw = checkpoint
+    candidates = [_as_state_dict(weights, path) for weights in (raw, ema) if weights is not None]
+    if len(candidates) == 1:
+        return candidates[0]
+    raw, ema = candidates
+    if use_ema is None:
+        use_ema = _looks_like_16g(raw)
+    return ema if use_ema else raw
+
+
+def _looks_like_16g(state_dict: StateDict) -> bool:
+    stem = state_dict.get("stem.layers.conv2.weight")
+    return stem is not None and stem.shape[0] == 128
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        head = file.read(9)
+    if path.suffix == ".safetensors" or head[8:9] == b"{":  # eight bytes of length, then JSON
+        return dict(safetensors.torch.load_file(path))
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts save their arguments
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(_refusal(path)) from error
+    except (EOFError, RuntimeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is not a PyTorch or safetensors checkpoint: {error}") from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a dict with weights.")
+    return checkpoint
+
+
+def _refusal(path: Path) -> str:
+    try:
+        names = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except Exception:  # older formats cannot be looked into without being read
+        names = ""
+    return (
+        f"{path} was not loaded: it holds Python objects other than weights{f' ({names})' if names else ''}, and "
+        "reading those can run any code. If you trust where it comes from, save its state dict alone, "
+        "with torch.save or as safetensors, and load that."
+    )
+
+
+def _as_state_dict(weights: Any, path: Path) -> StateDict:
+    if not isinstance(weights, dict) or not any(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise ValueError(f"{path} holds no weights: expected a state dict, or one under 'model' or 'model_ema'.")
+    state_dict = {name: t for name, t in clean_state_dict(weights).items() if isinstance(t, Tensor)}
+    return to_our_names(state_dict) if is_official(state_dict) else state_dict
+
+
+def misfits(state_dict: StateDict, model: nn.Module, replaced: tuple[str, ...] = ()) -> list[str]:
+    """What keeps weights from fitting a model, a line each; names that begin with one of `replaced` do not count."""
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith(replaced)}
+    given = {name: tensor.shape for name, tensor in state_dict.items() if not name.startswith(replaced)}
+    lines = [f"missing: {name} {tuple(shape)}" for name, shape in wanted.items() if name not in given]
+    lines += [f"not in the model: {name} {tuple(shape)}" for name, shape in given.items() if name not in wanted]
+    lines += [
+        f"wrong shape: {name} is {tuple(given[name])}, the model has {tuple(shape)}"
+        for name, shape in wanted.items()
+        if name in given and given[name] != shape
+    ]
+    return lines
+
+
+def _refuse_misfits(lines: list[str], what: str) -> None:
+    if lines:
+        shown = "\n  ".join(lines[:20]) + (f"\n  ... and {len(lines) - 20} more" if len(lines) > 20 else "")
+        raise ValueError(f"The checkpoint does not fit {what}:\n  {shown}")
+
+
+def _skeleton(variant: str, state_dict: StateDict) -> nn.Module:
+    """The variant without memory for weights, with as many classes and channels as the checkpoint has."""
+    return timm.create_model(variant, device="meta", **_sizes(state_dict))
+
+
+def _sizes(state_dict: StateDict) -> dict[str, int]:
+    sizes = {}
+    if "head.fc.weight" in state_dict:
+        sizes["num_classes"] = state_dict["head.fc.weight"].shape[0]
+    for stem in ("stem.layers.conv.weight", "stem.layers.conv1.weight"):
+        if stem in state_dict:
+            sizes["in_chans"] = state_dict[stem].shape[1]
+    return sizes
+
+
+def recognise(state_dict: StateDict) -> str:
+    """The official variant whose parameters have just these names and shapes."""
+    found = {variant: misfits(state_dict, _skeleton(variant, state_dict)) for variant in OFFICIAL_VARIANTS}
+    variant = min(found, key=lambda name: len(found[name]))
+    _refuse_misfits(found[variant], f"any official model. {variant} comes nearest")
+    return variant
+
+
+def load_official(
+    path: str | os.PathLike[str], variant: str | None = None, *, use_ema: bool | None = None, **kwargs: Any
+) -> nn.Module:
+    """A model with the weights of one of the authors' files (or of one that `glmix convert` wrote).
+
+    Args:
+        path: the file.
+        variant: the model's name; by default it is recognised from names and shapes.
+        use_ema: which weights of a file that has raw and averaged ones; see `read_checkpoint`.
+        kwargs: arguments of `timm.create_model`, such as `drop_path_rate` or `slot_grid`.
+    """
+    state_dict = read_checkpoint(path, use_ema)
+    variant = variant or recognise(state_dict)
+    model = timm.create_model(variant, **{**_sizes(state_dict), **kwargs})
+    _refuse_misfits(misfits(state_dict, model), variant)
+    model.load_state_dict(state_dict)
+    return model
+
+
+def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
+    """timm's hook between reading weights and loading them: our names, and a list of what does not fit.
+
+    Classifiers for another number of classes and stems for other channels are timm's to adapt.
+    """
+    if is_official(state_dict):
+        state_dict = to_our_names(state_dict)
+    cfg: Any = model.pretrained_cfg
+    classifiers = cfg.get("classifier") or ()
+    replaced = [cfg["first_conv"] + ".weight"]
+    if model.num_classes != cfg.get("num_classes"):
+        replaced += [classifiers] if isinstance(classifiers, str) else classifiers
+    _refuse_misfits(misfits(state_dict, model, tuple(replaced)), cfg["architecture"])
+    return state_dict
+
+
+def resolve_weights(variant: str, pretrained_cfg: Any, overlay: dict[str, Any] | None) -> dict[str, Any]:
+    """Where `pretrained=True` finds weights, as an overlay of timm's config; a sentence where there are none.
+
+    A file is read here, not by timm: only this reader knows which of the authors' weights are meant, and older
+    versions of timm would run what a pickle holds.
+    """
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
+    if cfg.file and cfg.source != "local-dir":
+        cfg = replace(cfg, state_dict=read_checkpoint(cfg.file))
+    elif not (cfg.source or cfg.url or cfg.state_dict or cfg.hf_hub_id):
+        raise RuntimeError(_no_weights(variant))
+    return {**(overlay or {}), "state_dict": cfg.state_dict}
+
+
+def _no_weights(variant: str) -> str:
+    if variant not in OFFICIAL_VARIANTS:
+        return f"Nobody publishes weights for {variant}. Create it with pretrained=False and train it."
+    return (
+        f"No weights of {variant} are hosted for download by programs. The authors publish them at {PUBLISHED_AT}; "
+        f"fetch the file by hand and pass it as pretrained_cfg_overlay=dict(file='{variant}.pth'), or convert it "
+        f"once with `glmix convert {variant}.pth {variant}` and create 'local-dir:{variant}'."
+    )
