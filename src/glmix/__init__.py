@@ -7,8 +7,7 @@ Importing this package registers the models with timm:
     model = timm.create_model("glnet_4g")
 """
 
+from ._version import __version__
 from .models import GLNet, GLNetTokenLabel, load_official, save_model, set_slot_grid
-
-__version__ = "0.1.0"
 
 __all__ = ["GLNet", "GLNetTokenLabel", "__version__", "load_official", "save_model", "set_slot_grid"]

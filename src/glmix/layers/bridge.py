@@ -24,6 +24,10 @@ from .slots import (
 
 __all__ = ["Bridge", "Clustering", "KMeansBridge", "Seeds", "SoftBridge", "StaticBridge", "make_bridge", "slot_grid_of"]
 
+# Leaves of a symbolic trace: they branch on dtypes and build index grids from sizes.
+for _name in ("cosine_logits", "fit_grid", "kmeans_centres", "pool_to_grid", "regular_pair"):
+    torch.fx.wrap(_name)
+
 Clustering = Literal["soft", "kmeans", "static"]
 Seeds = Literal["pooled", "learned"]
 
@@ -79,10 +83,11 @@ class SoftBridge(Bridge):
         self.initial_scale = dim**-0.5 if scale is None else float(scale)
         # shape (1,), not (): parameters without a dimension cannot be sharded
         self.scale = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
-        if seeds == "learned":
-            self.seeds = nn.Parameter(torch.empty(1, self.rows * self.cols, dim, device=device, dtype=dtype))
-        else:
-            self.seeds = None
+        self.seeds = (
+            nn.Parameter(torch.empty(1, self.rows * self.cols, dim, device=device, dtype=dtype))
+            if seeds == "learned"
+            else None
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -62,6 +62,7 @@ class GLMix(nn.Module):
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         """Normalised pixels y and the block's input x, from which seeds are pooled: (B, C, H, W) each."""
         if self.bridge is None:
+            assert self.local is not None
             return self.local(y)
         clustering, assignment = self.bridge(y, x)
         mixed = self.slot_branch(y, clustering, assignment)

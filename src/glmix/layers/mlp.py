@@ -23,12 +23,11 @@ class ConvMlp(nn.Module):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.fc1 = nn.Conv2d(dim, hidden_dim, 1, **dd)
-        if depthwise:
-            self.depthwise = nn.Conv2d(
-                hidden_dim, hidden_dim, 3, padding=dilation, dilation=dilation, groups=hidden_dim, **dd
-            )
-        else:
-            self.depthwise = None
+        self.depthwise = (
+            nn.Conv2d(hidden_dim, hidden_dim, 3, padding=dilation, dilation=dilation, groups=hidden_dim, **dd)
+            if depthwise
+            else None
+        )
         self.act = nn.GELU()
         self.fc2 = nn.Conv2d(hidden_dim, dim, 1, **dd)
 

@@ -14,6 +14,8 @@ from timm.layers import register_notrace_function
 from torch import Tensor
 from torch.nn import functional as F
 
+from .capture import is_capturing
+
 __all__ = [
     "cluster",
     "cosine_logits",
@@ -30,12 +32,11 @@ __all__ = [
 ]
 
 
-@torch.fx.wrap
 @register_notrace_function
 def fit_grid(num_slots: int, height: int, width: int) -> tuple[int, int]:
     """The grid of about `num_slots` cells that are as near to square as possible on a height x width image."""
-    rows = max(1, int(round(math.sqrt(num_slots * height / width))))
-    return rows, max(1, int(round(num_slots / rows)))
+    rows = max(1, int(round(math.sqrt(num_slots * height / width))))  # noqa: RUF046 (TorchScript rounds to float)
+    return rows, max(1, int(round(num_slots / rows)))  # noqa: RUF046
 
 
 def pooling_windows(size: int, bins: int, device: torch.device) -> Tensor:
@@ -57,7 +58,6 @@ def pooling_matrix(size: int, bins: int, like: Tensor) -> Tensor:
     return windows / windows.sum(1, keepdim=True)
 
 
-@torch.fx.wrap
 @register_notrace_function
 def pool_to_grid(x: Tensor, rows: int, cols: int) -> Tensor:
     """Average an image over a regular grid: (B, C, H, W) -> (B, S, C), S = rows * cols.
@@ -65,7 +65,7 @@ def pool_to_grid(x: Tensor, rows: int, cols: int) -> Tensor:
     Adaptive pooling freezes H and W when it is traced, so a graph that is being captured gets the same windows as
     two small matrix products, in which sizes stay free.
     """
-    if not torch.jit.is_scripting() and torch.compiler.is_compiling():
+    if is_capturing():
         down = pooling_matrix(x.shape[2], rows, x)  # (G, H)
         across = pooling_matrix(x.shape[3], cols, x)  # (K, W)
         grid = down @ (x @ across.t())  # (B, C, G, K)
@@ -79,7 +79,6 @@ def pixels_of(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
-@torch.fx.wrap
 @register_notrace_function
 def cosine_logits(seeds: Tensor, pixels: Tensor, scale: Tensor) -> Tensor:
     """scale * cos(seed, pixel): (B, S, C), (B, N, C), (1,) -> (B, S, N), in float32 where the inputs are narrower.
@@ -111,7 +110,6 @@ def hard_pair(assignment: Tensor) -> tuple[Tensor, Tensor]:
     return assignment * counts.reciprocal().to(assignment.dtype), assignment
 
 
-@torch.fx.wrap
 @register_notrace_function
 def kmeans_centres(seeds: Tensor, pixels: Tensor, iterations: int) -> Tensor:
     """Spherical k-means from the given seeds: (B, S, C), (B, N, C) -> (B, S, C). A centre nobody chose stays."""
@@ -123,7 +121,6 @@ def kmeans_centres(seeds: Tensor, pixels: Tensor, iterations: int) -> Tensor:
     return seeds
 
 
-@torch.fx.wrap
 @register_notrace_function
 def regular_pair(x: Tensor, rows: int, cols: int) -> tuple[Tensor, Tensor]:
     """Slots that are the cells of a regular grid over x (B, C, H, W), whatever it shows: two (B, S, N)."""

@@ -7,6 +7,8 @@ import torch
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from .capture import is_exporting
+
 __all__ = ["Stem", "StemStyle", "TransitionOrder", "check_image", "transition"]
 
 StemStyle = Literal["patch", "conv"]
@@ -19,7 +21,7 @@ MIN_SIZE = 32
 @register_notrace_function
 def check_image(x: Tensor, in_chans: int, min_size: int) -> Tensor:
     """Pass a batch of images on, or say what is wrong with it. Graphs that are being exported carry no checks."""
-    if not torch.jit.is_scripting() and torch.compiler.is_exporting():
+    if is_exporting():
         return x
     if x.ndim != 4:
         raise ValueError(f"Images must have 4 dimensions (batch, channels, height, width), got shape {list(x.shape)}.")

@@ -1,7 +1,7 @@
 """GLNet: a pyramid of four stages of blocks, under timm's whole contract."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from timm.layers import Attention, ClassifierHead, calculate_drop_path_rates
@@ -28,11 +28,10 @@ from ..layers import (
 
 __all__ = ["GLNet", "Stage", "set_slot_grid"]
 
-T = TypeVar("T")
 Grid = int | tuple[int, int]
 
 
-def _per_stage(name: str, value: T | Sequence[T], stages: int) -> list[T]:
+def _per_stage(name: str, value: Any, stages: int) -> list[Any]:
     """One value for all stages, or a sequence with one for each."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != stages:
@@ -46,7 +45,7 @@ def _grids(slot_grid: Grid | Sequence[Grid] | None, num_slots: int | Sequence[in
     if slot_grid is None:
         return [slot_grid_of(n) for n in _per_stage("num_slots", num_slots, stages)]
     if isinstance(slot_grid, Sequence) and len(slot_grid) == 2 and all(isinstance(n, int) for n in slot_grid):
-        slot_grid = [tuple(slot_grid)] * stages  # type: ignore[list-item]
+        slot_grid = [(slot_grid[0], slot_grid[1])] * stages  # type: ignore[list-item]
     return [_as_grid(grid) for grid in _per_stage("slot_grid", slot_grid, stages)]
 
 
@@ -117,7 +116,7 @@ class GLNet(nn.Module):
         local_kernel: * kernel of the local branch's depthwise convolution.
         slots: * GLMix with its slot branch.
         slot_attention: * self-attention among the slots.
-        clustering: * 'soft' (the paper's), 'kmeans' (hard, `kmeans_iterations` Lloyd steps) or 'static' (regular cells).
+        clustering: * 'soft' (the paper's), 'kmeans' (hard) or 'static' (regular cells).
         seeds: * 'pooled' from the image or 'learned'.
         num_slots: * number of slots, laid out in the most nearly square grid.
         slot_grid: * (rows, columns) or one number, instead of `num_slots`.
@@ -127,6 +126,8 @@ class GLNet(nn.Module):
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 over all blocks.
     """
+
+    pretrained_cfg: dict[str, Any]  # timm's description of the model, set when it builds one
 
     def __init__(
         self,
@@ -144,7 +145,7 @@ class GLNet(nn.Module):
         transition_kernel: int = 3,
         pos_conv: bool | Sequence[bool] = True,
         mlp_conv: bool | Sequence[bool] = True,
-        layer_scale: float | None | Sequence[float | None] = None,
+        layer_scale: float | Sequence[float | None] | None = None,
         local: bool | Sequence[bool] = True,
         local_kernel: int | Sequence[int] = 5,
         slots: bool | Sequence[bool] = True,
@@ -154,7 +155,7 @@ class GLNet(nn.Module):
         num_slots: int | Sequence[int] = 64,
         slot_grid: Grid | Sequence[Grid] | None = None,
         slot_aspect: bool = False,
-        slot_scale: float | None | Sequence[float | None] = None,
+        slot_scale: float | Sequence[float | None] | None = None,
         kmeans_iterations: int = 3,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -225,9 +226,7 @@ class GLNet(nn.Module):
             for j in range(depths[i]):
                 mixer = make_mixer(names[j % len(names)], i, dilation)
                 drop_path = drop_paths[block_index + j]
-                blocks.append(
-                    Block(widths[i], mixer, **block_options[i], drop_path=drop_path, dilation=dilation, **dd)
-                )
+                blocks.append(Block(widths[i], mixer, **block_options[i], drop_path=drop_path, dilation=dilation, **dd))
             block_index += depths[i]
             built.append(Stage(downsample, blocks))
             self.feature_info.append({"num_chs": widths[i], "reduction": reduction, "module": f"stages.{i}"})
@@ -243,8 +242,9 @@ class GLNet(nn.Module):
         The rest is as their constructors leave it; `needs_reset` makes that anew, for a model that `to_empty` made.
         """
         for module in self.modules():
-            if needs_reset and hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if needs_reset and reset is not None:
+                reset()
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
@@ -272,8 +272,9 @@ class GLNet(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.grad_checkpointing = enable
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.grad_checkpointing = enable
 
     @torch.jit.ignore
     def set_slot_grid(

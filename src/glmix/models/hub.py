@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from timm.models import save_for_hf
-from torch import nn
 
+from .glnet import GLNet
 from .official import PUBLISHED_TOP1
 
 __all__ = ["model_card", "save_model"]
@@ -43,7 +43,7 @@ NeurIPS 2024, arXiv:2411.14429.
 """
 
 
-def model_card(model: nn.Module, folder: str) -> str:
+def model_card(model: GLNet, folder: str) -> str:
     """What a saved model is and how to load it, in Markdown."""
     cfg = model.pretrained_cfg
     name = cfg["architecture"]
@@ -65,7 +65,7 @@ def model_card(model: nn.Module, folder: str) -> str:
     )
 
 
-def save_model(model: nn.Module, folder: str | Path) -> str:
+def save_model(model: GLNet, folder: str | Path) -> str:
     """Write a folder for `timm.create_model("local-dir:...")` and transformers; returns its model card."""
     folder = Path(folder)
     save_for_hf(model, str(folder), safe_serialization=True)

@@ -15,6 +15,8 @@ from timm.models import clean_state_dict
 from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
 
+from .glnet import GLNet
+
 __all__ = [
     "OFFICIAL_VARIANTS",
     "PUBLISHED_TOP1",
@@ -203,7 +205,7 @@ def recognise(state_dict: StateDict) -> str:
 
 def load_official(
     path: str | os.PathLike[str], variant: str | None = None, *, use_ema: bool | None = None, **kwargs: Any
-) -> nn.Module:
+) -> GLNet:
     """A model with the weights of one of the authors' files (or of one that `glmix convert` wrote).
 
     Args:
@@ -214,20 +216,20 @@ def load_official(
     """
     state_dict = read_checkpoint(path, use_ema)
     variant = variant or recognise(state_dict)
-    model = timm.create_model(variant, **{**_sizes(state_dict), **kwargs})
+    model: GLNet = timm.create_model(variant, **{**_sizes(state_dict), **kwargs})
     _refuse_misfits(misfits(state_dict, model), variant)
     model.load_state_dict(state_dict)
     return model
 
 
-def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
+def checkpoint_filter_fn(state_dict: StateDict, model: GLNet) -> StateDict:
     """timm's hook between reading weights and loading them: our names, and a list of what does not fit.
 
     Classifiers for another number of classes and stems for other channels are timm's to adapt.
     """
     if is_official(state_dict):
         state_dict = to_our_names(state_dict)
-    cfg: Any = model.pretrained_cfg
+    cfg = model.pretrained_cfg
     classifiers = cfg.get("classifier") or ()
     replaced = [cfg["first_conv"] + ".weight"]
     if model.num_classes != cfg.get("num_classes"):

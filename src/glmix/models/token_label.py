@@ -29,7 +29,7 @@ class GLNetTokenLabel(GLNet):
         self._match(self.aux_head)
 
     @torch.jit.ignore
-    def get_classifier(self) -> tuple[nn.Module, nn.Module]:  # type: ignore[override]
+    def get_classifier(self) -> tuple[nn.Module, nn.Module]:
         return self.head.fc, self.aux_head
 
     @torch.jit.ignore

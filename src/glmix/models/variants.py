@@ -62,8 +62,7 @@ def _create(variant: str, pretrained: bool, model_cls: type[GLNet] = GLNet, **kw
         **kwargs,
     )
     for module in model.modules():  # the weights are in the model now: a config need not carry them as well
-        if hasattr(module, "pretrained_cfg"):
-            module.pretrained_cfg.pop("state_dict", None)
+        getattr(module, "pretrained_cfg", {}).pop("state_dict", None)
     return model
 
 

@@ -1,0 +1,45 @@
+import argparse
+import json
+
+HELP = "List the models: parameters, multiply-accumulates, resolution and published accuracy."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for programs instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    import timm
+
+    from glmix.bench import count_macs
+    from glmix.models import MODEL_NAMES, PUBLISHED_TOP1
+
+    rows = []
+    for name in MODEL_NAMES:
+        model = timm.create_model(name, device="meta")
+        input_size = model.pretrained_cfg["input_size"]
+        rows.append(
+            {
+                "name": name,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "macs": count_macs(model, input_size),
+                "input_size": list(input_size),
+                "published_top1": PUBLISHED_TOP1.get(name),
+            }
+        )
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    print(f"{'model':<22}{'parameters':>11}{'MACs':>9}{'pixels':>11}{'ImageNet top-1':>16}")
+    for row in rows:
+        _, height, width = row["input_size"]
+        top1 = f"{row['published_top1']:.1f} %" if row["published_top1"] else "-"
+        print(
+            f"{row['name']:<22}{row['parameters'] / 1e6:>9.1f} M{row['macs'] / 1e9:>7.2f} G"
+            f"{f'{height} x {width}':>11}{top1:>16}"
+        )
+    print(
+        "\nAccuracies are those that the authors published with their weights; MACs are counted. No weights are\n"
+        "hosted here: `glmix convert --help` tells how to use the authors' files."
+    )
+    return 0
