@@ -1,7 +1,6 @@
 """`glmix scenes`: write the embedded data set to disk, show it on a contact sheet, or measure it."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,25 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.out is None and args.sheet is None and not args.report:
-        return _refuse("nothing to do: give OUT with --layout, --sheet FILE or --report.")
+        raise ValueError("nothing to do: give OUT with --layout, --sheet FILE or --report.")
     if (args.out is None) != (args.layout is None):
-        return _refuse("OUT and --layout go together: the folder to write, and how.")
-    try:
-        config = _config(args)
-        if args.sheet is not None:
-            _draw_sheet(config, args.sheet)
-        if args.out is not None:
-            _write(config, args)
-        if args.report:
-            _measure(config, args.count_train, args.count_val)
-    except (ValueError, OSError) as error:
-        return _refuse(str(error))
+        raise ValueError("OUT and --layout go together: the folder to write, and how.")
+    config = _config(args)
+    if args.sheet is not None:
+        _draw_sheet(config, args.sheet)
+    if args.out is not None:
+        _write(config, args)
+    if args.report:
+        _measure(config, args.count_train, args.count_val)
     return 0
-
-
-def _refuse(reason: str) -> int:
-    print(f"glmix scenes: {reason}", file=sys.stderr)
-    return 2
 
 
 def _config(args: argparse.Namespace) -> "SceneConfig":
@@ -125,7 +116,6 @@ def _write(config: "SceneConfig", args: argparse.Namespace) -> None:
 def _measure(config: "SceneConfig", count_train: int, count_val: int) -> None:
     import time
 
-    import torch
     from tqdm import tqdm
 
     from glmix.data.scenes import baseline_accuracies, draw_scene
@@ -134,7 +124,6 @@ def _measure(config: "SceneConfig", count_train: int, count_val: int) -> None:
         raise ValueError(f"The baselines of --report need scenes of one object, --objects 1, got {config.objects}.")
     if count_train < 1 or count_val < 1:
         raise ValueError(f"--count-train and --count-val must be at least 1, got {count_train} and {count_val}.")
-    torch.manual_seed(0)
     start = time.perf_counter()
     train = [draw_scene(config, "train", index) for index in tqdm(range(count_train), unit="scene", leave=False)]
     milliseconds = 1e3 * (time.perf_counter() - start) / count_train

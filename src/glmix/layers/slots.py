@@ -68,10 +68,9 @@ def pool_to_grid(x: Tensor, rows: int, cols: int) -> Tensor:
     if is_capturing():
         down = pooling_matrix(x.shape[2], rows, x)  # (G, H)
         across = pooling_matrix(x.shape[3], cols, x)  # (K, W)
-        grid = down @ (x @ across.t())  # (B, C, G, K)
-    else:
-        grid = F.adaptive_avg_pool2d(x, (rows, cols))
-    return grid.flatten(2).transpose(1, 2)
+        pooled = across @ x.permute(0, 2, 3, 1)  # (B, H, K, C)
+        return (down @ pooled.flatten(2)).unflatten(2, (cols, -1)).flatten(1, 2)  # (B, G, K * C) -> (B, S, C)
+    return F.adaptive_avg_pool2d(x, (rows, cols)).flatten(2).transpose(1, 2)
 
 
 def pixels_of(x: Tensor) -> Tensor:

@@ -63,7 +63,9 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = check_image(x, self.in_chans, self.min_size)
-        return self.layers(x.contiguous(memory_format=torch.channels_last))
+        if not is_exporting():  # whoever runs an exported graph chooses its memory; torch cannot prove this one's sizes
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self.layers(x)
 
 
 def transition(

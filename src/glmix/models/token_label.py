@@ -7,7 +7,33 @@ from torch import Tensor, nn
 
 from .glnet import GLNet
 
-__all__ = ["GLNetTokenLabel"]
+__all__ = ["Box", "GLNetTokenLabel", "random_box", "swap_in_box"]
+
+Box = tuple[int, int, int, int]  # rows from, to and columns from, to, on the grid of the final features
+
+
+def random_box(rows: int, cols: int) -> Box:
+    """A box with a uniformly drawn share of the grid, cut off at its edges, from torch's default generator."""
+    share, up, left = torch.rand(3).tolist()
+    height, width = int(rows * share**0.5), int(cols * share**0.5)
+    row, col = int(up * rows), int(left * cols)
+    return (
+        max(row - height // 2, 0),
+        min(row + height // 2, rows),
+        max(col - width // 2, 0),
+        min(col + width // 2, cols),
+    )
+
+
+def swap_in_box(x: Tensor, box: Box, scale: int = 1) -> Tensor:
+    """Inside the box every image shows what its partner, counted from the batch's other end, shows there.
+
+    x is (B, C, H, W) and its own inverse is the same call again, whatever `scale` cells the box's cells have.
+    """
+    top, bottom, left, right = (scale * edge for edge in box)
+    mixed = x.clone()
+    mixed[:, :, top:bottom, left:right] = x.flip(0)[:, :, top:bottom, left:right]
+    return mixed
 
 
 class GLNetTokenLabel(GLNet):
@@ -40,6 +66,24 @@ class GLNetTokenLabel(GLNet):
     def forward_aux(self, x: Tensor) -> Tensor:
         """Final features to a classification of each position: (B, C, H, W) -> (B, N, num_classes)."""
         return self.aux_head(x.flatten(2).transpose(1, 2))
+
+    def forward_dense(self, x: Tensor, box: Box | None = None) -> tuple[Tensor, Tensor, Box | None]:
+        """What training with token labels needs: images (B, C, H, W) to cls (B, K), aux (B, h, w, K) and the box.
+
+        In training mode images are mixed behind the stem, within a box of the final grid, which is drawn unless it
+        is given. cls sees the mixture; aux is sorted back, so that each of its cells belongs to its own image.
+        """
+        x = self.stem(x)
+        if self.training:
+            scale = self.feature_info[-1]["reduction"] // self.feature_info[0]["reduction"]
+            box = random_box(x.shape[2] // scale, x.shape[3] // scale) if box is None else box
+            x = swap_in_box(x, box, scale)
+        x = self.norm(self.stages(x))
+        cls = self.head(x)
+        aux = self.forward_aux(x).transpose(1, 2).unflatten(2, x.shape[2:])  # (B, K, h, w)
+        if self.training and box is not None:
+            aux = swap_in_box(aux, box)
+        return cls, aux.permute(0, 2, 3, 1), box
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         cls = self.head(x, pre_logits=pre_logits)
