@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from . import convert, demo, models, predict
+from . import convert, demo, models, predict, scenes
 
 __all__ = ["main"]
 
-COMMANDS = {"demo": demo, "models": models, "predict": predict, "convert": convert}
+COMMANDS = {"demo": demo, "models": models, "predict": predict, "convert": convert, "scenes": scenes}
 
 
 def build_parser() -> argparse.ArgumentParser:

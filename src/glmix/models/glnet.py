@@ -96,6 +96,9 @@ class Stage(nn.Module):
 class GLNet(nn.Module):
     """GLNet. Every choice of the paper's ablations is an argument; those marked * take one value or one a stage.
 
+    (`timm.create_model` drops arguments that are None: give it `(None, None, None, None)` where a variant's value
+    should be undone.)
+
     Args:
         in_chans: channels of the images.
         num_classes: outputs of the classifier; 0 for none.
@@ -127,6 +130,7 @@ class GLNet(nn.Module):
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 over all blocks.
     """
 
+    feature_info: list[dict[str, Any]]
     pretrained_cfg: dict[str, Any]  # timm's description of the model, set when it builds one
 
     def __init__(
@@ -207,7 +211,7 @@ class GLNet(nn.Module):
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
         self.num_features = self.head_hidden_size = widths[-1]
-        self.feature_info: list[dict[str, Any]] = []
+        self.feature_info = []
 
         self.stem = Stem(in_chans, widths[0], stem, **dd)
         built: list[Stage] = []

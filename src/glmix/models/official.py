@@ -214,6 +214,10 @@ def load_official(
         use_ema: which weights of a file that has raw and averaged ones; see `read_checkpoint`.
         kwargs: arguments of `timm.create_model`, such as `drop_path_rate` or `slot_grid`.
     """
+    if variant is not None and not timm.is_model(variant):
+        raise ValueError(
+            f"{variant} is no model that timm knows; the official ones are {', '.join(OFFICIAL_VARIANTS)}."
+        )
     state_dict = read_checkpoint(path, use_ema)
     variant = variant or recognise(state_dict)
     model: GLNet = timm.create_model(variant, **{**_sizes(state_dict), **kwargs})

@@ -1,0 +1,166 @@
+"""Scenes on disk, in the three layouts that other people's readers expect. PNG files and masks hold exact values."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .draw import Scene, SceneConfig, Split, draw_scene
+
+__all__ = ["Layout", "run_lengths", "write_scenes"]
+
+Layout = Literal["imagefolder", "segmentation", "coco"]
+
+
+def write_scenes(
+    root: str | os.PathLike[str],
+    layout: Layout,
+    config: SceneConfig,
+    counts: Mapping[Split, int],
+    progress: Callable[[], object] | None = None,
+) -> None:
+    """Write the first scenes of some splits. The folder appears when it is complete, or not at all.
+
+    `imagefolder`: `train/00_disc_stripes/00000000.png`, `val/...`. The number before the name keeps the alphabetical
+    order, by which readers number classes, that of the generator. One object a scene.
+
+    `segmentation`, as ADE20K (its scene parsing benchmark) has it: `images/training/scene_train_00000001.jpg`,
+    `annotations/training/scene_train_00000001.png`, the same under `validation`, and `objectInfo.txt`. Annotations
+    are grey PNGs of indices: 0 for what belongs to no class, here the background, and class + 1. Images are JPEGs of
+    high quality, because readers of ADE20K look for that suffix.
+
+    `coco`: `train2017/000000000001.png`, `annotations/instances_train2017.json`, and `val2017`. Category ids are
+    class + 1; segmentations are uncompressed run lengths, because polygons have no holes and a ring has.
+
+    Args:
+        root: a folder that does not exist yet, or is empty.
+        counts: number of scenes in each split.
+        progress: called after each scene.
+    """
+    if layout not in _WRITERS:
+        raise ValueError(f"layout must be one of {', '.join(_WRITERS)}, got {layout!r}.")
+    if layout == "imagefolder" and not config.single:
+        raise ValueError(
+            f"The layout imagefolder has one class an image and needs objects=(1, 1), got {config.objects}."
+        )
+    if not counts or any(count < 1 for count in counts.values()):
+        raise ValueError(f"Every split needs at least one scene, got {dict(counts)}.")
+
+    def scenes(split: Split) -> Iterator[Scene]:
+        for index in range(counts[split]):
+            yield draw_scene(config, split, index)
+            if progress is not None:
+                progress()
+
+    with _all_or_nothing(Path(root).resolve()) as folder:
+        _WRITERS[layout](folder, config, {split: scenes(split) for split in counts})
+
+
+@contextlib.contextmanager
+def _all_or_nothing(root: Path) -> Iterator[Path]:
+    """A new folder beside `root`, which takes its place at the end and is removed if there was an error."""
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise FileExistsError(f"{root} exists and is not an empty folder: name another.")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as beside:
+        folder = Path(beside, root.name)
+        folder.mkdir()
+        yield folder
+        folder.replace(root)
+
+
+def _write_imagefolder(folder: Path, config: SceneConfig, splits: dict[Split, Iterable[Scene]]) -> None:
+    names = [f"{k:02d}_{name}" for k, name in enumerate(config.class_names)]
+    for split, scenes in splits.items():
+        for name in names:
+            (folder / split / name).mkdir(parents=True)
+        seen = set()
+        for index, scene in enumerate(scenes):
+            label = int(scene.labels[0])
+            seen.add(label)
+            Image.fromarray(scene.image).save(folder / split / names[label] / f"{index:08d}.png")
+        if len(seen) < len(names):
+            missing = names[min(set(range(len(names))) - seen)]
+            raise ValueError(f"Among the scenes of {split} none shows the class {missing}: ask for more scenes.")
+
+
+def _write_segmentation(folder: Path, config: SceneConfig, splits: dict[Split, Iterable[Scene]]) -> None:
+    pixels = np.zeros(config.num_classes + 1)
+    images_with: dict[str, NDArray[np.int64]] = {}
+    for split, scenes in splits.items():
+        long_name = {"train": "training", "val": "validation", "test": "testing"}[split]
+        images, annotations = folder / "images" / long_name, folder / "annotations" / long_name
+        images.mkdir(parents=True)
+        annotations.mkdir(parents=True)
+        images_with[split] = np.zeros(config.num_classes + 1, np.int64)
+        for number, scene in enumerate(scenes, start=1):
+            name = f"scene_{split}_{number:08d}"
+            Image.fromarray(scene.image).save(images / f"{name}.jpg", quality=95, subsampling=0)
+            Image.fromarray(scene.semantic).save(annotations / f"{name}.png")
+            count = np.bincount(scene.semantic.ravel(), minlength=len(pixels))
+            pixels += count
+            images_with[split] += count > 0
+    table = ["\t".join(["Idx", "Ratio", *(split.capitalize() for split in splits), "Name"])]
+    for k, name in enumerate(config.class_names, start=1):
+        ratio = pixels[k] / pixels[1:].sum()
+        table.append("\t".join([str(k), f"{ratio:.4f}", *(str(images_with[split][k]) for split in splits), name]))
+    (folder / "objectInfo.txt").write_text("\n".join(table) + "\n")
+
+
+def _write_coco(folder: Path, config: SceneConfig, splits: dict[Split, Iterable[Scene]]) -> None:
+    (folder / "annotations").mkdir()
+    categories = [
+        {"id": k, "name": name, "supercategory": name.split("_")[0]}
+        for k, name in enumerate(config.class_names, start=1)
+    ]
+    for split, scenes in splits.items():
+        (folder / f"{split}2017").mkdir()
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for number, scene in enumerate(scenes, start=1):
+            name = f"{number:012d}.png"
+            Image.fromarray(scene.image).save(folder / f"{split}2017" / name)
+            images.append({"id": number, "file_name": name, "width": config.size, "height": config.size})
+            for mask, box, label in zip(scene.masks, scene.boxes.tolist(), scene.labels.tolist(), strict=True):
+                x1, y1, x2, y2 = box
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number,
+                        "category_id": label + 1,
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "area": int(mask.sum()),
+                        "iscrowd": 0,
+                        "segmentation": {"size": list(mask.shape), "counts": run_lengths(mask)},
+                    }
+                )
+        content = {
+            "info": {"description": "Procedural scenes of glmix", "version": "1"},
+            "licenses": [],
+            "images": images,
+            "annotations": annotations,
+            "categories": categories,
+        }
+        (folder / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
+    """COCO's run-length code of a mask (H, W): lengths of runs down its columns, the first of background, maybe 0."""
+    flat = np.concatenate(([False], mask.ravel(order="F")))
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    lengths: list[int] = np.diff(np.concatenate(([0], changes, [mask.size]))).tolist()
+    return lengths
+
+
+_WRITERS: dict[Layout, Callable[[Path, SceneConfig, dict[Split, Iterable[Scene]]], None]] = {
+    "imagefolder": _write_imagefolder,
+    "segmentation": _write_segmentation,
+    "coco": _write_coco,
+}

@@ -1,0 +1,157 @@
+"""The commands of a first day: what is there, classify, convert."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import glmix as library
+from glmix.models import MODEL_NAMES
+from glmix_cli import COMMANDS
+
+from ..conftest import PARITY
+
+sys.path.insert(0, str(PARITY))
+from official_weights import official_state_dict
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_reads_without_torch_and_at_once(glmix, arguments):
+    result = glmix(*arguments)
+    assert result.returncode == 0
+    assert "usage: glmix" in result.stdout
+    code = "import sys, glmix_cli\ntry: glmix_cli.main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code, *arguments], check=False, capture_output=True)
+    seconds = time.perf_counter() - start
+    assert seconds < 1
+    assert subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True).returncode == 0
+
+
+def test_the_installed_command_is_there():
+    from importlib.metadata import entry_points
+
+    (script,) = entry_points(group="console_scripts", name="glmix")
+    assert script.value == "glmix_cli:main"
+
+
+def test_an_unknown_command_is_refused_with_the_known_ones(glmix):
+    result = glmix("modles")
+    assert result.returncode == 2
+    assert "invalid choice: 'modles'" in result.stderr
+    assert "models" in result.stderr
+
+
+def test_the_family_is_listed_for_people_and_for_programs(glmix):
+    table = glmix("models")
+    assert table.returncode == 0
+    assert all(name in table.stdout for name in MODEL_NAMES)
+    rows = {row["name"]: row for row in json.loads(glmix("models", "--json").stdout)}
+    assert set(rows) == set(MODEL_NAMES)
+    assert rows["glnet_4g"]["published_top1"] == 83.7
+    assert rows["glnet_4g"]["parameters"] == sum(p.numel() for p in timm.create_model("glnet_4g").parameters())
+    assert rows["glnet_nano"]["macs"] < 1e9
+    assert 4.5e6 < rows["glnet_nano"]["parameters"] < 5.5e6
+    assert rows["glnet_nano"]["published_top1"] is None
+
+
+def test_the_demo_says_what_it_did(glmix):
+    result = glmix("demo", "--help")
+    assert result.returncode == 0
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("test_glnet", num_classes=4)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images" / "deep"
+    folder.mkdir(parents=True)
+    for name, size in (("a.png", (40, 90)), ("b.jpg", (200, 64)), ("deep/c.webp", (64, 64))):
+        Image.effect_noise(size, 60).convert("RGB").save(folder.parent / name)
+    return folder.parent
+
+
+def test_folders_and_files_are_classified_with_the_models_own_preprocessing(glmix, checkpoint, images):
+    result = glmix("predict", images, "--model", "test_glnet", "--checkpoint", checkpoint, "--topk", 2, "--json")
+    assert result.returncode == 0, result.stderr
+    printed = json.loads(result.stdout)
+    assert [r["file"] for r in printed["results"]] == sorted(map(str, images.rglob("*.*")))
+    model = library.load_official(checkpoint, "test_glnet").eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    for r in printed["results"]:
+        image = transform(Image.open(r["file"]).convert("RGB"))
+        with torch.inference_mode():
+            probabilities = model(image[None]).softmax(1)[0]
+        assert len(r["predictions"]) == 2
+        best = r["predictions"][0]
+        assert best["class"] == probabilities.argmax().item()
+        assert best["probability"] == pytest.approx(probabilities.max().item(), abs=1e-5)
+        assert best["label"] == f"class {best['class']}"
+
+
+def test_a_file_that_is_no_image_is_named_and_the_others_are_done(glmix, checkpoint, images):
+    (images / "broken.jpg").write_bytes(b"not a JPEG")
+    whole = (images / "b.jpg").read_bytes()
+    (images / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    result = glmix("predict", images, "absent.png", "--model", "test_glnet", "--checkpoint", checkpoint, "--json")
+    assert result.returncode == 1
+    printed = json.loads(result.stdout)
+    assert len(printed["results"]) == 3
+    assert {e["file"].rsplit("/")[-1] for e in printed["errors"]} == {"broken.jpg", "truncated.jpg", "absent.png"}
+    assert "broken.jpg" in result.stderr
+
+
+def test_predictions_are_printed_for_people(glmix, checkpoint, images):
+    result = glmix("predict", images / "a.png", "--model", "test_glnet", "--checkpoint", checkpoint)
+    assert result.returncode == 0
+    assert "a.png" in result.stdout
+    assert result.stdout.count("%") == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["x.png", "--model", "glnet_4g"], "no weights of its own to predict with: give them with --checkpoint"),
+        (["x.png", "--model", "glnet_4g", "--checkpoint", "absent.pth"], "No checkpoint at absent.pth"),
+        (["x.png", "--model", "glnet_4g", "--topk", "0"], "--topk and --batch-size must be 1 or more"),
+        (["x.png", "--model", "glnet_5g", "--checkpoint", "weights.pth"], "glnet_5g is no model"),
+    ],
+)
+def test_what_cannot_be_predicted_says_why(glmix, checkpoint, arguments, words):
+    result = glmix("predict", *arguments)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_official_checkpoint_is_converted_and_used(glmix, tmp_path, images):
+    torch.save({"model": official_state_dict("glnet_stl")}, tmp_path / "glnet_stl.pth")
+    result = glmix("convert", "glnet_stl.pth", "converted")
+    assert result.returncode == 0, result.stderr
+    assert "# glnet_stl" in result.stdout
+    assert {p.name for p in (tmp_path / "converted").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    again = glmix("convert", "glnet_stl.pth", "converted")
+    assert again.returncode == 2
+    assert "holds a model already" in again.stderr
+    predicted = glmix("predict", images / "a.png", "--model", "local-dir:converted", "--topk", 1)
+    assert predicted.returncode == 0, predicted.stderr
+    assert "%" in predicted.stdout
+
+
+def test_a_file_that_is_no_checkpoint_is_not_converted(glmix, tmp_path):
+    (tmp_path / "notes.pth").write_text("hello")
+    result = glmix("convert", "notes.pth", "converted")
+    assert result.returncode == 2
+    assert "notes.pth" in result.stderr
+    assert not (tmp_path / "converted").exists()
