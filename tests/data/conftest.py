@@ -1,6 +1,7 @@
 import json
+import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from PIL import Image
 
 from glmix.data.scenes import SceneConfig, draw_scene, write_scenes
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the data sets of these tests are on this disk
 
 CONFIG = SceneConfig(size=32, objects=(1, 1), shapes=("disc", "cross"))  # 4 classes
 COUNTS = {"train": 24, "val": 11}
@@ -79,7 +82,7 @@ def parquet(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def take(loader: Any, count: int, epochs: Callable[[], Iterator[Any]] | None = None) -> list[Any]:
+def take(loader: Any, count: int) -> list[Any]:
     """So many batches, epoch after epoch."""
     batches: list[Any] = []
     while len(batches) < count:

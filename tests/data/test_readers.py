@@ -21,7 +21,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> ImageSource:
         return ImageSource(str(request.getfixturevalue("shards")), reader, num_classes=4, shuffle_buffer=6)
     if reader.startswith("hfds"):
         name = str(request.getfixturevalue("parquet"))
-        more = {"train_samples": 24, "shuffle_buffer": 6} if reader == "hfds-streaming" else {}
+        more = {"train_samples": 24, "num_classes": 4, "shuffle_buffer": 6} if reader == "hfds-streaming" else {}
         return ImageSource(str(tmp_path), reader, name, val="validation", **more)  # type: ignore[arg-type]
     return ImageSource(str(request.getfixturevalue("folder" if reader == "folder" else "tars")), reader)
 
