@@ -60,11 +60,6 @@ def test_the_family_is_listed_for_people_and_for_programs(glmix):
     assert rows["glnet_nano"]["published_top1"] is None
 
 
-def test_the_demo_says_what_it_did(glmix):
-    result = glmix("demo", "--help")
-    assert result.returncode == 0
-
-
 @pytest.fixture
 def checkpoint(tmp_path):
     torch.manual_seed(0)

@@ -67,6 +67,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def parquet(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face data set in parquet files, two for each split."""
     datasets = pytest.importorskip("datasets")
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.01  # seconds after every pass of a stream; 5 as it comes
     root = tmp_path_factory.mktemp("parquet")
     names = list(CONFIG.class_names)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})

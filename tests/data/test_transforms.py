@@ -77,3 +77,12 @@ def test_the_same_seed_gives_the_same_pixels() -> None:
             results.append(transform(PICTURE))
         torch.rand(3)
     assert torch.equal(*results)
+
+
+def test_posterising_may_leave_nothing() -> None:
+    augment = TransformConfig().train().transforms[2]  # type: ignore[attr-defined]
+    posterise = next(op for op in augment.ops if op.name == "PosterizeIncreasing")
+    posterise.prob, posterise.magnitude, posterise.magnitude_std = 1, 10, 0
+    assert posterise(PICTURE).getextrema() == ((0, 0),) * 3
+    policy = TransformConfig(auto_augment="original").train().transforms[2]  # type: ignore[attr-defined]
+    assert policy(PICTURE).size == PICTURE.size

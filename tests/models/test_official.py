@@ -201,7 +201,11 @@ def test_a_converted_folder_loads_offline_and_exactly(variant, tmp_path):
 
 
 def test_a_saved_model_keeps_its_options(tmp_path):
-    model = timm.create_model("test_glnet", num_classes=6, slot_grid=(2, 3), clustering="kmeans", in_chans=1).eval()
+    model = timm.create_model(
+        "test_glnet", num_classes=6, slot_grid=3, clustering="kmeans", in_chans=1, global_pool="max"
+    )
+    model.eval().set_slot_grid((2, 3))
+    model.reset_classifier(4)
     glmix.save_model(model, tmp_path / "saved")
     again = timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True).eval()
     x = torch.randn(1, 1, 64, 64)

@@ -132,6 +132,7 @@ class GLNet(nn.Module):
 
     feature_info: list[dict[str, Any]]
     pretrained_cfg: dict[str, Any]  # timm's description of the model, set when it builds one
+    _model_args: dict[str, Any]  # what it was built with, noted for saving
 
     def __init__(
         self,
@@ -208,6 +209,7 @@ class GLNet(nn.Module):
 
         self.num_classes = num_classes
         self.in_chans = in_chans
+        self._model_args = {}
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
         self.num_features = self.head_hidden_size = widths[-1]
@@ -286,6 +288,8 @@ class GLNet(nn.Module):
     ) -> None:
         """Change how many slots the image is held in, and in which grid they start; see `glmix.set_slot_grid`."""
         set_slot_grid(self, grid, num_slots=num_slots, follow_aspect=follow_aspect)
+        rows_cols = slot_grid_of(num_slots) if num_slots is not None else _as_grid(grid)  # type: ignore[arg-type]
+        self._model_args |= {"slot_grid": rows_cols, "slot_aspect": follow_aspect}
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:

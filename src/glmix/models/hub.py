@@ -68,7 +68,10 @@ def model_card(model: GLNet, folder: str) -> str:
 def save_model(model: GLNet, folder: str | Path) -> str:
     """Write a folder for `timm.create_model("local-dir:...")` and transformers; returns its model card."""
     folder = Path(folder)
-    save_for_hf(model, str(folder), safe_serialization=True)
+    current = ("num_classes", "global_pool", "in_chans")  # what the model says of itself, whatever it was built with
+    model_args = {name: value for name, value in model._model_args.items() if name not in current}
+    model_args |= {"in_chans": model.in_chans, "global_pool": model.head.global_pool.pool_type}
+    save_for_hf(model, str(folder), model_args=model_args, safe_serialization=True)
     config_path = folder / "config.json"
     config = json.loads(config_path.read_text())
     # timm repeats the number of classes among the model's arguments; transformers passes it a second time and fails

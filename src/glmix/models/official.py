@@ -4,7 +4,6 @@ import argparse
 import os
 import pickle
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -245,15 +244,25 @@ def checkpoint_filter_fn(state_dict: StateDict, model: GLNet) -> StateDict:
 def resolve_weights(variant: str, pretrained_cfg: Any, overlay: dict[str, Any] | None) -> dict[str, Any]:
     """Where `pretrained=True` finds weights, as an overlay of timm's config; a sentence where there are none.
 
-    A file is read here, not by timm: only this reader knows which of the authors' weights are meant, and older
-    versions of timm would run what a pickle holds.
+    Files and folders are read here, not by timm: only this reader knows which of the authors' weights are meant, and
+    older versions of timm would run what a pickle holds.
     """
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
-    if cfg.file and cfg.source != "local-dir":
-        cfg = replace(cfg, state_dict=read_checkpoint(cfg.file))
-    elif not (cfg.source or cfg.url or cfg.state_dict or cfg.hf_hub_id):
+    if cfg.state_dict or cfg.url or cfg.hf_hub_id:
+        return overlay or {}
+    if not cfg.file:
         raise RuntimeError(_no_weights(variant))
-    return {**(overlay or {}), "state_dict": cfg.state_dict}
+    path = Path(cfg.file)
+    state_dict = read_checkpoint(_weights_in(path) if path.is_dir() else path)
+    return {**(overlay or {}), "state_dict": state_dict, "source": None}
+
+
+def _weights_in(folder: Path) -> Path:
+    for pattern in ("model.safetensors", "*.safetensors", "pytorch_model.bin", "*.bin", "*.pth"):
+        found = sorted(folder.glob(pattern))
+        if found:
+            return found[0]
+    raise FileNotFoundError(f"No weights in {folder}: expected a .safetensors, .bin or .pth file.")
 
 
 def _no_weights(variant: str) -> str:

@@ -48,6 +48,9 @@ default_cfgs = generate_default_cfgs(
 )
 
 
+_NOT_OF_THE_MODEL = ("device", "dtype", "cache_dir", "pretrained_cfg", "pretrained_model_args")
+
+
 def _create(variant: str, pretrained: bool, model_cls: type[GLNet] = GLNet, **kwargs: Any) -> GLNet:
     overlay = kwargs.pop("pretrained_cfg_overlay", None)
     if pretrained:
@@ -61,6 +64,8 @@ def _create(variant: str, pretrained: bool, model_cls: type[GLNet] = GLNet, **kw
         feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
         **kwargs,
     )
+    # what newer versions of timm note down by themselves, so that a saved model can be built again
+    model._model_args = {name: value for name, value in kwargs.items() if name not in _NOT_OF_THE_MODEL}
     for module in model.modules():  # the weights are in the model now: a config need not carry them as well
         getattr(module, "pretrained_cfg", {}).pop("state_dict", None)
     return model

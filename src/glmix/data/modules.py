@@ -1,0 +1,224 @@
+"""Lightning's data modules: what a YAML file says about data, made into loaders.
+
+After `setup` each tells `num_classes`, `class_names` (None where the data has no names) and `input_size`. A training
+batch is (images, targets), or (images, targets, dense) for token labelling: images (B, C, H, W) float, normalised;
+targets (B,) int64, or (B, K) float where an image has many classes; dense (B, G, G, K) float, for each cell of a
+G x G grid over the image, row by row, how much of each class it shows. `batch_size` is that of one process.
+"""
+
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+try:
+    from lightning.pytorch import LightningDataModule
+except ImportError as error:
+    raise ImportError(f"Data modules need {error.name}: pip install glmix[train]") from error
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from .images import ImageSource, TokenLabelConfig
+from .loaders import eval_loader, train_loader
+from .scene_tensors import SceneTensors
+from .scenes import SceneConfig, Split
+from .transforms import TransformConfig
+
+__all__ = ["ImageData", "ScenesData"]
+
+ONE_OBJECT = SceneConfig(objects=(1, 1))
+PUBLISHED = TransformConfig()
+
+
+class ScenesData(LightningDataModule):
+    """Procedural scenes, drawn once at the start and kept in memory: the data set that needs no file.
+
+    Scenes of one object give the class as target; of more objects, or with `multi_label`, which classes are present.
+
+    Args:
+        scenes: what they look like.
+        train_count, val_count, test_count: how many scenes of each split.
+        batch_size: scenes a batch in one process.
+        eval_batch_size: the same where nothing is trained; None: twice `batch_size`.
+        multi_label: targets are vectors (K,) of the classes present; None: where there may be several objects.
+        token_labels: add dense labels, made from the exact masks, to training batches.
+        token_grid: their cells a side.
+        augment: turn and flip the scenes of training, each of the eight ways equally often.
+        repeats: repeated augmentation: how often a scene comes in a row.
+        seed: of order and augmentation; what the scenes show has its own in `scenes`.
+        num_workers: processes that load; 0 is fastest for scenes in memory.
+        mean, std: of each colour, white being 1.
+    """
+
+    def __init__(
+        self,
+        scenes: SceneConfig = ONE_OBJECT,
+        train_count: int = 3000,
+        val_count: int = 1000,
+        test_count: int = 1000,
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        multi_label: bool | None = None,
+        token_labels: bool = False,
+        token_grid: int = 7,
+        augment: bool = True,
+        repeats: int = 1,
+        seed: int = 0,
+        num_workers: int = 0,
+        mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN,
+        std: tuple[float, float, float] = IMAGENET_DEFAULT_STD,
+    ) -> None:
+        super().__init__()
+        multi_label = not scenes.single if multi_label is None else multi_label
+        if not multi_label and not scenes.single:
+            raise ValueError(
+                f"Scenes of {scenes.objects[0]} to {scenes.objects[1]} objects have several classes: leave "
+                "multi_label out or set it to true, or ask for scenes.objects [1, 1]."
+            )
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("repeats", repeats)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        self.scenes = scenes
+        self.counts: dict[Split, int] = {"train": train_count, "val": val_count, "test": test_count}
+        self.batch_size = batch_size
+        self.eval_batch_size = 2 * batch_size if eval_batch_size is None else eval_batch_size
+        self.multi_label = multi_label
+        self.token_grid = token_grid if token_labels else None
+        self.augment, self.repeats, self.seed, self.num_workers = augment, repeats, seed, num_workers
+        self.mean, self.std = mean, std
+        self.num_classes: int = scenes.num_classes
+        self.class_names: list[str] | None = list(scenes.class_names)
+        self.input_size: tuple[int, int, int] = (3, scenes.size, scenes.size)
+        self._sets: dict[Split, SceneTensors] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        splits: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+        for split in splits.get(stage, ("train", "val", "test")):
+            if split not in self._sets:
+                self._sets[split] = SceneTensors(
+                    self.scenes,
+                    split,
+                    self.counts[split],
+                    "labels" if self.multi_label else "label",
+                    mean=self.mean,
+                    std=self.std,
+                    seed=self.seed,
+                    augment=self.augment,
+                    grid=self.token_grid if split == "train" else None,
+                )
+
+    def train_dataloader(self) -> Any:
+        return train_loader(
+            self._sets["train"],
+            self.counts["train"],
+            self.batch_size,
+            seed=self.seed,
+            repeats=self.repeats,
+            **training_of(self),
+            num_workers=self.num_workers,
+            collate=_as_it_is,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._eval_loader("test")
+
+    def _eval_loader(self, split: Split) -> DataLoader[Any]:
+        return eval_loader(
+            self._sets[split],
+            self.counts[split],
+            self.eval_batch_size,
+            num_workers=self.num_workers,
+            collate=_as_it_is,
+        )
+
+
+class ImageData(LightningDataModule):
+    """Images on a disk or behind a network, read by timm and augmented as the published recipes do.
+
+    Args:
+        source: where the images are and how they are read.
+        transforms: what happens to them.
+        batch_size: images a batch in one process.
+        eval_batch_size: the same where nothing is trained; None: `batch_size`.
+        num_workers: processes that load, for each process that trains.
+        repeats: repeated augmentation: how often an image comes in a row; 1 is without.
+        seed: of order and augmentation.
+        token_labels: add dense labels to training batches, as this says.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        transforms: TransformConfig = PUBLISHED,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        num_workers: int = 8,
+        repeats: int = 1,
+        seed: int = 0,
+        token_labels: TokenLabelConfig | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("repeats", repeats)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be 0 or more, got {num_workers}.")
+        if source.streams and repeats > 1:
+            raise ValueError(f"Repeated augmentation needs random access, which the reader {source.reader} has not.")
+        if source.streams and token_labels is not None:
+            raise ValueError(f"Token labels need files with names, which the reader {source.reader} has not.")
+        self.source, self.transforms, self.token_labels = source, transforms, token_labels
+        self.batch_size = batch_size
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        self.num_workers, self.repeats, self.seed = num_workers, repeats, seed
+        self.input_size: tuple[int, int, int] = (3, transforms.size, transforms.size)
+        self.num_classes: int = 0
+        self.class_names: list[str] | None = None
+        self._opened: dict[Split, Any] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        splits: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+        for split in splits.get(stage, ("train", "val", "test")):
+            if split not in self._opened:
+                classes = self._opened["train"].classes if "train" in self._opened else None
+                self._opened[split] = self.source.open(split, self.num_workers, self.seed, classes)
+                if split == "train" and self.token_labels is not None:
+                    self._opened[split].add_labels(self.token_labels)
+        first = next(iter(self._opened.values()))
+        self.num_classes, self.class_names = first.num_classes, first.class_names
+
+    def train_dataloader(self) -> Any:
+        return self._opened["train"].train_loader(
+            self.transforms,
+            self.batch_size,
+            seed=self.seed,
+            repeats=self.repeats,
+            **training_of(self),
+            num_workers=self.num_workers,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._opened["val"].eval_loader(self.transforms, self.eval_batch_size, self.num_workers)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._opened["test"].eval_loader(self.transforms, self.eval_batch_size, self.num_workers)
+
+
+def training_of(module: LightningDataModule) -> dict[str, Any]:
+    """What the loader must know of the trainer: where an epoch ends, and which one is first after a resume.
+
+    Lightning loads no state of the loader, and asks for its first batch before it tells the epoch, where a checkpoint
+    was written between two epochs.
+    """
+    trainer = module.trainer
+    limit = getattr(trainer, "limit_train_batches", None)
+    counted = isinstance(limit, int) and not isinstance(limit, bool) and limit > 0
+    # processed, which Lightning tells samplers: current_epoch counts later
+    progress: Any = trainer.fit_loop.epoch_progress.current if trainer is not None else None
+    return {"limit": limit if counted else None, "epoch": progress.processed if progress else 0}
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
