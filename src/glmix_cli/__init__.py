@@ -9,11 +9,12 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from . import convert, demo, models, predict, scenes
+from . import ablate, convert, demo, fit, models, predict, scenes
 
 __all__ = ["main"]
 
-COMMANDS = {"demo": demo, "models": models, "predict": predict, "convert": convert, "scenes": scenes}
+# Commands with arguments of their own, and those whose arguments the training library reads, from YAML too.
+COMMANDS = {"demo": demo, "models": models, "predict": predict, "convert": convert, "scenes": scenes, "ablate": ablate}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,17 +29,23 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
+    for name, help_line in fit.COMMANDS.items():
+        commands.add_parser(name, help=help_line, add_help=False)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = argv[0] if argv else ""
     try:
+        if command in fit.COMMANDS:
+            return fit.main(argv)
+        args = build_parser().parse_args(argv)
         code: int = args.run(args)
     except (OSError, ValueError) as error:
-        print(f"glmix {args.command}: {error}", file=sys.stderr)
+        print(f"glmix {command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\nglmix {args.command}: interrupted", file=sys.stderr)
+        print(f"\nglmix {command}: interrupted", file=sys.stderr)
         return 130
     return code

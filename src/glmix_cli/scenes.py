@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from glmix.data.scenes import SceneConfig
 
-HELP = "write procedural images with exact labels as ImageFolder, ADE20K or COCO folders; or show or measure them"
+HELP = "Write procedural images with exact labels as ImageFolder, ADE20K or COCO folders; or show or measure them."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,27 @@
+"""One LightningModule a task, on one shared base. Needs the extra `train`."""
+
+try:
+    import lightning.pytorch  # noqa: F401
+    import torchmetrics  # noqa: F401
+except ImportError as error:
+    raise ImportError(f"Training needs the extra `train` ({error}): pip install 'glmix[train]'.") from error
+
+from .base import NonFiniteLossError, Task
+from .classification import Classification, MixConfig
+from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
+from .token_label import TokenLabelling
+from .weights import load_trained, load_weights
+
+__all__ = [
+    "Classification",
+    "MixConfig",
+    "NonFiniteLossError",
+    "OptimizerConfig",
+    "ScheduleConfig",
+    "Task",
+    "TokenLabelling",
+    "build_optimizer",
+    "build_schedule",
+    "load_trained",
+    "load_weights",
+]

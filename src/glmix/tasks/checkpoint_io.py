@@ -1,0 +1,81 @@
+"""Checkpoint files that are whole or not there: written beside, flushed to the disk, then renamed."""
+
+import os
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+
+__all__ = ["AtomicCheckpointIO", "is_whole", "newest_whole", "step_files"]
+
+PART = ".part"
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's way to the disk. A file that cannot be written leaves the one before it as it was.
+
+    A failed write warns and is kept in `error` rather than raised: the other processes of a training are waiting for
+    this one. Who asked for the checkpoint looks at `error`.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        part = target.with_name(f".{target.name}{PART}")
+        self.error = None
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, target)
+            _flush_folder(target.parent)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as either
+            self.error = error
+            part.unlink(missing_ok=True)
+            warnings.warn(f"{target} could not be written ({error}); earlier checkpoints are untouched.", stacklevel=2)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return checkpoint
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename last through a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint can be read to its end with matching check sums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def step_files(folder: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
+    return sorted(folder.glob("step-*.ckpt"), reverse=True)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that can be read; torn ones are skipped with a warning."""
+    for path in step_files(folder):
+        if is_whole(path):
+            return path
+        warnings.warn(f"{path} is torn and was skipped; an older checkpoint is used.", stacklevel=2)
+    return None

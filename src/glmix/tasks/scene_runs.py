@@ -1,0 +1,159 @@
+"""A short training on scenes, driven from Python with the engine of `glmix fit`: what demo and ablations share."""
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from ..data.modules import ScenesData
+from .classification import Classification
+from .optim import OptimizerConfig, ScheduleConfig
+
+__all__ = ["Epoch", "Recipe", "train_on_scenes"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast a small network learns scenes: AdamW, the learning rate up in a line, down in a cosine.
+
+    Args:
+        epochs: passes over the scenes.
+        lr: highest learning rate, whatever the batch.
+        warmup: share of the training in which the learning rate rises.
+        weight_decay: none falls on norms, biases and slot scales.
+        clip: largest norm of a step's gradient.
+    """
+
+    epochs: int = 12
+    lr: float = 2e-3
+    warmup: float = 0.2
+    weight_decay: float = 0.05
+    clip: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {self.epochs}.")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be above 0, got {self.lr}.")
+        if not self.clip > 0:
+            raise ValueError(f"clip must be above 0, got {self.clip}.")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup must be a share of the training, from 0 to below 1, got {self.warmup}.")
+
+    def task(self, model: str, model_args: dict[str, Any], seed: int, *, multi_label: bool = False) -> Classification:
+        """A network and how it is trained, ready for `train_on_scenes`."""
+        return Classification(
+            model=model,
+            model_args=model_args,
+            multi_label=multi_label,
+            optimizer=OptimizerConfig(lr=self.lr, base_batch=None, weight_decay=self.weight_decay),
+            schedule=ScheduleConfig(warmup_epochs=self.warmup * self.epochs),
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What was seen at the end of an epoch.
+
+    Args:
+        number: from 1.
+        train_loss: mean over the epoch's batches, while they were learnt.
+        val_loss: on scenes that are not trained on.
+        score: accuracy or mean average precision there, from 0 to 1.
+        seconds: since the training began.
+    """
+
+    number: int
+    train_loss: float
+    val_loss: float
+    score: float
+    seconds: float
+
+
+def train_on_scenes(
+    task: Classification,
+    data: ScenesData,
+    recipe: Recipe,
+    *,
+    callbacks: Sequence[Callback] = (),
+    every_epoch: bool = True,
+) -> list[Epoch]:
+    """Train `task`, which `recipe` made, and return what was validated: every epoch, or only the last.
+
+    A CUDA device is used where there is one.
+    """
+    history = _History()
+    with _quiet():
+        trainer = L.Trainer(
+            accelerator="cuda" if torch.cuda.is_available() else "cpu",
+            devices=1,
+            max_epochs=recipe.epochs,
+            check_val_every_n_epoch=1 if every_epoch else recipe.epochs,
+            gradient_clip_val=recipe.clip,
+            num_sanity_val_steps=0,
+            callbacks=[history, *callbacks],
+            enable_progress_bar=any(isinstance(callback, L.callbacks.ProgressBar) for callback in callbacks),
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            logger=False,
+            use_distributed_sampler=False,
+        )
+        try:
+            trainer.fit(task, data)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C, after it has put everything away
+            raise KeyboardInterrupt from error
+    return history.epochs
+
+
+class _History(Callback):
+    def __init__(self) -> None:
+        self.epochs: list[Epoch] = []
+        self._losses: list[float] = []
+        self._began = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        assert isinstance(pl_module, Classification)
+        assert pl_module.last_loss is not None
+        self._losses.append(float(pl_module.last_loss))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        losses, self._losses = self._losses, []
+        assert isinstance(pl_module, Classification)
+        if (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1):
+            return
+        scores = trainer.callback_metrics
+        self.epochs.append(
+            Epoch(
+                number=trainer.current_epoch + 1,
+                train_loss=sum(losses) / len(losses),
+                val_loss=float(scores["val/loss"]),
+                score=float(scores[f"val/{pl_module.score_name}"]),
+                seconds=time.perf_counter() - self._began,
+            )
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's account of the machine and its advice, of which none concerns a short training."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*"):
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,96 @@
+"""Models by name for a task, and weights to begin from: the authors', safetensors, or checkpoints of our own runs."""
+
+import inspect
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from ..models import MODEL_NAMES, GLNet, read_checkpoint
+from ..models.official import misfits
+
+__all__ = ["build_model", "load_trained", "load_weights", "nearest"]
+
+StateDict = dict[str, Tensor]
+INFO = "glmix"  # the entry of a checkpoint that says what it holds
+
+
+def nearest(name: str, accepted: Iterable[str]) -> str:
+    """' Did you mean ...?' for the accepted name that comes nearest, or nothing."""
+    close = get_close_matches(name, list(accepted), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def build_model(name: str, model_args: dict[str, Any], num_classes: int) -> nn.Module:
+    """A model of timm, by name. The arguments of a GLNet are checked, as a misspelt one would go unnoticed in YAML."""
+    if not timm.is_model(name):
+        raise ValueError(f"No model is named {name!r}.{nearest(name, timm.list_models())} `glmix models` lists ours.")
+    if name in MODEL_NAMES:
+        accepted = set(inspect.signature(GLNet).parameters) - {"num_classes", "device", "dtype"}
+        for key in model_args:
+            if key == "num_classes":
+                raise ValueError("model_args must not hold num_classes: set num_classes of the task, or leave it out.")
+            if key not in accepted:
+                raise ValueError(
+                    f"{name} has no argument {key!r}.{nearest(key, accepted)} It takes {', '.join(sorted(accepted))}."
+                )
+    model: nn.Module = timm.create_model(name, num_classes=num_classes, **model_args)
+    return model
+
+
+def _read(path: Path, use_ema: bool | None) -> StateDict:
+    """The model's weights in any file that we know, under our names."""
+    if path.suffix != ".ckpt":
+        return read_checkpoint(path, use_ema)
+    if not path.is_file():
+        raise FileNotFoundError(f"No checkpoint at {path}.")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    weights: StateDict = checkpoint["state_dict"]
+    ema_is_better = checkpoint.get(INFO, {}).get("ema_is_better", False)
+    prefix = "ema.module." if (ema_is_better if use_ema is None else use_ema) else "model."
+    found = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    if not found:
+        raise ValueError(f"{path} holds no {'averaged' if prefix.startswith('ema') else 'raw'} weights.")
+    return found
+
+
+def load_weights(model: nn.Module, path: str | Path, use_ema: bool | None = None) -> list[str]:
+    """Begin from a checkpoint. Classifiers for another number of classes stay as they are; their names are returned.
+
+    Args:
+        path: an authors' `.pth`, a safetensors file or state dict, or a `.ckpt` of a run of ours.
+        use_ema: which weights of a file that has both; None takes the better ones.
+    """
+    path = Path(path)
+    weights = _read(path, use_ema)
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", {}) or {}
+    classifiers = cfg.get("classifier") or ()
+    names = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+    own = model.state_dict()
+    replaced = tuple(name for name in names if _shape(weights, f"{name}.weight") != _shape(own, f"{name}.weight"))
+    lines = misfits(weights, model, replaced)
+    if lines:
+        shown = "\n  ".join(lines[:20]) + (f"\n  ... and {len(lines) - 20} more" if len(lines) > 20 else "")
+        raise ValueError(f"{path} does not fit {cfg.get('architecture', type(model).__name__)}:\n  {shown}")
+    model.load_state_dict({k: v for k, v in weights.items() if not (replaced and k.startswith(replaced))}, strict=False)
+    return list(replaced)
+
+
+def _shape(weights: StateDict, name: str) -> torch.Size | None:
+    return weights[name].shape if name in weights else None
+
+
+def load_trained(path: str | Path, use_ema: bool | None = None) -> nn.Module:
+    """The model of a `.ckpt` that `glmix fit` wrote, with its weights; by default the raw or averaged ones that
+    were better when it was last validated."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if INFO not in checkpoint:
+        raise ValueError(f"{path} does not say which model it holds: it is no checkpoint of `glmix fit`.")
+    info = checkpoint[INFO]
+    model = build_model(info["model"], info["model_args"], info["num_classes"])
+    load_weights(model, path, use_ema)
+    return model.eval()

@@ -1,0 +1,91 @@
+"""The recipe does what it says: groups, decays and learning rates against the published numbers."""
+
+import itertools
+import math
+
+import pytest
+import timm
+import torch
+
+from glmix.tasks import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
+
+PER_EPOCH = 625  # 1.28 million images in batches of 2048
+
+
+def model(name: str = "test_glnet", **kwargs: object) -> torch.nn.Module:
+    return timm.create_model(name, **kwargs)
+
+
+def decayed(net: torch.nn.Module, optimizer: torch.optim.Optimizer) -> set[str]:
+    names = {id(p): name for name, p in net.named_parameters()}
+    return {names[id(p)] for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+
+
+@pytest.mark.parametrize("epochs", [300, 310])
+def test_published_schedule(epochs: int) -> None:
+    optimizer = build_optimizer(model(), OptimizerConfig(), global_batch=2048)
+    schedule = build_schedule(optimizer, ScheduleConfig(), PER_EPOCH, epochs)
+
+    def lr(step: float) -> float:
+        schedule.step_update(round(step))
+        (found,) = {group["lr"] for group in optimizer.param_groups}
+        return found
+
+    assert optimizer.param_groups[0]["lr"] == 0
+    assert lr(PER_EPOCH) == pytest.approx(2e-3 / 5)
+    assert lr(2.5 * PER_EPOCH) == pytest.approx(1e-3, rel=1e-3)
+    assert lr(5 * PER_EPOCH) == pytest.approx(2e-3)
+    for epoch in (6, 50, 152.5, 299):
+        angle = math.pi * (round(epoch * PER_EPOCH) / PER_EPOCH - 5) / (epochs - 5)
+        assert lr(epoch * PER_EPOCH) == pytest.approx(1e-5 + (2e-3 - 1e-5) * (1 + math.cos(angle)) / 2, rel=1e-6)
+    assert lr(epochs * PER_EPOCH) == pytest.approx(1e-5)
+    assert lr(100) != lr(101)  # every iteration, not every epoch
+
+
+@pytest.mark.parametrize(("batch", "lr"), [(2048, 2e-3), (1024, 1e-3), (4096, 4e-3)])
+def test_learning_rate_follows_the_global_batch(batch: int, lr: float) -> None:
+    assert build_optimizer(model(), OptimizerConfig(), batch).param_groups[0]["lr"] == pytest.approx(lr)
+    fixed = build_optimizer(model(), OptimizerConfig(base_batch=None), batch)
+    assert fixed.param_groups[0]["lr"] == 2e-3
+
+
+@pytest.mark.parametrize("name", ["glnet_stl_paramslot", "glnet_4g", "glnet_16g"])
+def test_what_is_decayed(name: str) -> None:
+    net = model(name, device="meta")
+    optimizer = build_optimizer(net, OptimizerConfig(), 2048)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.05}
+    everything = dict(net.named_parameters())
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(everything)
+    free = everything.keys() - decayed(net, optimizer)
+    assert {n for n, p in everything.items() if p.ndim == 1} <= free  # norms, biases, layer scales, slot scales
+    assert {n for n in everything if n.endswith(("bridge.scale", "bridge.seeds", ".gamma"))} <= free
+    assert all(everything[n].ndim == 1 or n.endswith("bridge.seeds") for n in free)
+
+
+def test_official_weight_decay_falls_on_slot_scales_and_seeds() -> None:
+    net = model(layer_scale=1e-4, seeds="learned")
+    ours = decayed(net, build_optimizer(net, OptimizerConfig(), 2048))
+    for layer_decay in (None, 0.8):
+        config = OptimizerConfig(official_weight_decay=True, layer_decay=layer_decay)
+        theirs = decayed(net, build_optimizer(net, config, 2048))
+        assert theirs - ours == {n for n, _ in net.named_parameters() if n.endswith(("bridge.scale", "bridge.seeds"))}
+
+
+def test_layer_decay() -> None:
+    net = model()
+    optimizer = build_optimizer(net, OptimizerConfig(layer_decay=0.8), 2048)
+    schedule = build_schedule(optimizer, ScheduleConfig(warmup_epochs=0), 10, 10)
+    schedule.step_update(0)
+    names = {id(p): name for name, p in net.named_parameters()}
+    lrs = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert lrs["head.fc.weight"] == pytest.approx(2e-3)
+    assert lrs["stem.layers.conv1.weight"] == min(lrs.values())
+    steps = sorted(set(lrs.values()))
+    assert all(b / a == pytest.approx(1 / 0.8) for a, b in itertools.pairwise(steps))
+
+
+def test_schedule_says_what_is_wrong() -> None:
+    optimizer = build_optimizer(model(), OptimizerConfig(), 2048)
+    with pytest.raises(ValueError, match="The warm-up takes 5 epochs and the whole training 3"):
+        build_schedule(optimizer, ScheduleConfig(), 10, 3)
