@@ -15,7 +15,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
 	@touch $@
 
-demo: $(READY) ## create a model, classify a generated image and say what was done
+demo: $(READY) ## train a small network on generated images and show what it learnt
 	$(BIN)/glmix demo
 
 check: $(READY) ## lint, format and types

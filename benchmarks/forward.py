@@ -10,11 +10,11 @@ printed. Memory is measured in a process of its own for each row, as what a forw
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import timm
 import torch
@@ -52,9 +52,16 @@ def peak_memory(name: str, batch: int, form: str, dtype: str) -> float:
 
 def print_peak(name: str, batch: int, form: str, dtype: str) -> None:
     model, x = make(name, form, dtype), images(name, batch, form, dtype)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+    before = resident("VmRSS")
     seconds(model, x)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(resident("VmHWM") - before)
+
+
+def resident(key: str) -> float:
+    """MiB of memory that the process holds (VmRSS) or held at most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
 def profile(name: str, batch: int, form: str) -> None:

@@ -21,8 +21,7 @@ TINY = ("--epochs", "1", "--scenes", "64")
 
 def glmix(*arguments: object, cwd) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "glmix_cli", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +96,7 @@ def test_too_low_an_accuracy_fails_the_command(tmp_path, capsys, without_baselin
     [
         (["--scenes", "10"], "train_count must be at least 64, one batch, got 10"),
         (["--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["--threads", "0"], "--threads must be at least 1, got 0"),
         (["--seed", "-1"], "seed must be 0 or more, got -1"),
     ],
 )

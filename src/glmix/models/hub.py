@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from timm.models import save_for_hf
+import safetensors.torch
+from timm.models._hub import save_config_for_hf
 
 from .glnet import GLNet
 from .official import PUBLISHED_TOP1
@@ -71,8 +72,12 @@ def save_model(model: GLNet, folder: str | Path) -> str:
     current = ("num_classes", "global_pool", "in_chans")  # what the model says of itself, whatever it was built with
     model_args = {name: value for name, value in model._model_args.items() if name not in current}
     model_args |= {"in_chans": model.in_chans, "global_pool": model.head.global_pool.pool_type}
-    save_for_hf(model, str(folder), model_args=model_args, safe_serialization=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    # safetensors takes contiguous tensors alone, and those of a channels-last model are not
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
     config_path = folder / "config.json"
+    save_config_for_hf(model, config_path, model_args=model_args)
     config = json.loads(config_path.read_text())
     # timm repeats the number of classes among the model's arguments; transformers passes it a second time and fails
     config.get("model_args", {}).pop("num_classes", None)

@@ -116,8 +116,8 @@ def read_ablation(path: Path) -> Ablation:
     parser.add_class_arguments(Ablation, as_group=False)
     try:
         found = parser.parse_path(str(path)).as_dict()
-        parts = {"recipe": Recipe(**found["recipe"]), "scenes": SceneConfig(**found["scenes"])}
-        return Ablation(**{name: parts.get(name, found[name]) for name in names})
+        found |= {"recipe": Recipe(**found["recipe"]), "scenes": SceneConfig(**found["scenes"])}
+        return Ablation(**{name: found[name] for name in names})
     except ArgumentError as error:
         known = [action.dest for action in parser._actions if action.dest not in ("help", "print_config")]
         said = explain(str(error), known)

@@ -78,10 +78,12 @@ def markdown(table: Sequence[Row], metric: str) -> str:
     lines = [f"| | | {METRICS[metric]} | to the base | images/s | parameters |", "|---|---|---|---|---|---|"]
     for axis, group in groupby(table, key=lambda row: row.axis):
         for k, row in enumerate(group):
-            spread = "" if row.spread is None else f" ± {100 * row.spread:.1f}"
-            difference = "" if base is None else "base" if row.is_base else f"{100 * (row.mean - base.mean):+.1f}"
+            difference = ""
+            if base is not None:
+                pairs = zip(row.scores, base.scores, strict=True)
+                difference = "base" if row.is_base else _mean_and_spread([a - b for a, b in pairs], sign="+")
             lines.append(
-                f"| {axis if k == 0 else ''} | {row.answer} | {100 * row.mean:.1f}{spread} | {difference} | "
+                f"| {axis if k == 0 else ''} | {row.answer} | {_mean_and_spread(row.scores)} | {difference} | "
                 f"{row.images_per_second:,.0f} | {row.parameters:,} |"
             )
     return "\n".join(lines) + "\n"
@@ -91,11 +93,12 @@ def write_report(folder: Path, config: Ablation, results: Sequence[dict[str, Any
     """Write table.md, table.json and ablation.png into `folder`; returns the table with a note, as in table.md."""
     table, metric = rows(config, results, speeds), results[0]["metric"]
     seeds = len(config.seeds)
+    spread = ", mean ± standard deviation" if seeds > 1 else ""
     note = (
-        f"{_number(seeds, 'seed')} each" + (", mean ± standard deviation over them" if seeds > 1 else "") + "; "
-        f"{_number(config.recipe.epochs, 'epoch')} over {config.train_count:,} scenes, measured on "
-        f"{config.val_count:,} others, in %. Images/s: inference in batches of {IMAGES}, "
-        f"{_number(torch.get_num_threads(), 'thread')}, the fastest batch.\n"
+        f"In %, of {config.val_count:,} scenes not trained on{spread}: {_number(seeds, 'seed')} each, "
+        f"{_number(config.recipe.epochs, 'epoch')} over {config.train_count:,} scenes. To the base: differences "
+        "between runs with the same seed, which see the same scenes in the same order. Images/s: inference in batches "
+        f"of {IMAGES}, {_number(torch.get_num_threads(), 'thread')}, the fastest batch.\n"
     )
     text = f"{markdown(table, metric)}\n{note}"
     (folder / "table.md").write_text(text)
@@ -103,6 +106,12 @@ def write_report(folder: Path, config: Ablation, results: Sequence[dict[str, Any
     (folder / "table.json").write_text(json.dumps(contents, indent=2) + "\n")
     save_figure(_plot(table, metric), folder / "ablation.png")
     return text
+
+
+def _mean_and_spread(values: Sequence[float], sign: str = "") -> str:
+    """In %: the mean, and where there are several values their standard deviation."""
+    mean = round(100 * statistics.fmean(values), 1) + 0.0  # + 0.0 makes -0.0 positive
+    return f"{mean:{sign}.1f}" + (f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def _number(count: int, what: str) -> str:

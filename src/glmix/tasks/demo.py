@@ -185,8 +185,7 @@ def _save(model: GLNet, folder: Path, data: ScenesData) -> None:
         mean=data.mean,
         std=data.std,
     )
-    # safetensors takes no weights in channels_last, the format that they are trained in
-    save_model(model.cpu().to(memory_format=torch.contiguous_format), folder)
+    save_model(model.cpu(), folder)
 
 
 @torch.inference_mode()
