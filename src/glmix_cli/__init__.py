@@ -45,6 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"glmix {command}: {error}", file=sys.stderr)
         return 2
+    except ImportError as error:
+        if "pip install 'glmix[" not in str(error):  # a missing extra says how to get it; all else is a fault
+            raise
+        print(f"glmix {command}: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"\nglmix {command}: interrupted", file=sys.stderr)
         return 130

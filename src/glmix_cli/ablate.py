@@ -20,16 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        from glmix.tasks.ablation import carry_out, plan, read_ablation
-        from glmix.tasks.ablation_report import write_report
-        from glmix.tasks.ablation_speed import measure_speed
-    except ImportError as error:
-        if "glmix[train]" not in str(error):
-            raise
-        raise ValueError(str(error)) from error
     import torch
     from tqdm import tqdm
+
+    from glmix.tasks.ablation import carry_out, plan, read_ablation
+    from glmix.tasks.ablation_report import write_report
+    from glmix.tasks.ablation_speed import measure_speed
 
     if args.threads < 1:
         raise ValueError(f"--threads must be at least 1, got {args.threads}.")

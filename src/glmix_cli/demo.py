@@ -25,16 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        from glmix.tasks.demo import ARTEFACTS, DemoConfig, run_demo
-        from glmix.tasks.progress import progress
-        from glmix.tasks.scene_runs import Recipe
-    except ImportError as error:
-        if "glmix[train]" not in str(error):
-            raise
-        raise ValueError(str(error)) from error
-
     import torch
+
+    from glmix.tasks.demo import ARTEFACTS, DemoConfig, run_demo
+    from glmix.tasks.progress import progress
+    from glmix.tasks.scene_runs import Recipe
 
     if args.threads < 1:
         raise ValueError(f"--threads must be at least 1, got {args.threads}.")

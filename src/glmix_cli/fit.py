@@ -17,13 +17,9 @@ COMMANDS = {
 
 def main(argv: Sequence[str]) -> int:
     """Run one of the commands with the arguments behind it. Exit codes beside the usual: 128 + signal if preempted."""
-    try:
-        from glmix.tasks import cli
-        from glmix.tasks.checkpoints import Preempted
-    except ImportError as error:
-        if "glmix[train]" not in str(error):
-            raise
-        raise ValueError(str(error)) from error
+    from glmix.tasks import cli
+    from glmix.tasks.checkpoints import Preempted
+
     try:
         cli.run(argv)
     except Preempted as stopped:

@@ -150,3 +150,12 @@ def test_a_file_that_is_no_checkpoint_is_not_converted(glmix, tmp_path):
     assert result.returncode == 2
     assert "notes.pth" in result.stderr
     assert not (tmp_path / "converted").exists()
+
+
+@pytest.mark.parametrize("arguments", [["demo"], ["ablate", "x.yaml"], ["fit", "--config", "x.yaml"]])
+def test_a_missing_extra_says_how_to_get_it(arguments):
+    code = "import sys, glmix_cli; sys.modules['lightning'] = None; sys.exit(glmix_cli.main(sys.argv[1:]))"
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "pip install 'glmix[train]'" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -198,4 +198,4 @@ def test_missing_extra_says_what_to_install() -> None:
         "except ImportError as error:\n    print(error)"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "pip install glmix[train]" in run.stdout
+    assert "pip install 'glmix[train]'" in run.stdout

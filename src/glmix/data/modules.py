@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 try:
     from lightning.pytorch import LightningDataModule
 except ImportError as error:
-    raise ImportError(f"Data modules need {error.name}: pip install glmix[train]") from error
+    raise ImportError(f"Data modules need {error.name}: pip install 'glmix[train]'") from error
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
