@@ -3,6 +3,7 @@
 The dispatcher hands them the raw arguments: `main(["fit", "--config", ...])`.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -15,8 +16,31 @@ COMMANDS = {
 }
 
 
+def short_help(command: str) -> argparse.ArgumentParser:
+    """What a newcomer needs, without the seconds that it takes to ask every class for its arguments."""
+    parser = argparse.ArgumentParser(
+        prog=f"glmix {command}",
+        description=COMMANDS[command],
+        epilog=f"Every key of the YAML is an option of its own: `glmix {command} --config FILE --help` lists them all, "
+        "docs/training.md explains them. A key that does not exist is refused, with the nearest one that does.",
+    )
+    parser.add_argument("--config", metavar="FILE", help="a recipe, such as configs/scenes/single.yaml")
+    parser.add_argument("--trainer.max_epochs", metavar="N", help="an example of such an option; so are ...")
+    parser.add_argument("--data.source.root", metavar="FOLDER", help="... where images lie, and ...")
+    parser.add_argument("--model.checkpoint", metavar="FILE", help="... weights to begin from, or to measure")
+    if command == "fit":
+        parser.add_argument("--resume", metavar="auto|never|FILE", help="continue the run that is there (auto)")
+    else:
+        parser.add_argument("--weights", metavar="auto|FILE", help="the checkpoint to measure (the run's best)")
+    parser.add_argument("--print_config", action="store_true", help="print all that can be set, with what is set")
+    return parser
+
+
 def main(argv: Sequence[str]) -> int:
     """Run one of the commands with the arguments behind it. Exit codes beside the usual: 128 + signal if preempted."""
+    if list(argv[1:]) in ([], ["-h"], ["--help"]):
+        short_help(argv[0]).print_help(sys.stdout if argv[1:] else sys.stderr)
+        return 0 if argv[1:] else 2
     from glmix.tasks import cli
     from glmix.tasks.checkpoints import Preempted
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import glmix as library
 from glmix.models import MODEL_NAMES
-from glmix_cli import COMMANDS
+from glmix_cli import COMMANDS, fit
 
 from ..conftest import PARITY
 
@@ -20,7 +20,7 @@ sys.path.insert(0, str(PARITY))
 from official_weights import official_state_dict
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in (*COMMANDS, *fit.COMMANDS))])
 def test_help_reads_without_torch_and_at_once(glmix, arguments):
     result = glmix(*arguments)
     assert result.returncode == 0
