@@ -18,10 +18,11 @@ ARROWS = {
     "bench": {"models", "layers"},
     "deploy": {"models", "layers"},
     "slots": {"models", "layers", "data"},
-    "tasks": {"models", "layers", "data"},
+    "tasks": {"models", "layers", "data", "slots"},
 }
 EXTRAS = {"lightning", "torchmetrics", "torchdata", "jsonargparse", "segmentation_models_pytorch", "transformers"}
 EXTRAS |= {"matplotlib", "onnx", "onnxruntime", "onnxscript", "rich", "tensorboard", "pycocotools", "kmedoids"}
+EXTRAS |= {"faster_coco_eval", "sklearn", "skimage", "scipy", "pytorch_grad_cam", "playwright"}
 
 
 def imported_parts(path: Path) -> set[str]:

@@ -8,6 +8,6 @@ Importing this package registers the models with timm:
 """
 
 from ._version import __version__
-from .models import GLNet, GLNetTokenLabel, load_official, save_model, set_slot_grid
+from .models import GLNet, GLNetTokenLabel, Pyramid, load_official, save_model, set_slot_grid
 
-__all__ = ["GLNet", "GLNetTokenLabel", "__version__", "load_official", "save_model", "set_slot_grid"]
+__all__ = ["GLNet", "GLNetTokenLabel", "Pyramid", "__version__", "load_official", "save_model", "set_slot_grid"]

@@ -1,14 +1,10 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from glmix import GLNet
+from .inputs import find_images, label_names, load_classifier, open_image
 
 HELP = "Classify images, given as files or as folders of them."
 
@@ -32,21 +28,21 @@ def run(args: argparse.Namespace) -> int:
 
     if args.topk < 1 or args.batch_size < 1:
         raise ValueError(f"--topk and --batch-size must be 1 or more, got {args.topk} and {args.batch_size}.")
-    model = _load_model(args.model, args.checkpoint).to(args.device).eval()
+    model = load_classifier(args.model, args.checkpoint).to(args.device).eval()
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config, is_training=False)
     mode = "L" if config["input_size"][0] == 1 else "RGB"
-    labels = _label_names(model)
+    labels = label_names(model)
 
     results: list[dict[str, Any]] = []
     errors: list[dict[str, str]] = []
-    files = list(_find_images(args.images, errors))
+    files = list(find_images(args.images, errors))
     bar = tqdm(total=len(files), unit="image", disable=None)
     for start in range(0, len(files), args.batch_size):
         batch = []
         for file in files[start : start + args.batch_size]:
             try:
-                batch.append((file, transform(_open(file, mode))))
+                batch.append((file, transform(open_image(file, mode))))
             except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for what is no image
                 errors.append({"file": str(file), "error": str(error)})
             bar.update()
@@ -72,53 +68,3 @@ def run(args: argparse.Namespace) -> int:
     if not results:
         return 2
     return 1 if errors else 0
-
-
-def _load_model(name: str, checkpoint: Path | None) -> "GLNet":
-    import timm
-
-    import glmix
-
-    if checkpoint is not None:
-        return glmix.load_official(checkpoint, name)
-    if not name.startswith("local-dir:"):
-        raise ValueError(f"{name} has no weights of its own to predict with: give them with --checkpoint.")
-    model: GLNet = timm.create_model(name, pretrained=True)
-    return model
-
-
-def _label_names(model: "GLNet") -> Any:
-    """A function from class index to name: the model's own names, ImageNet's for 1000 classes, or the number."""
-    from timm.data import ImageNetInfo
-
-    names = model.pretrained_cfg.get("label_names")
-    if names:
-        return lambda index: names[index]
-    if model.num_classes == 1000:
-        return ImageNetInfo().index_to_description
-    return lambda index: f"class {index}"
-
-
-def _find_images(paths: Iterable[Path], errors: list[dict[str, str]]) -> Iterator[Path]:
-    """Files as they are given, folders searched for files that are named like images."""
-    from PIL import Image
-
-    known = Image.registered_extensions()
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
-        if not found:
-            errors.append({"file": str(path), "error": "no images in this folder"})
-        yield from found
-
-
-def _open(file: Path, mode: str) -> "Image":
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            return image.convert(mode)
-    except Image.DecompressionBombError as error:
-        raise ValueError(str(error)) from error

@@ -29,6 +29,8 @@ def test_raw_and_averaged_weights_are_validated_and_the_better_recorded(tmp_path
     assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
     trained = load_trained(tmp_path / "checkpoints" / "best.ckpt", use_ema=True)
     assert trained.num_classes == 6
+    told = {"label_names": data().class_names, "input_size": (3, 32, 32), "crop_pct": 1.0}
+    assert told.items() <= trained.pretrained_cfg.items()
     run.validate(task(), data(), ckpt_path=str(tmp_path / "checkpoints" / "best.ckpt"))
     run.test(task(), data(test_count=9), ckpt_path=str(tmp_path / "checkpoints" / "best.ckpt"))
     assert "test/top1_ema" in run.callback_metrics

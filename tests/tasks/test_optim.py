@@ -89,3 +89,34 @@ def test_schedule_says_what_is_wrong() -> None:
     optimizer = build_optimizer(model(), OptimizerConfig(), 2048)
     with pytest.raises(ValueError, match="The warm-up takes 5 epochs and the whole training 3"):
         build_schedule(optimizer, ScheduleConfig(), 10, 3)
+    with pytest.raises(ValueError, match="The warm-up takes 30 steps"):
+        build_schedule(optimizer, ScheduleConfig(warmup_steps=30), 10, 3)
+    with pytest.raises(ValueError, match="milestones are the epochs at which the kind 'step' falls"):
+        ScheduleConfig(milestones=(8, 11))
+    with pytest.raises(ValueError, match="milestones"):
+        ScheduleConfig("step")
+
+
+def rates(config: ScheduleConfig, epochs: int) -> list[float]:
+    """The learning rate of each of ten steps an epoch."""
+    optimizer = build_optimizer(model(), OptimizerConfig(lr=1.0, base_batch=None), 1)
+    schedule = build_schedule(optimizer, config, 10, epochs)
+    found = []
+    for step in range(10 * epochs):
+        schedule.step_update(step)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+def test_a_step_schedule_falls_at_its_epochs_whatever_the_warm_up() -> None:
+    found = rates(ScheduleConfig("step", warmup_steps=5, warmup_lr=0.001, milestones=(8, 11)), 12)
+    assert found[:2] == pytest.approx([0.001, 0.2008])
+    assert found[5:80] == pytest.approx([1.0] * 75)
+    assert found[80:110] == pytest.approx([0.1] * 30)
+    assert found[110:] == pytest.approx([0.01] * 10)
+
+
+def test_a_polynomial_of_power_one_is_a_line_behind_the_warm_up() -> None:
+    found = rates(ScheduleConfig("poly", warmup_steps=20, min_lr=0.0), 10)
+    assert found[10] == pytest.approx(0.5)
+    assert found[20:] == pytest.approx([1 - t / 80 for t in range(80)])

@@ -1,9 +1,10 @@
 """Lightning's data modules: what a YAML file says about data, made into loaders.
 
-After `setup` each tells `num_classes`, `class_names` (None where the data has no names) and `input_size`. A training
-batch is (images, targets), or (images, targets, dense) for token labelling: images (B, C, H, W) float, normalised;
-targets (B,) int64, or (B, K) float where an image has many classes; dense (B, G, G, K) float, for each cell of a
-G x G grid over the image, row by row, how much of each class it shows. `batch_size` is that of one process.
+After `setup` each tells `num_classes`, `class_names` (None where the data has no names), and what an image must look
+like: `input_size`, `mean`, `std`, `crop_pct`. A training batch is (images, targets), or (images, targets, dense) for
+token labelling: images (B, C, H, W) float, normalised; targets (B,) int64, or (B, K) float where an image has many
+classes; dense (B, G, G, K) float, for each cell of a G x G grid over the image, row by row, how much of each class it
+shows. `batch_size` is that of one process.
 """
 
 from typing import Any
@@ -84,7 +85,7 @@ class ScenesData(LightningDataModule):
         self.multi_label = multi_label
         self.token_grid = token_grid if token_labels else None
         self.augment, self.repeats, self.seed, self.num_workers = augment, repeats, seed, num_workers
-        self.mean, self.std = mean, std
+        self.mean, self.std, self.crop_pct = mean, std, 1.0
         self.num_classes: int = scenes.num_classes
         self.class_names: list[str] | None = list(scenes.class_names)
         self.input_size: tuple[int, int, int] = (3, scenes.size, scenes.size)
@@ -174,6 +175,7 @@ class ImageData(LightningDataModule):
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers, self.repeats, self.seed = num_workers, repeats, seed
         self.input_size: tuple[int, int, int] = (3, transforms.size, transforms.size)
+        self.mean, self.std, self.crop_pct = transforms.mean, transforms.std, transforms.crop
         self.num_classes: int = 0
         self.class_names: list[str] | None = None
         self._opened: dict[Split, Any] = {}

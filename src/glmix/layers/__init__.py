@@ -4,6 +4,7 @@ from .block import Block
 from .bridge import Bridge, Clustering, KMeansBridge, Seeds, SoftBridge, StaticBridge, make_bridge, slot_grid_of
 from .mixer import GLMix, GridAttention, LocalBranch, self_attention
 from .mlp import ConvMlp
+from .padding import convolve, hide
 from .stem import Stem, StemStyle, TransitionOrder, transition
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "Stem",
     "StemStyle",
     "TransitionOrder",
+    "convolve",
+    "hide",
     "make_bridge",
     "self_attention",
     "slot_grid_of",

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .mixer import GLMix, GridAttention
 from .mlp import ConvMlp
+from .padding import hide
 
 __all__ = ["Block"]
 
@@ -57,9 +58,10 @@ class Block(nn.Module):
         self.ls2 = scale()
         self.drop_path2 = drop()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) to the same; in a padded batch a mask (B, H, W) says where the image is."""
         seeded = x
         if self.pos_conv is not None:
-            x = x + self.pos_conv(x)
-        x = x + self.drop_path1(self.ls1(self.mixer(self.norm1(x), seeded)))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+            x = x + self.pos_conv(hide(x, mask))
+        x = x + self.drop_path1(self.ls1(self.mixer(self.norm1(x), seeded, mask)))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x), mask)))

@@ -2,7 +2,8 @@
 
 Each maps a block's normalised pixels `y` and the block's input `x`, both (B, C, H, W), to the pair of matrices
 (`clustering`, `assignment`), both (B, S, N), that `slots.py` defines. A forward hook on a bridge sees the pair: that
-is all there is to looking into a model.
+is all there is to looking into a model. In a padded batch a mask (B, H, W) says where the image is, and padding has no
+weight in clustering.
 """
 
 from typing import Any, Literal
@@ -56,8 +57,13 @@ class Bridge(nn.Module):
         self.rows, self.cols = int(rows), int(cols)
         self.follow_aspect = follow_aspect
 
-    def grid_for(self, x: Tensor) -> tuple[int, int]:
+    def grid_for(self, x: Tensor, mask: Tensor | None) -> tuple[int, int]:
         if self.follow_aspect:
+            if mask is not None:
+                raise ValueError(
+                    "A grid of slots that follows the aspect ratio of the image is one for the whole batch, and images "
+                    "that are padded to one size differ in theirs: set a fixed slot grid, or batch images of one size."
+                )
             return fit_grid(self.rows * self.cols, x.shape[2], x.shape[3])
         return self.rows, self.cols
 
@@ -104,13 +110,13 @@ class SoftBridge(Bridge):
             )
         super().set_grid(grid, follow_aspect)
 
-    def forward(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.seeds is not None:
             seeds = self.seeds.expand(y.shape[0], -1, -1)
         else:
-            rows, cols = self.grid_for(x)
-            seeds = pool_to_grid(x, rows, cols)
-        return soft_pair(cosine_logits(seeds, pixels_of(y), self.scale), y.dtype)
+            rows, cols = self.grid_for(x, mask)
+            seeds = pool_to_grid(x, rows, cols, mask)
+        return soft_pair(cosine_logits(seeds, pixels_of(y), self.scale), y.dtype, mask)
 
 
 class KMeansBridge(Bridge):
@@ -122,20 +128,20 @@ class KMeansBridge(Bridge):
             raise ValueError(f"kmeans_iterations must be 0 or more, got {iterations}.")
         self.iterations = iterations
 
-    def forward(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows, cols = self.grid_for(x)
+    def forward(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        rows, cols = self.grid_for(x, mask)
         pixels = pixels_of(y).detach()
-        centres = kmeans_centres(pool_to_grid(x.detach(), rows, cols), pixels, self.iterations)
+        centres = kmeans_centres(pool_to_grid(x.detach(), rows, cols, mask), pixels, self.iterations, mask)
         one = torch.ones(1, device=y.device, dtype=y.dtype)
-        return hard_pair(hard_assignment(cosine_logits(centres, pixels, one), y.dtype))
+        return hard_pair(hard_assignment(cosine_logits(centres, pixels, one), y.dtype, mask))
 
 
 class StaticBridge(Bridge):
     """Slots are the cells of a regular grid: what clustering by content must beat."""
 
-    def forward(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows, cols = self.grid_for(x)
-        return regular_pair(y, rows, cols)
+    def forward(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        rows, cols = self.grid_for(x, mask)
+        return regular_pair(y, rows, cols, mask)
 
 
 def make_bridge(

@@ -1,4 +1,7 @@
-"""Token mixers. Both have one signature, so a block takes either: `mixer(y, x)` with y = norm(x + position)."""
+"""Token mixers. Both have one signature, so a block takes either: `mixer(y, x)` with y = norm(x + position).
+
+In a padded batch a mask (B, H, W), true where the image is, comes third.
+"""
 
 from typing import Any
 
@@ -6,6 +9,7 @@ from timm.layers import Attention
 from torch import Tensor, nn
 
 from .bridge import Bridge
+from .padding import attention_bias, hide
 from .slots import cluster, dispatch, pixels_of
 
 __all__ = ["GLMix", "GridAttention", "LocalBranch", "self_attention"]
@@ -31,8 +35,8 @@ class LocalBranch(nn.Module):
         self.depthwise = nn.Conv2d(dim, dim, kernel_size, padding=padding, dilation=dilation, groups=dim, **dd)
         self.pointwise_out = nn.Conv2d(dim, dim, 1, **dd)
 
-    def forward(self, y: Tensor) -> Tensor:
-        return self.pointwise_out(self.depthwise(self.pointwise_in(y)))
+    def forward(self, y: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.pointwise_out(self.depthwise(hide(self.pointwise_in(y), mask)))
 
 
 class GLMix(nn.Module):
@@ -59,15 +63,15 @@ class GLMix(nn.Module):
             slots = self.attn(slots)
         return dispatch(assignment, slots).transpose(1, 2).reshape(B, C, H, W)
 
-    def forward(self, y: Tensor, x: Tensor) -> Tensor:
+    def forward(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalised pixels y and the block's input x, from which seeds are pooled: (B, C, H, W) each."""
         if self.bridge is None:
             assert self.local is not None
-            return self.local(y)
-        clustering, assignment = self.bridge(y, x)
+            return self.local(y, mask)
+        clustering, assignment = self.bridge(y, x, mask)
         mixed = self.slot_branch(y, clustering, assignment)
         if self.local is not None:
-            mixed = mixed + self.local(y)
+            mixed = mixed + self.local(y, mask)
         return mixed
 
 
@@ -78,6 +82,7 @@ class GridAttention(nn.Module):
         super().__init__()
         self.attn = attn
 
-    def forward(self, y: Tensor, x: Tensor) -> Tensor:
+    def forward(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         B, C, H, W = y.shape
-        return self.attn(pixels_of(y)).transpose(1, 2).reshape(B, C, H, W)
+        bias = None if mask is None else attention_bias(mask, y.dtype)
+        return self.attn(pixels_of(y), bias).transpose(1, 2).reshape(B, C, H, W)

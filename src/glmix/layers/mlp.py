@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .padding import hide
+
 __all__ = ["ConvMlp"]
 
 
@@ -31,8 +33,8 @@ class ConvMlp(nn.Module):
         self.act = nn.GELU()
         self.fc2 = nn.Conv2d(hidden_dim, dim, 1, **dd)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         h = self.fc1(x)
         if self.depthwise is not None:
-            h = h + self.depthwise(h)
+            h = h + self.depthwise(hide(h, mask))
         return self.fc2(self.act(h))

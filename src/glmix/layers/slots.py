@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .capture import is_capturing
+from .padding import cells_of, drop_pixels, pool_masked
 
 __all__ = [
     "cluster",
@@ -59,12 +60,14 @@ def pooling_matrix(size: int, bins: int, like: Tensor) -> Tensor:
 
 
 @register_notrace_function
-def pool_to_grid(x: Tensor, rows: int, cols: int) -> Tensor:
+def pool_to_grid(x: Tensor, rows: int, cols: int, mask: Tensor | None = None) -> Tensor:
     """Average an image over a regular grid: (B, C, H, W) -> (B, S, C), S = rows * cols.
 
     Adaptive pooling freezes H and W when it is traced, so a graph that is being captured gets the same windows as
     two small matrix products, in which sizes stay free.
     """
+    if mask is not None:
+        return pool_masked(x, mask, rows, cols)
     if is_capturing():
         down = pooling_matrix(x.shape[2], rows, x)  # (G, H)
         across = pooling_matrix(x.shape[3], cols, x)  # (K, W)
@@ -93,14 +96,16 @@ def cosine_logits(seeds: Tensor, pixels: Tensor, scale: Tensor) -> Tensor:
     return (directions @ pixels.transpose(1, 2)).to(wide) / pixel_norm.unsqueeze(1)
 
 
-def soft_pair(logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def soft_pair(logits: Tensor, dtype: torch.dtype, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Soft clustering (the paper's): both matrices are softmaxes of the same logits (B, S, N)."""
-    return logits.softmax(dim=2).to(dtype), logits.softmax(dim=1).to(dtype)
+    image = logits if mask is None else drop_pixels(logits, mask)
+    return image.softmax(dim=2).to(dtype), logits.softmax(dim=1).to(dtype)
 
 
-def hard_assignment(logits: Tensor, dtype: torch.dtype) -> Tensor:
-    """Every pixel to its most similar slot, one-hot: (B, S, N) -> (B, S, N)."""
-    return torch.zeros_like(logits, dtype=dtype).scatter(1, logits.argmax(dim=1, keepdim=True), 1.0)
+def hard_assignment(logits: Tensor, dtype: torch.dtype, mask: Tensor | None = None) -> Tensor:
+    """Every pixel to its most similar slot, one-hot: (B, S, N) -> (B, S, N). Padding goes to none."""
+    one_hot = torch.zeros_like(logits, dtype=dtype).scatter(1, logits.argmax(dim=1, keepdim=True), 1.0)
+    return one_hot if mask is None else drop_pixels(one_hot, mask, 0.0)
 
 
 def hard_pair(assignment: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,19 +115,22 @@ def hard_pair(assignment: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @register_notrace_function
-def kmeans_centres(seeds: Tensor, pixels: Tensor, iterations: int) -> Tensor:
+def kmeans_centres(seeds: Tensor, pixels: Tensor, iterations: int, mask: Tensor | None = None) -> Tensor:
     """Spherical k-means from the given seeds: (B, S, C), (B, N, C) -> (B, S, C). A centre nobody chose stays."""
     one = torch.ones(1, device=pixels.device, dtype=pixels.dtype)
     for _ in range(iterations):
-        assignment = hard_assignment(cosine_logits(seeds, pixels, one), pixels.dtype)
+        assignment = hard_assignment(cosine_logits(seeds, pixels, one), pixels.dtype, mask)
         clustering, assignment = hard_pair(assignment)
         seeds = torch.where(assignment.amax(dim=2, keepdim=True) > 0, cluster(clustering, pixels), seeds)
     return seeds
 
 
 @register_notrace_function
-def regular_pair(x: Tensor, rows: int, cols: int) -> tuple[Tensor, Tensor]:
+def regular_pair(x: Tensor, rows: int, cols: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Slots that are the cells of a regular grid over x (B, C, H, W), whatever it shows: two (B, S, N)."""
+    if mask is not None:
+        inside = cells_of(mask, rows, cols).to(x.dtype)
+        return inside / inside.sum(2, keepdim=True).clamp_min(1.0), inside / inside.sum(1, keepdim=True).clamp_min(1.0)
     down = pooling_windows(x.shape[2], rows, x.device)  # (G, H)
     across = pooling_windows(x.shape[3], cols, x.device)  # (K, W)
     cells = down[:, None, :, None] & across[None, :, None, :]  # (G, K, H, W)

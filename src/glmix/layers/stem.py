@@ -8,6 +8,7 @@ from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from .capture import is_exporting
+from .padding import check_mask, convolve
 
 __all__ = ["Stem", "StemStyle", "TransitionOrder", "check_image", "transition"]
 
@@ -62,10 +63,18 @@ class Stem(nn.Module):
         self.layers = nn.Sequential(layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.layers(self._enter(x))
+
+    @torch.jit.unused
+    def forward_padded(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for a padded batch: pixels, and the mask (B, H, W) on their grid."""
+        return convolve(self.layers, self._enter(x), check_mask(mask, x))
+
+    def _enter(self, x: Tensor) -> Tensor:
         x = check_image(x, self.in_chans, self.min_size)
         if not is_exporting():  # whoever runs an exported graph chooses its memory; torch cannot prove this one's sizes
             x = x.contiguous(memory_format=torch.channels_last)
-        return self.layers(x)
+        return x
 
 
 def transition(

@@ -1,9 +1,11 @@
 """Models and their weights. Importing this registers every named model with timm."""
 
 from . import variants  # registers the models
-from .glnet import GLNet, set_slot_grid
+from .glnet import GLNet
 from .hub import model_card, save_model
 from .official import OFFICIAL_VARIANTS, PUBLISHED_TOP1, load_official, read_checkpoint
+from .pyramid import Pyramid
+from .slot_grid import set_slot_grid
 from .token_label import GLNetTokenLabel
 
 MODEL_NAMES: tuple[str, ...] = tuple(variants.default_cfgs)
@@ -14,6 +16,7 @@ __all__ = [
     "PUBLISHED_TOP1",
     "GLNet",
     "GLNetTokenLabel",
+    "Pyramid",
     "load_official",
     "model_card",
     "read_checkpoint",

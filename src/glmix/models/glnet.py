@@ -1,17 +1,15 @@
 """GLNet: a pyramid of four stages of blocks, under timm's whole contract."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from timm.layers import Attention, ClassifierHead, calculate_drop_path_rates
-from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ..layers import (
     Block,
-    Bridge,
     Clustering,
     GLMix,
     GridAttention,
@@ -20,77 +18,16 @@ from ..layers import (
     Stem,
     StemStyle,
     TransitionOrder,
+    hide,
     make_bridge,
     self_attention,
     slot_grid_of,
     transition,
 )
+from .slot_grid import Grid, as_grid, grids_of, per_stage, set_slot_grid
+from .stage import Stage
 
-__all__ = ["GLNet", "Stage", "set_slot_grid"]
-
-Grid = int | tuple[int, int]
-
-
-def _per_stage(name: str, value: Any, stages: int) -> list[Any]:
-    """One value for all stages, or a sequence with one for each."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) != stages:
-            raise ValueError(f"{name} must be one value or {stages} of them, one a stage; got {value!r}.")
-        return list(value)
-    return [value] * stages
-
-
-def _grids(slot_grid: Grid | Sequence[Grid] | None, num_slots: int | Sequence[int], stages: int) -> list[Any]:
-    """The slot grid of each stage. Two numbers are one grid; as many as there are stages are one grid a stage."""
-    if slot_grid is None:
-        return [slot_grid_of(n) for n in _per_stage("num_slots", num_slots, stages)]
-    if isinstance(slot_grid, Sequence) and len(slot_grid) == 2 and all(isinstance(n, int) for n in slot_grid):
-        slot_grid = [(slot_grid[0], slot_grid[1])] * stages  # type: ignore[list-item]
-    return [_as_grid(grid) for grid in _per_stage("slot_grid", slot_grid, stages)]
-
-
-def _as_grid(grid: Grid | Sequence[int]) -> tuple[int, int]:
-    if isinstance(grid, int):
-        return grid, grid
-    if len(grid) != 2:
-        raise ValueError(f"A slot grid is one number or (rows, columns), got {grid!r}.")
-    return grid[0], grid[1]
-
-
-def set_slot_grid(
-    model: nn.Module, grid: Grid | None = None, *, num_slots: int | None = None, follow_aspect: bool = False
-) -> None:
-    """Change the slot grid of every GLMix block in `model`, which may be trained or wrapped: seeds have no parameters.
-
-    Args:
-        grid: rows and columns, or one number for a square grid.
-        num_slots: instead of a grid, how many slots; the grid is the most nearly square one.
-        follow_aspect: let the grid follow the aspect ratio of each image, with about as many slots.
-    """
-    if (grid is None) == (num_slots is None):
-        raise ValueError(f"Give either grid or num_slots, got grid={grid} and num_slots={num_slots}.")
-    rows_cols = slot_grid_of(num_slots) if num_slots is not None else _as_grid(grid)  # type: ignore[arg-type]
-    bridges = [module for module in model.modules() if isinstance(module, Bridge)]
-    if not bridges:
-        raise ValueError(f"{type(model).__name__} has no block with slots.")
-    for bridge in bridges:
-        bridge.set_grid(rows_cols, follow_aspect)
-
-
-class Stage(nn.Module):
-    """A transition to the stage's width and grid (none in the first stage), then its blocks."""
-
-    def __init__(self, downsample: nn.Module, blocks: list[Block]) -> None:
-        super().__init__()
-        self.grad_checkpointing = False
-        self.downsample = downsample
-        self.blocks = nn.Sequential(*blocks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, x)
-        return self.blocks(x)
+__all__ = ["GLNet"]
 
 
 class GLNet(nn.Module):
@@ -172,20 +109,20 @@ class GLNet(nn.Module):
         stages = len(widths)
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}.")
-        mixer_names = _per_stage("mixers", mixers, stages)
-        grids = _grids(slot_grid, num_slots, stages)
+        mixer_names = per_stage("mixers", mixers, stages)
+        grids = grids_of(slot_grid, num_slots, stages)
 
-        def per_stage(**options: Any) -> list[dict[str, Any]]:
+        def by_stage(**options: Any) -> list[dict[str, Any]]:
             """[{option: its value in stage 0, ...}, ...]"""
-            columns = {name: _per_stage(name, value, stages) for name, value in options.items()}
+            columns = {name: per_stage(name, value, stages) for name, value in options.items()}
             return [{name: column[i] for name, column in columns.items()} for i in range(stages)]
 
-        block_options = per_stage(mlp_ratio=mlp_ratio, pos_conv=pos_conv, mlp_conv=mlp_conv, layer_scale=layer_scale)
-        bridge_options = per_stage(clustering=clustering, seeds=seeds, scale=slot_scale)
-        mixer_options = per_stage(
+        block_options = by_stage(mlp_ratio=mlp_ratio, pos_conv=pos_conv, mlp_conv=mlp_conv, layer_scale=layer_scale)
+        bridge_options = by_stage(clustering=clustering, seeds=seeds, scale=slot_scale)
+        mixer_options = by_stage(
             local=local, local_kernel=local_kernel, slots=slots, slot_attention=slot_attention, head_dim=head_dim
         )
-        drop_paths = calculate_drop_path_rates(drop_path_rate, sum(_per_stage("depths", depths, stages)))
+        drop_paths = calculate_drop_path_rates(drop_path_rate, sum(per_stage("depths", depths, stages)))
 
         def make_mixer(name: str, i: int, dilation: int) -> GLMix | GridAttention:
             dim, chosen = widths[i], mixer_options[i]
@@ -288,7 +225,7 @@ class GLNet(nn.Module):
     ) -> None:
         """Change how many slots the image is held in, and in which grid they start; see `glmix.set_slot_grid`."""
         set_slot_grid(self, grid, num_slots=num_slots, follow_aspect=follow_aspect)
-        rows_cols = slot_grid_of(num_slots) if num_slots is not None else _as_grid(grid)  # type: ignore[arg-type]
+        rows_cols = slot_grid_of(num_slots) if num_slots is not None else as_grid(grid)  # type: ignore[arg-type]
         self._model_args |= {"slot_grid": rows_cols, "slot_aspect": follow_aspect}
 
     @torch.jit.ignore
@@ -318,6 +255,7 @@ class GLNet(nn.Module):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
+        mask: Tensor | None = None,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """The outputs of stages, beside the final features.
 
@@ -328,22 +266,38 @@ class GLNet(nn.Module):
             stop_early: leave out the stages behind the last one asked for.
             output_fmt: 'NCHW' is the only one.
             intermediates_only: return the list alone.
+            mask: for a padded batch, see `forward_features`.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
         take, last = feature_take_indices(len(self.stages), indices)
         final = len(self.stages) - 1
         intermediates: list[Tensor] = []
-        x = self.stem(x)
-        for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
-            x = stage(x)
+        features, left = x, mask
+        for i, (features, left) in enumerate(self._outputs(x, mask)):
             if i in take:
-                intermediates.append(self.norm(x) if norm and i == final else x)
+                intermediates.append(hide(self.norm(features) if norm and i == final else features, left))
+            if i == last and stop_early:
+                break
         if intermediates_only:
             return intermediates
         if last == final or not stop_early:
-            x = self.norm(x)
-        return x, intermediates
+            features = self.norm(features)
+        return hide(features, left), intermediates
+
+    @torch.jit.unused
+    def _outputs(self, x: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """What each stage gives, with the mask on its grid."""
+        if mask is None:
+            x = self.stem(x)
+            for stage in self.stages:
+                x = stage(x)
+                yield x, None
+            return
+        x, mask = self.stem.forward_padded(x, mask)
+        for stage in self.stages:
+            x, mask = stage.forward_padded(x, mask)  # type: ignore[operator]
+            yield x, mask
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -360,9 +314,21 @@ class GLNet(nn.Module):
             self.reset_classifier(0, "")
         return take
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> (B, C, H / 32, W / 32), normalised and not pooled."""
-        return self.norm(self.stages(self.stem(x)))
+    def forward_features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, in_chans, H, W) -> (B, C, H / 32, W / 32), normalised and not pooled.
+
+        Images of different sizes are batched by padding them below and to the right. With a mask (B, H, W), true where
+        the image is, each gives on its own pixels what it gives alone, and zeros beside them. BatchNorm must be in
+        evaluation mode for that, as its statistics would count the padding.
+        """
+        if mask is None:
+            return self.norm(self.stages(self.stem(x)))
+        return self._forward_padded(x, mask)
+
+    @torch.jit.unused
+    def _forward_padded(self, x: Tensor, mask: Tensor) -> Tensor:
+        *_, (x, left) = self._outputs(x, mask)
+        return hide(self.norm(x), left)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Final features to logits, or to pooled features with `pre_logits`."""

@@ -10,7 +10,8 @@ from .base import NonFiniteLossError, Task
 from .classification import Classification, MixConfig
 from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
 from .token_label import TokenLabelling
-from .weights import load_trained, load_weights
+from .trained import load_trained, read_info
+from .weights import load_weights
 
 __all__ = [
     "Classification",
@@ -24,4 +25,5 @@ __all__ = [
     "build_schedule",
     "load_trained",
     "load_weights",
+    "read_info",
 ]

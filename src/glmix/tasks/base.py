@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
 from .randomness import seed_position
 from .sharding import shard
+from .trained import DATA, TASKS
 from .weights import INFO, build_model, load_weights
 
 __all__ = ["NonFiniteLossError", "Task"]
@@ -114,6 +115,10 @@ class Task(L.LightningModule):
         if self.checkpoint is not None:
             load_weights(model, self.checkpoint)
         return model
+
+    def build_args(self) -> dict[str, Any]:
+        """Arguments of the task that `build` needs beside the model's: they are saved with the weights."""
+        return {}
 
     def compile_parts(self) -> list[nn.Module]:
         """What torch.compile is to compile."""
@@ -280,7 +285,12 @@ class Task(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.check_finite()
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        about = {name: getattr(data, name, None) for name in DATA}
         checkpoint[INFO] = {
+            "task": next((c.__name__ for c in type(self).__mro__ if c.__name__ in TASKS), type(self).__name__),
+            "build_args": self.build_args(),
+            **about,
             "model": self.model_name,
             "model_args": self.model_args,
             "num_classes": self.num_classes,

@@ -1,10 +1,10 @@
 """Optimiser and schedule as the recipes state them: plain numbers in, timm's objects out."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 
@@ -39,17 +39,34 @@ class OptimizerConfig:
 
 @dataclass
 class ScheduleConfig:
-    """Cosine after a linear warm-up, stepped every iteration; the whole length is that of the training.
+    """How the learning rate moves, iteration by iteration: a linear warm-up, then down over the whole training.
 
     Args:
+        kind: `cosine`, `poly` (a power of what is left) or `step` (a factor at each milestone).
         warmup_epochs: length of the warm-up.
+        warmup_steps: the same in updates, instead of epochs.
         warmup_lr: where the warm-up begins.
-        min_lr: where the cosine ends. Neither this nor `warmup_lr` is scaled with the batch.
+        min_lr: where cosine and poly end. Neither this nor `warmup_lr` is scaled with the batch.
+        power: of poly; 1 is a straight line.
+        milestones: epochs after which the rate of `step` falls.
+        gamma: by which factor.
     """
 
+    kind: Literal["cosine", "poly", "step"] = "cosine"
     warmup_epochs: float = 5.0
+    warmup_steps: int | None = None
     warmup_lr: float = 0.0
     min_lr: float = 1e-5
+    power: float = 1.0
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if (self.kind == "step") != bool(self.milestones):
+            raise ValueError(
+                f"schedule.milestones are the epochs at which the kind 'step' falls, got {self.milestones} for "
+                f"{self.kind!r}."
+            )
 
 
 def undecayed(model: nn.Module, official: bool) -> set[str]:
@@ -97,22 +114,23 @@ def _decay_scales(model: nn.Module, groups: list[dict[str, Any]], weight_decay: 
 
 def build_schedule(
     optimizer: Optimizer, config: ScheduleConfig, steps_per_epoch: int, epochs: float
-) -> CosineLRScheduler:
-    """timm's cosine over `steps_per_epoch * epochs` updates, of which the warm-up takes the first."""
-    total, warmup = round(steps_per_epoch * epochs), round(steps_per_epoch * config.warmup_epochs)
+) -> CosineLRScheduler | PolyLRScheduler | MultiStepLRScheduler:
+    """timm's schedule over `steps_per_epoch * epochs` updates, of which the warm-up takes the first."""
+    total = round(steps_per_epoch * epochs)
+    warmup = round(steps_per_epoch * config.warmup_epochs) if config.warmup_steps is None else config.warmup_steps
     if total < 1:
         raise ValueError(f"A schedule needs at least one step, got {steps_per_epoch} steps an epoch, {epochs} epochs.")
     if warmup >= total:
+        length = f"{config.warmup_epochs:g} epochs" if config.warmup_steps is None else f"{warmup} steps"
         raise ValueError(
-            f"The warm-up takes {config.warmup_epochs:g} epochs and the whole training {epochs:g}: "
-            "set schedule.warmup_epochs below trainer.max_epochs."
+            f"The warm-up takes {length} and the whole training {epochs:g} epochs of {steps_per_epoch} steps: set "
+            "schedule.warmup_epochs or schedule.warmup_steps below trainer.max_epochs or trainer.max_steps."
         )
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=total - warmup,
-        lr_min=config.min_lr,
-        warmup_t=warmup,
-        warmup_lr_init=config.warmup_lr,
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
+    warm: dict[str, Any] = {"warmup_t": warmup, "warmup_lr_init": config.warmup_lr, "t_in_epochs": False}
+    if config.kind == "step":  # milestones count from the beginning, whatever the warm-up
+        milestones = [round(steps_per_epoch * epoch) + 1 for epoch in config.milestones]  # timm falls one earlier
+        return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=config.gamma, warmup_prefix=False, **warm)
+    down: dict[str, Any] = {"t_initial": total - warmup, "lr_min": config.min_lr, "warmup_prefix": True, **warm}
+    if config.kind == "poly":
+        return PolyLRScheduler(optimizer, power=config.power, **down)
+    return CosineLRScheduler(optimizer, **down)

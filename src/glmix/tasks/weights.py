@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..models import MODEL_NAMES, GLNet, read_checkpoint
 from ..models.official import misfits
 
-__all__ = ["build_model", "load_trained", "load_weights", "nearest"]
+__all__ = ["INFO", "build_model", "load_weights", "nearest"]
 
 StateDict = dict[str, Tensor]
 INFO = "glmix"  # the entry of a checkpoint that says what it holds
@@ -82,15 +82,3 @@ def load_weights(model: nn.Module, path: str | Path, use_ema: bool | None = None
 
 def _shape(weights: StateDict, name: str) -> torch.Size | None:
     return weights[name].shape if name in weights else None
-
-
-def load_trained(path: str | Path, use_ema: bool | None = None) -> nn.Module:
-    """The model of a `.ckpt` that `glmix fit` wrote, with its weights; by default the raw or averaged ones that
-    were better when it was last validated."""
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if INFO not in checkpoint:
-        raise ValueError(f"{path} does not say which model it holds: it is no checkpoint of `glmix fit`.")
-    info = checkpoint[INFO]
-    model = build_model(info["model"], info["model_args"], info["num_classes"])
-    load_weights(model, path, use_ema)
-    return model.eval()

@@ -1,0 +1,70 @@
+"""What commands take: images as files and folders, models by name, weights in any file that we know."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from glmix import GLNet
+
+__all__ = ["find_images", "label_names", "load_classifier", "open_image"]
+
+
+def load_classifier(name: str | None, checkpoint: Path | None) -> "GLNet":
+    """A trained classifier: a `.ckpt` of `glmix fit`, a model's name with an authors' file, or local-dir:FOLDER."""
+    import timm
+
+    import glmix
+
+    if checkpoint is not None and checkpoint.suffix == ".ckpt":
+        from glmix.tasks.trained import load_trained
+
+        trained = load_trained(checkpoint)
+        if not isinstance(trained, glmix.GLNet):
+            raise ValueError(f"{checkpoint} holds a {type(trained).__name__}, and this command needs a classifier.")
+        return trained
+    if checkpoint is not None:
+        return glmix.load_official(checkpoint, name)
+    if name is None or not name.startswith("local-dir:"):
+        raise ValueError(f"{name} has no weights of its own to predict with: give them with --checkpoint.")
+    model: GLNet = timm.create_model(name, pretrained=True)
+    return model
+
+
+def label_names(model: "GLNet") -> Callable[[int], str]:
+    """A function from class index to name: the model's own names, ImageNet's for 1000 classes, or the number."""
+    from timm.data import ImageNetInfo
+
+    names = model.pretrained_cfg.get("label_names")
+    if names:
+        return lambda index: names[index]
+    if model.num_classes == 1000:
+        return ImageNetInfo().index_to_description
+    return lambda index: f"class {index}"
+
+
+def find_images(paths: Iterable[Path], errors: list[dict[str, str]]) -> Iterator[Path]:
+    """Files as they are given, folders searched for files that are named like images."""
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
+        if not found:
+            errors.append({"file": str(path), "error": "no images in this folder"})
+        yield from found
+
+
+def open_image(file: Path, mode: str) -> "Image":
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return image.convert(mode)
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
