@@ -58,6 +58,9 @@ class Classification(Task):
         self.mix: Mixup | None = None
         self._last_images: Tensor | None = None
 
+    def build_args(self) -> dict[str, Any]:
+        return {"multi_label": True} if self.multi_label else {}
+
     def configure_metrics(self) -> None:
         classes = self.num_classes
         assert classes is not None

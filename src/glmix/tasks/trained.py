@@ -49,5 +49,5 @@ def load_trained(path: str | Path, use_ema: bool | None = None) -> nn.Module:
     cfg = getattr(network, "pretrained_cfg", None)
     if cfg is not None:
         told = {"label_names" if key == "class_names" else key: info[key] for key in DATA if info[key] is not None}
-        cfg.update(told)
+        cfg.update(told, multi_label=info["build_args"].get("multi_label", False))
     return network.eval()

@@ -1,0 +1,261 @@
+"""`glmix explain`: what the slots of a model show of images, as figures and as pages."""
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .inputs import find_images, open_image
+from .slot_models import Model, load_models
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from glmix import GLNet
+    from glmix.slots.figures import Column
+
+HELP = "Show what the slots of a model hold of images: figures, and with --html pages to explore."
+SMALLEST = 32  # pixels: the shorter side that a model takes at least
+
+
+def _size(text: str) -> int | None:
+    """The shorter side in pixels, or None for the image's own."""
+    if text == "native":
+        return None
+    if not text.isdecimal() or int(text) < SMALLEST:
+        raise argparse.ArgumentTypeError(f"a number from {SMALLEST}, or 'native', got {text!r}")
+    return int(text)
+
+
+def _block(text: str) -> int | None:
+    """A block's place in the order of execution, or None for all."""
+    if text == "all":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a number or 'all', got {text!r}") from None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder searched for images"
+    )
+    parser.add_argument("--model", metavar="NAME", help="a model's name (see `glmix models`), or local-dir:FOLDER")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="PATH", help="its weights: .ckpt of `glmix fit`, an authors' .pth, ..."
+    )
+    parser.add_argument("--untrained", action="store_true", help="random weights, from --seed; the figure says so")
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="CHECKPOINT",
+        help="show others beside it: checkpoints, local-dir:FOLDER, or 'untrained' for the same model with random "
+        "weights",
+    )
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="the folder to write to")
+    parser.add_argument(
+        "--blocks",
+        nargs="+",
+        type=_block,
+        metavar="N",
+        help="which blocks with slots, counted in the order of execution from 0, or from the end where negative; "
+        "'all' (default: the last of each stage in figures, all in pages)",
+    )
+    parser.add_argument("--svg", action="store_true", help="write figures as SVG, too")
+    parser.add_argument("--html", action="store_true", help="write a page to explore each image with, too")
+    parser.add_argument("--own-scale", action="store_true", help="give each map a colour scale of its own")
+    parser.add_argument(
+        "--size",
+        type=_size,
+        default=0,
+        metavar="N|native",
+        help="the image's shorter side in pixels, or 'native' (default: the model's); nothing is cut off",
+    )
+    parser.add_argument("--multi-label", action="store_true", help="classes do not exclude each other (a .ckpt knows)")
+    parser.add_argument("--topk", type=int, default=3, metavar="N", help="how many classes to tell (default: 3)")
+    parser.add_argument("--seed", type=int, default=0, help="of random weights (default: 0)")
+    parser.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default: cpu)")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from glmix.slots import figures  # noqa: F401 - a missing extra is told before anything is computed
+
+    if args.topk < 1:
+        raise ValueError(f"--topk must be 1 or more, got {args.topk}.")
+    if args.html and len(args.compare) > 1:
+        raise ValueError(f"A page compares two models, and --compare names {len(args.compare)} beside the first.")
+    models = load_models(args)
+    _make_writable(args.out)
+
+    results: list[dict[str, Any]] = []
+    errors: list[dict[str, str]] = []
+    files = list(dict.fromkeys(find_images(args.images, errors)))
+    names = _names(files, args.out)
+    for file in tqdm(files, unit="image", disable=None):
+        try:
+            results.append(_explain(file, args.out / names[file], models, args))
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            RuntimeError,
+        ) as error:  # from Pillow, or no memory for so large a one
+            errors.append({"file": str(file), "error": str(error)})
+
+    if args.json:
+        print(json.dumps({"results": results, "errors": errors}, indent=2))
+    else:
+        for result in results:
+            print(*result["written"], sep="\n")
+    for failure in errors:
+        print(f"glmix explain: {failure['file']}: {failure['error']}", file=sys.stderr)
+    if not results:
+        return 2
+    return 1 if errors else 0
+
+
+def _make_writable(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} cannot be written to.")
+
+
+def _names(files: Sequence[Path], out: Path) -> dict[Path, str]:
+    """What each image's results are called, without a suffix: different for different files, and no image itself."""
+    taken = {str(file.resolve()).lower() for file in files}
+    names: dict[Path, str] = {}
+    for file in files:
+        for candidate in _candidates(file):
+            name = candidate.encode("utf-8", "surrogateescape")[-180:].decode("utf-8", "replace") + ".slots"
+            paths = {str((out / f"{name}.{kind}").resolve()).lower() for kind in ("png", "svg", "html")}
+            if not taken & paths:
+                break
+        taken |= paths
+        names[file] = name
+    return names
+
+
+def _candidates(file: Path) -> Iterable[str]:
+    yield file.stem
+    yield file.name
+    yield f"{file.resolve().parent.name}-{file.name}"
+    number = 2
+    while True:
+        yield f"{file.stem}-{number}"
+        number += 1
+
+
+def _explain(file: Path, target: Path, models: Sequence[Model], args: argparse.Namespace) -> dict[str, Any]:
+    """All that is asked for about one image; `target` is what is written, without a suffix."""
+    from glmix.slots.figures import save_figure, slot_figure
+
+    image = _open_upright(file, models[0].network)
+    size = _rows_and_columns(image, args.size, models[0].network)
+    title = "".join(letter if letter.isprintable() else "?" for letter in file.name)
+    columns, picture = _columns(image, size, models, args)
+    figure = slot_figure(picture, columns, size=size, title=title, own_scale=args.own_scale)
+    written = [target.with_name(f"{target.name}.{kind}") for kind in ("png", *(["svg"] if args.svg else []))]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a name in a script that the font lacks
+        for path in written:
+            save_figure(figure, path)
+    if args.html:
+        from glmix.slots.explorer import write_page
+
+        written.append(target.with_name(f"{target.name}.html"))
+        write_page(
+            written[-1],
+            image,
+            [(model.title + (" (untrained)" if model.warning else ""), model.network) for model in models],
+            title=title,
+            label_names=[model.labels for model in models],
+            blocks=None if args.blocks is None or None in args.blocks else args.blocks,
+            size=size,
+            multi_label=args.multi_label or models[0].multi_label,
+        )
+    return {
+        "file": str(file),
+        "size": list(size),
+        "written": [str(path) for path in written],
+        "models": [_told(column) for column in columns],
+    }
+
+
+def _open_upright(file: Path, network: "GLNet") -> "Image":
+    from PIL import ImageOps
+
+    mode = "L" if network.in_chans == 1 else "RGB"
+    return ImageOps.exif_transpose(open_image(file, mode))
+
+
+def _rows_and_columns(image: "Image", shorter: int | None, network: "GLNet") -> tuple[int, int]:
+    """The size at which a model sees the whole image; `shorter` is 0 for the model's own and None for the image's."""
+    import timm
+
+    if shorter is None:
+        return image.height, image.width
+    if shorter == 0:
+        shorter = min(timm.data.resolve_model_data_config(network)["input_size"][1:])
+    factor = shorter / min(image.size)
+    return max(shorter, round(image.height * factor)), max(shorter, round(image.width * factor))
+
+
+def _columns(
+    image: "Image", size: tuple[int, int], models: Sequence[Model], args: argparse.Namespace
+) -> tuple[list["Column"], "Image"]:
+    """One pass through each model, and what the first one was shown."""
+    import torch
+
+    from glmix.slots import recording
+    from glmix.slots.explorer.picture import prepare
+    from glmix.slots.figures import Column
+
+    columns, pictures = [], []
+    for model in models:
+        images, picture = prepare(image, model.network, size)
+        with torch.no_grad(), recording(model.network, model.blocks) as maps:
+            logits = model.network(images.to(args.device))
+        predictions: list[tuple[str, float]] = []
+        if logits.ndim == 2 and model.network.num_classes > 0 and model.warning is None:
+            told = (
+                logits[0].float().sigmoid() if args.multi_label or model.multi_label else logits[0].float().softmax(0)
+            )
+            best = told.topk(min(args.topk, len(told)))
+            predictions = [
+                (model.labels(c), p) for c, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            ]
+        columns.append(Column(model.title, maps, predictions, model.warning))
+        pictures.append(picture)
+    return columns, pictures[0]
+
+
+def _told(column: "Column") -> dict[str, Any]:
+    """A column in numbers."""
+    from glmix.slots.measures import effective_slots_per_image, effective_slots_per_pixel
+
+    return {
+        "title": column.title,
+        "untrained": column.warning is not None,
+        "predictions": [{"label": name, "probability": probability} for name, probability in column.predictions],
+        "blocks": [
+            {
+                "index": maps.index,
+                "name": maps.name,
+                "grid": list(maps.grid),
+                "slot_grid": list(maps.slot_grid),
+                "scale": maps.scale,
+                "effective_slots_per_pixel": float(effective_slots_per_pixel(maps.assignment).mean()),
+                "effective_slots_per_image": float(effective_slots_per_image(maps.assignment)),
+            }
+            for maps in column.maps
+        ],
+    }

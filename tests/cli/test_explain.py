@@ -1,0 +1,277 @@
+"""`glmix explain`: figures and pages of real files, broken ones among them, for models from any kind of weights."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import glmix
+import glmix_cli
+from glmix.models import save_model
+from glmix.slots import slot_maps
+from glmix.tasks import ScheduleConfig
+
+from ..conftest import PARITY
+from ..tasks import runs
+
+sys.path.insert(0, str(PARITY))
+from official_weights import official_state_dict
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_glnet", num_classes=4).state_dict(), tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
+@pytest.fixture
+def trained(checkpoint) -> list[str]:
+    return ["--model", "test_glnet", "--checkpoint", str(checkpoint), "--size", "64"]
+
+
+def picture(path: Path, size: tuple[int, int] = (64, 64)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise(size, 60).convert("RGB").save(path)
+    return path
+
+
+@pytest.fixture
+def explain(tmp_path, capsys):
+    """Run the command in this process: its exit code, what it prints, and what it complains of."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = glmix_cli.main(["explain", *map(str, arguments)])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def test_figures_and_pages_are_written_as_a_person_asks_for_them(glmix, tmp_path, trained):
+    picture(tmp_path / "photo.jpg", (96, 70))
+    result = glmix("explain", "photo.jpg", *trained, "--blocks", 2, 0, "--svg", "--html", "-o", "deep/out")
+    assert result.returncode == 0, result.stderr
+    written = [f"deep/out/photo.slots.{kind}" for kind in ("png", "svg", "html")]
+    assert result.stdout.splitlines() == written
+    assert sorted(str(f.relative_to(tmp_path)) for f in (tmp_path / "deep/out").iterdir()) == sorted(written)
+    assert "test_glnet" in (tmp_path / written[2]).read_text()
+
+
+def test_numbers_are_told_to_programs(explain, tmp_path, trained, checkpoint):
+    photo = picture(tmp_path / "photo.png", (160, 100))
+    code, out, err = explain(photo, *trained, "-o", tmp_path / "out", "--json", "--topk", 2, "--blocks", "all")
+    assert code == 0, err
+    (result,) = json.loads(out)["results"]
+    assert result["size"] == [64, 102]
+    (model,) = result["models"]
+    assert not model["untrained"]
+    assert model["title"].startswith("test_glnet, ")
+    assert len(model["predictions"]) == 2
+    assert [block["grid"] for block in model["blocks"]] == [[16, 26], [8, 13], [4, 7]]
+    assert [block["index"] for block in model["blocks"]] == [0, 1, 2]
+    network = glmix.load_official(checkpoint, "test_glnet")
+    scale = slot_maps(network, torch.randn(1, 3, 64, 64))[1].scale
+    assert model["blocks"][1]["scale"] == pytest.approx(scale)
+    assert all(1 <= block["effective_slots_per_pixel"] <= 16 for block in model["blocks"])
+
+
+def test_a_broken_file_does_not_lose_the_others(explain, tmp_path, trained):
+    folder = picture(tmp_path / "images" / "a.png").parent
+    whole = picture(folder / "b.jpg", (200, 100)).read_bytes()
+    (folder / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.png").write_text("no image")
+    code, out, err = explain(folder, tmp_path / "absent.png", *trained, "-o", tmp_path / "out")
+    assert code == 1
+    assert sorted(Path(line).name for line in out.splitlines()) == ["a.slots.png", "b.slots.png"]
+    for name in ("half.jpg", "notes.png", "absent.png"):
+        assert f"{name}: " in err
+    code, out, err = explain(folder / "notes.png", *trained, "-o", tmp_path / "out")
+    assert (code, out) == (2, "")
+
+
+def test_the_same_name_in_two_folders_makes_two_figures_and_no_image_is_overwritten(explain, tmp_path, trained):
+    files = [picture(tmp_path / name) for name in ("a/x.png", "a/x.jpg", "b/x.png", "a/x.slots.png")]
+    before = [file.read_bytes() for file in files]
+    code, out, err = explain(*files, files[0], *trained, "--blocks", 0, "-o", tmp_path / "a")
+    assert code == 0, err
+    written = [Path(line) for line in out.splitlines()]
+    assert [file.read_bytes() for file in files] == before
+    assert [path.name for path in written] == [
+        "x.png.slots.png",  # x.slots.png is an image itself
+        "x.jpg.slots.png",
+        "b-x.png.slots.png",
+        "x.slots.slots.png",
+    ]
+
+
+ODD = ["$x_{y}$ %s.png", "<img src=x onerror=alert(1)>.png", "Größe \u732b.png", "line\nbreak.png", "-o.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names that Windows does not allow")
+def test_files_may_have_any_name(explain, tmp_path, trained, recwarn):
+    folder = tmp_path / "odd"
+    for name in (*ODD, "x" * 240 + ".png"):
+        picture(folder / name)
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes((folder / ODD[0]).read_bytes())
+    code, _, err = explain(folder, *trained, "--blocks", 0, "--svg", "--html", "-o", tmp_path / "out", "--json")
+    assert code == 0, err
+    assert len(list((tmp_path / "out").iterdir())) == 3 * (len(ODD) + 2)
+    page = (tmp_path / "out" / "<img src=x onerror=alert(1)>.slots.html").read_text()
+    assert "<img src=x onerror" not in page
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_a_photograph_is_turned_upright(explain, tmp_path, trained):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.effect_noise((128, 64), 60).convert("RGB").save(tmp_path / "turned.jpg", exif=exif)
+    _, out, _ = explain(tmp_path / "turned.jpg", *trained, "-o", tmp_path / "out", "--json")
+    assert json.loads(out)["results"][0]["size"] == [128, 64]
+
+
+@pytest.mark.parametrize(("asked", "size"), [("96", [96, 144]), ("native", [80, 120]), (None, [64, 96])])
+def test_the_whole_image_is_seen_at_the_size_that_is_asked_for(explain, tmp_path, asked, size):
+    torch.manual_seed(0)
+    model = timm.create_model("test_glnet", num_classes=3)
+    model.pretrained_cfg.update(input_size=(3, 64, 64))
+    save_model(model, tmp_path / "model")
+    photo = picture(tmp_path / "photo.png", (120, 80))
+    options = [] if asked is None else ["--size", asked]
+    folder = f"local-dir:{tmp_path / 'model'}"
+    code, out, err = explain(photo, "--model", folder, *options, "-o", tmp_path / "out", "--json", "--blocks", -1)
+    assert code == 0, err
+    assert json.loads(out)["results"][0]["size"] == size
+
+
+def test_grey_images_are_taken_by_models_of_one_channel(explain, tmp_path):
+    weights = tmp_path / "grey.pth"
+    torch.save(timm.create_model("test_glnet", num_classes=4, in_chans=1).state_dict(), weights)
+    photo = picture(tmp_path / "photo.png")
+    code, _, err = explain(
+        photo, "--checkpoint", weights, "--model", "test_glnet", "--size", 64, "-o", tmp_path / "out"
+    )
+    assert code == 0, err
+
+
+def test_models_are_shown_side_by_side(explain, tmp_path, trained):
+    torch.manual_seed(1)
+    torch.save(timm.create_model("test_glnet", num_classes=4).state_dict(), tmp_path / "other.pth")
+    photo = picture(tmp_path / "photo.png")
+    others = ["--compare", tmp_path / "other.pth", "untrained"]
+    code, out, err = explain(photo, *trained, "-o", tmp_path / "out", "--json", *others)
+    assert code == 0, err
+    models = json.loads(out)["results"][0]["models"]
+    assert [model["untrained"] for model in models] == [False, False, True]
+    assert len({model["blocks"][1]["effective_slots_per_pixel"] for model in models}) == 3
+    alone = tmp_path / "alone"
+    explain(photo, *trained, "-o", alone)
+    ours, theirs = (Image.open(folder / "photo.slots.png").size for folder in (tmp_path / "out", alone))
+    assert ours[0] > 1.5 * theirs[0]
+    code, out, err = explain(photo, *trained, "-o", tmp_path / "pages", "--html", "--compare", "untrained")
+    assert code == 0, err
+    code, out, err = explain(photo, *trained, "-o", tmp_path / "pages", "--html", *others)
+    assert code == 2
+    assert "compares two models, and --compare names 2 beside the first" in err
+
+
+def test_random_weights_are_the_same_each_time_and_say_what_they_are(explain, tmp_path):
+    photo = picture(tmp_path / "photo.png")
+    asked = ["--model", "test_glnet", "--untrained", "--size", 64, "--blocks", 1, "--json"]
+    found = [
+        json.loads(explain(photo, *asked, "--seed", seed, "-o", tmp_path / f"{n}")[1])["results"][0]["models"]
+        for n, seed in enumerate((0, 0, 1))
+    ]
+    assert found[0] == found[1] != found[2]
+    assert found[0][0]["untrained"]
+    assert found[0][0]["predictions"] == []  # guesses of nothing
+    ours, theirs = ((tmp_path / f"{n}" / "photo.slots.png").read_bytes() for n in (0, 1))
+    assert ours == theirs
+
+
+def test_an_official_checkpoint_is_recognised(explain, tmp_path):
+    torch.save({"model": official_state_dict("glnet_stl")}, tmp_path / "glnet_stl.pth")
+    photo = picture(tmp_path / "photo.png")
+    code, out, err = explain(
+        photo, "--checkpoint", tmp_path / "glnet_stl.pth", "--size", 64, "-o", tmp_path / "out", "--json"
+    )
+    assert code == 0, err
+    (model,) = json.loads(out)["results"][0]["models"]
+    assert model["title"].startswith("glnet_stl, ")
+    assert [block["index"] for block in model["blocks"]] == [1, 3, 9]  # the last of each stage
+    assert model["blocks"][0]["slot_grid"] == [8, 8]
+
+
+def test_photographs_are_explained(explain, tmp_path):
+    """Those that scikit-learn and scikit-image carry in their packages, by a model of the published family."""
+    datasets, data = pytest.importorskip("sklearn.datasets"), pytest.importorskip("skimage.data")
+    photographs = [datasets.load_sample_image("china.jpg"), data.astronaut(), data.chelsea()]
+    for number, pixels in enumerate(photographs):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.jpg")
+    torch.save(official_state_dict("glnet_stl"), tmp_path / "glnet_stl.pth")
+    files = sorted(tmp_path.glob("*.jpg"))
+    code, out, err = explain(*files, "--checkpoint", tmp_path / "glnet_stl.pth", "--size", 64, "-o", tmp_path / "out")
+    assert code == 0, err
+    assert len(out.splitlines()) == 3
+
+
+def test_a_checkpoint_of_fit_is_shown_with_its_classes(explain, tmp_path):
+    trainer = runs.trainer(tmp_path, max_epochs=1)
+    trainer.fit(runs.task(schedule=ScheduleConfig(warmup_epochs=0)), runs.data())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    photo = picture(tmp_path / "photo.png")
+    code, out, err = explain(photo, "--checkpoint", tmp_path / "last.ckpt", "-o", tmp_path / "out", "--json")
+    assert code == 0, err
+    result = json.loads(out)["results"][0]
+    assert result["size"] == [32, 32]
+    assert {p["label"] for p in result["models"][0]["predictions"]} <= set(runs.SCENES.class_names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained"),
+        (["--model", "glnet_4g"], "glnet_4g has no weights: give --checkpoint, or --untrained to see random ones"),
+        (["--model", "glnet_4g", "--checkpoint", "absent.pth"], "No checkpoint at absent.pth"),
+        (["--model", "glnet_5g", "--untrained"], "glnet_5g is no model that timm knows"),
+        (["--untrained"], "--untrained needs the --model"),
+        (["--model", "test_glnet", "--untrained", "--checkpoint", "x.pth"], "leave --checkpoint out, or --untrained"),
+        (["--model", "test_resnet", "--untrained"], "ResNet has no block with slots"),
+        (["--model", "test_glnet", "--untrained", "--blocks", "9"], "has 3 blocks with slots, numbered 0 to 2"),
+        (["--model", "test_glnet", "--untrained", "--topk", "0"], "--topk must be 1 or more, got 0"),
+        (["--model", "test_glnet", "--untrained", "--device", "abacus"], "--device abacus: "),
+        (["--model", "test_glnet", "--untrained", "--compare", "absent.pth"], "No checkpoint at absent.pth"),
+        (["--model", "local-dir:absent", "--blocks", "0"], "absent"),
+    ],
+)
+def test_what_cannot_be_explained_says_why_before_anything_is_written(explain, tmp_path, arguments, words):
+    photo = picture(tmp_path / "photo.png")
+    code, _, err = explain(photo, *arguments, "-o", tmp_path / "out")
+    assert code == 2
+    assert words in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--size", "31"], ["--size", "big"], ["--blocks", "last"]])
+def test_arguments_that_mean_nothing_are_refused(explain, tmp_path, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        explain(tmp_path / "x.png", "--model", "test_glnet", "--untrained", "-o", tmp_path / "out", *arguments)
+    assert stopped.value.code == 2
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_first(explain, tmp_path, trained):
+    photo = picture(tmp_path / "photo.png")
+    (tmp_path / "file").write_text("")
+    code, _, err = explain(photo, *trained, "-o", tmp_path / "file")
+    assert code == 2
+    assert "file" in err
+    if os.geteuid() != 0:  # root may write anywhere
+        (tmp_path / "locked").mkdir(mode=0o500)
+        code, _, err = explain(photo, *trained, "-o", tmp_path / "locked")
+        assert code == 2
+        assert "locked cannot be written to" in err

@@ -1,0 +1,380 @@
+"""The explorer's page in a real browser, as people use it: with a mouse, with keys, with a finger."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from glmix.data.scenes import SceneConfig, draw_scene
+from glmix.slots.explorer import write_page
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+
+ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+ARGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+EVIL = "<img src=x onerror=document.title='run'>"
+LABEL = "</script><script>document.title='run'</script>"
+DESKTOP = {"viewport": {"width": 1280, "height": 860}}
+TELEPHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> Path:
+    """A folder with the page of one model, and one that compares it with another of another depth."""
+    folder = tmp_path_factory.mktemp("pages")
+    image = Image.fromarray(draw_scene(SceneConfig(size=64), "test", 3).image)
+    torch.manual_seed(0)
+    models = [timm.create_model("test_glnet", num_classes=4, depths=(1, 1, n, 1)).eval() for n in (3, 1)]
+    named = {"label_names": lambda index: LABEL if index == 0 else f"class {index}", "title": EVIL + ".png"}
+    write_page(folder / f"{EVIL.replace('/', '')}.html", image, [(EVIL, models[0])], **named)
+    write_page(folder / "two.html", image, [("first", models[0]), ("second", models[1])], **named)
+    plain = timm.create_model("test_glnet", num_classes=0, depths=(1, 1, 1, 1), slot_attention=False)
+    write_page(folder / "plain.html", image, [("plain", plain)], title="plain")
+    return folder
+
+
+@pytest.fixture
+def open_page(browser, pages):
+    """Open a page; afterwards nothing may have been complained about or asked of any host."""
+    contexts, trouble = [], []
+
+    def open_it(name: str = f"{EVIL}.html", **options):
+        context = browser.new_context(**(options or DESKTOP))
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(5000)
+        page.on("console", lambda message: trouble.append(message.text))
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        url = (pages / name).as_uri()
+        page.on("request", lambda request: request.url.startswith(("data:", url)) or trouble.append(request.url))
+        page.goto(url)
+        page.wait_for_selector(".stage[data-slot]")
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert trouble == []
+
+
+def place(page, x, y, stage=0):
+    """Where on the screen a place of the image, from 0 to 1, is."""
+    box = page.locator(".frame canvas").nth(stage).bounding_box()
+    return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
+def settle(page):
+    """Two frames later, everything is drawn."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def slot(page, stage=0):
+    settle(page)
+    return int(page.locator(".stage").nth(stage).get_attribute("data-slot"))
+
+
+def drawn(page, selector=".frame canvas"):
+    """What a canvas shows, to be compared with what it showed."""
+    settle(page)
+    return page.locator(selector).first.evaluate("(canvas) => canvas.toDataURL()")
+
+
+def brightness(page):
+    """Of the image, from 0 to 255, on average."""
+    settle(page)
+    return page.locator(".frame canvas").first.evaluate(
+        """(canvas) => {
+            const small = new OffscreenCanvas(8, 8).getContext("2d", { willReadFrequently: true });
+            small.imageSmoothingQuality = "high";
+            small.drawImage(canvas, 0, 0, 8, 8);
+            const { data } = small.getImageData(0, 0, 8, 8);
+            return data.reduce((sum, value, at) => sum + (at % 4 < 3 ? value : 0), 0) / (3 * 64);
+        }"""
+    )
+
+
+def press(page, name, **options):
+    page.get_by_role("button", name=name, **options).first.click()
+    settle(page)
+
+
+def test_pointing_lights_up_the_slot_of_the_pixel_and_says_which(open_page):
+    page = open_page()
+    assert slot(page) == -1
+    idle, bright = drawn(page), brightness(page)
+    page.mouse.move(*place(page, 0.5, 0.5))
+    first = slot(page)
+    assert first >= 0
+    assert brightness(page) < 0.8 * bright  # all else is darker
+    line = page.locator(".line").inner_text()
+    assert f"Slot {first + 1} takes" in line
+    assert "of this pixel" in line
+    assert page.locator(".cells .active").count() == 1
+    others = set()
+    for x, y in ((0.05, 0.05), (0.95, 0.05), (0.3, 0.6), (0.95, 0.95)):
+        page.mouse.move(*place(page, x, y))
+        others.add(slot(page))
+    assert len(others | {first}) > 1
+    page.keyboard.press("Escape")
+    assert slot(page) == -1
+    assert drawn(page) == idle
+
+
+def test_the_strongest_slot_of_the_pixel_is_the_one_that_python_finds(open_page, pages):
+    page = open_page()
+    torch.manual_seed(0)
+    model = timm.create_model("test_glnet", num_classes=4, depths=(1, 1, 3, 1)).eval()
+    from glmix.slots import slot_maps
+    from glmix.slots.explorer.picture import prepare
+
+    image = Image.fromarray(draw_scene(SceneConfig(size=64), "test", 3).image)
+    maps = slot_maps(model, prepare(image, model, None)[0])[0]
+    rows, cols = maps.grid
+    strongest = maps.assignment[0].argmax(0).unflatten(0, maps.grid)
+    for row, col in ((0, 0), (rows // 2, cols // 3), (rows - 1, cols - 1)):
+        page.mouse.move(*place(page, (col + 0.5) / cols, (row + 0.5) / rows))
+        assert slot(page) == int(strongest[row, col])
+
+
+def test_blocks_are_reached_by_slider_keys_and_buttons(open_page):
+    page = open_page()
+    where, slider = page.locator("#where"), page.get_by_role("slider", name="Block")
+    assert where.inner_text() == "Block 1 of 4"
+    first = drawn(page, ".sheet canvas")
+    page.keyboard.press("ArrowRight")
+    settle(page)
+    assert where.inner_text() == "Block 2 of 4"
+    assert drawn(page, ".sheet canvas") != first
+    slider.fill("3")
+    settle(page)
+    assert where.inner_text() == "Block 4 of 4"
+    assert slider.get_attribute("aria-valuetext") == "stage 3, block 3"
+    assert page.get_by_role("button", name="Next block").is_disabled()
+    slider.focus()
+    page.keyboard.press("ArrowLeft")  # once, by the slider itself
+    settle(page)
+    assert where.inner_text() == "Block 3 of 4"
+    press(page, "Previous block")
+    assert where.inner_text() == "Block 2 of 4"
+    page.mouse.click(*place(page, 0.5, 0.5))  # a click leaves the arrow keys with the blocks
+    page.keyboard.press("ArrowLeft")
+    settle(page)
+    assert where.inner_text() == "Block 1 of 4"
+    page.keyboard.press("End")
+    settle(page)
+    assert where.inner_text() == "Block 4 of 4"
+
+
+def test_views_differ_and_explain_themselves(open_page):
+    page = open_page()
+    page.mouse.move(*place(page, 0.5, 0.5))
+    seen, told = [], set()
+    for key, name in enumerate(("Assignment", "Clustering", "Attention", "Evidence"), 1):
+        page.keyboard.press(str(key))
+        settle(page)
+        assert page.get_by_role("button", name=name, exact=True).get_attribute("aria-pressed") == "true"
+        seen.append(drawn(page))
+        told |= {page.locator("#what").inner_text(), page.locator(".line").inner_text()}
+        assert page.locator("#head").is_visible() == (name == "Attention")
+    assert all(one != other for at, one in enumerate(seen) for other in seen[:at])
+    assert len(told) == 8
+    press(page, "Attention", exact=True)
+    mean = page.locator(".line").inner_text()
+    page.get_by_label("Attention of").select_option("0")
+    settle(page)
+    assert page.locator(".line").inner_text() != mean
+
+
+def test_own_scale_is_a_switch(open_page):
+    page = open_page()
+    shared = drawn(page, ".sheet canvas")
+    press(page, "Own scale")
+    assert page.locator("#own").get_attribute("aria-pressed") == "true"
+    assert drawn(page, ".sheet canvas") != shared
+    assert "scale of its own" in page.locator(".note").first.inner_text()
+    page.keyboard.press("o")
+    assert drawn(page, ".sheet canvas") == shared
+
+
+def test_pins_stay_over_blocks_and_are_compared(open_page):
+    page = open_page()
+    page.mouse.click(*place(page, 0.1, 0.1))
+    pinned = slot(page)
+    page.keyboard.press("ArrowRight")
+    page.mouse.click(*place(page, 0.6, 0.6))
+    settle(page)
+    cards = page.locator(".card")
+    assert cards.count() == 2
+    assert f"Slot {pinned + 1}" in cards.first.inner_text()
+    assert "stage 1" in cards.first.inner_text()
+    assert "stage 2" in cards.nth(1).inner_text()
+    overlap = page.get_by_role("table").locator("tbody tr").first.locator("td").nth(1).inner_text()
+    assert overlap.endswith("%")
+    press(page, "Show pin A")
+    assert page.locator("#where").inner_text() == "Block 1 of 4"
+    assert slot(page) == pinned
+    assert page.locator(".cells button").nth(pinned).get_attribute("aria-pressed") == "true"
+    press(page, "Remove pin A")
+    press(page, "Remove pin A")  # what was B
+    assert not page.locator("#pins").is_visible()
+    for x in range(8):  # no more than six
+        page.mouse.click(*place(page, 0.06 + 0.12 * x, 0.06 + 0.12 * x))
+    settle(page)
+    assert 0 < page.locator(".card").count() <= 6
+
+
+def test_classes_show_their_evidence_by_slot(open_page):
+    page = open_page()
+    page.mouse.move(*place(page, 0.5, 0.5))
+    settle(page)
+    rows = page.locator(".class")
+    assert rows.count() == 4
+    numbers = [text.replace("\u2212", "-") for text in page.locator(".evidence").all_inner_texts()]
+    assert all(float(number) == float(number) for number in numbers)
+    rows.nth(2).click()
+    settle(page)
+    assert rows.nth(2).get_attribute("aria-pressed") == "true"
+    label = rows.nth(2).locator(".label").inner_text()
+    assert label in page.locator(".line").inner_text()
+    rows.nth(2).click()  # again: back
+    settle(page)
+    assert rows.nth(2).get_attribute("aria-pressed") == "false"
+
+
+def test_everything_can_be_done_with_keys(open_page):
+    page = open_page()
+    page.locator(".frame canvas").focus()
+    page.keyboard.press("ArrowRight")
+    first = slot(page)
+    assert first >= 0
+    assert page.locator("#where").inner_text() == "Block 1 of 4"  # on the image, arrows move the point
+    assert page.locator("#announce").inner_text()
+    page.keyboard.press("Enter")
+    settle(page)
+    assert page.locator(".card").count() == 1
+    page.locator(".cells button[tabindex='0']").focus()
+    page.keyboard.press("ArrowDown")
+    assert slot(page) == (first + 4 if first < 12 else 15)
+    page.keyboard.press("Enter")
+    settle(page)
+    assert page.locator(".card").count() == 2
+    page.keyboard.press("p")
+    settle(page)
+    assert page.locator(".card").count() == 1
+    page.keyboard.press("?")
+    assert page.locator("#help").get_attribute("open") is not None
+
+
+def test_every_control_has_a_name(open_page):
+    page = open_page()
+    page.mouse.click(*place(page, 0.5, 0.5))
+    settle(page)
+    names = page.evaluate(
+        "[...document.querySelectorAll('button, input, select, canvas[tabindex]')]"
+        ".map((e) => e.ariaLabel || e.innerText || [...(e.labels ?? [])].map((l) => l.innerText).join())"
+    )
+    assert len(names) > 20
+    assert all(name.strip() for name in names)
+
+
+def test_a_finger_points_pins_and_scrolls_nothing_sideways(open_page):
+    page = open_page(**TELEPHONE)
+    page.touchscreen.tap(*place(page, 0.5, 0.5))
+    first = slot(page)
+    assert first >= 0
+    assert page.locator(".card").count() == 0  # a tap only points
+    page.locator(".said button").tap()
+    settle(page)
+    assert page.locator(".card").count() == 1
+    page.locator(".cells button").nth(2).tap()
+    assert slot(page) == 2
+    assert page.locator(".card").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    targets = page.locator(".quiet:visible, .segments button, .class").all()
+    assert all(target.bounding_box()["height"] >= 40 for target in targets)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark_are_both_readable(open_page, scheme):
+    page = open_page(color_scheme=scheme, **DESKTOP)
+    ink, paper = page.evaluate(
+        "((style) => [style.color, style.backgroundColor].map((c) => c.match(/[0-9]+/g).slice(0, 3).map(Number)))"
+        "(getComputedStyle(document.body))"
+    )
+    assert (sum(paper) > sum(ink)) == (scheme == "light")
+    assert abs(sum(paper) - sum(ink)) > 500
+    before = drawn(page, ".sheet canvas")
+    page.emulate_media(color_scheme="light" if scheme == "dark" else "dark")
+    assert drawn(page, ".sheet canvas") != before
+
+
+def test_two_models_are_pointed_at_together(open_page):
+    page = open_page("two.html")
+    assert page.locator(".stage h2").all_inner_texts() == ["first", "second"]
+    ends = page.locator(".legend span:last-child").all_inner_texts()
+    assert ends[0] == ends[1]  # one scale for both
+    page.mouse.move(*place(page, 0.7, 0.3, stage=1))
+    assert slot(page, 0) >= 0
+    assert slot(page, 1) >= 0
+    page.keyboard.press("End")
+    settle(page)
+    facts = page.locator(".facts").all_inner_texts()
+    assert facts[0].startswith("stage 3, block 3")  # each in its last block, at any depth
+    assert facts[1].startswith("stage 3, block 1")
+    page.locator(".panel").nth(1).locator(".class").first.click()
+    settle(page)
+    assert page.locator(".class[aria-pressed='true']").count() == 2
+    page.locator(".panel").nth(1).locator(".cells button").nth(5).click()
+    settle(page)
+    assert slot(page, 1) == 5
+    assert "second" in page.locator(".card").inner_text()
+
+
+def test_two_models_fit_a_telephone(open_page):
+    page = open_page("two.html", **TELEPHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.touchscreen.tap(*place(page, 0.5, 0.5))
+    assert slot(page, 1) >= 0
+
+
+def test_a_model_without_classes_and_attention_has_less_to_show(open_page):
+    page = open_page("plain.html")
+    assert page.get_by_role("button", name="Attention", exact=True).is_disabled()
+    assert page.get_by_role("button", name="Evidence", exact=True).is_disabled()
+    page.keyboard.press("3")
+    page.mouse.move(*place(page, 0.5, 0.5))
+    assert slot(page) >= 0
+    assert page.locator(".classes").count() == 0
+
+
+def test_names_are_shown_and_never_run(open_page):
+    page = open_page()
+    assert page.locator("h1").inner_text() == EVIL + ".png"
+    assert page.title() == f"{EVIL}.png \u00b7 slots"
+    assert page.locator("img").count() == 0
+    assert LABEL in page.locator(".label").all_inner_texts()
+    page.keyboard.press("4")
+    page.locator(".class", has_text=LABEL).click()
+    settle(page)
+    assert page.title() == f"{EVIL}.png \u00b7 slots"
+
+
+def test_motion_is_left_out_where_people_ask_for_it(open_page):
+    page = open_page(reduced_motion="reduce", **DESKTOP)
+    durations = page.evaluate(
+        "[...document.querySelectorAll('*')].map((e) => parseFloat(getComputedStyle(e).transitionDuration))"
+    )
+    assert set(durations) == {0}
