@@ -9,12 +9,25 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from . import ablate, convert, demo, fit, models, predict, scenes
+from . import ablate, convert, demo, detect, explain, export, fit, models, predict, scenes, segment, slots, weakseg
 
 __all__ = ["main"]
 
 # Commands with arguments of their own, and those whose arguments the training library reads, from YAML too.
-COMMANDS = {"demo": demo, "models": models, "predict": predict, "convert": convert, "scenes": scenes, "ablate": ablate}
+COMMANDS = {
+    "demo": demo,
+    "models": models,
+    "predict": predict,
+    "convert": convert,
+    "scenes": scenes,
+    "segment": segment,
+    "detect": detect,
+    "ablate": ablate,
+    "explain": explain,
+    "export": export,
+    "slots": slots,
+    "weakseg": weakseg,
+}
 
 
 def build_parser() -> argparse.ArgumentParser:

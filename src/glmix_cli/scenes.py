@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from glmix.data.scenes import SceneConfig
 
-HELP = "Write procedural images with exact labels as ImageFolder, ADE20K or COCO folders; or show or measure them."
+HELP = "Write procedural images with exact labels: ImageFolder, ADE20K, Pascal VOC or COCO; or show or measure them."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", nargs="?", type=Path, metavar="OUT", help="folder to write, new or empty")
-    parser.add_argument("--layout", choices=["imagefolder", "segmentation", "coco"], help="how to write OUT")
+    parser.add_argument("--layout", choices=["imagefolder", "segmentation", "voc", "coco"], help="how to write OUT")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw a contact sheet with masks, a PNG")
     parser.add_argument("--report", action="store_true", help="measure the time an image takes, and the two baselines")
     parser.add_argument("--count-train", type=int, default=3000, metavar="N", help="scenes to train on (%(default)s)")

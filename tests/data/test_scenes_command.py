@@ -57,10 +57,12 @@ def test_an_imagefolder_is_written(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "90/90" in printed.err, "a progress bar"
 
 
-@pytest.mark.parametrize("layout", ["segmentation", "coco"])
-def test_other_layouts_are_written(layout: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("layout", "folder"), [("segmentation", "annotations"), ("voc", "Annotations"), ("coco", "annotations")]
+)
+def test_other_layouts_are_written(layout: str, folder: str, tmp_path: Path) -> None:
     assert run(tmp_path / "out", "--layout", layout, "--count-train", 3, "--count-val", 2, "--size", 16) == 0
-    assert (tmp_path / "out" / "annotations").is_dir()
+    assert (tmp_path / "out" / folder).is_dir()
 
 
 def test_a_contact_sheet_is_drawn(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("layout", ["imagefolder", "segmentation", "coco"])
+@pytest.mark.parametrize("layout", ["imagefolder", "segmentation", "voc", "coco"])
 def test_an_interrupted_write_leaves_nothing_behind(layout: Any, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_scenes(tmp_path / "out", layout, ONE, {"train": 30}, interrupt)
@@ -164,7 +164,7 @@ def test_a_class_without_an_image_is_told_and_nothing_is_left(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda root: write_scenes(root, "voc", ONE, {"train": 3}), "layout must be one of imagefolder, segmentation"),  # type: ignore[arg-type]
+        (lambda root: write_scenes(root, "yolo", ONE, {"train": 3}), "layout must be one of imagefolder, segmentation"),  # type: ignore[arg-type]
         (lambda root: write_scenes(root, "imagefolder", MANY, {"train": 3}), r"needs objects=\(1, 1\), got \(1, 3\)"),
         (lambda root: write_scenes(root, "coco", MANY, {"train": 0}), "Every split needs at least one scene"),
         (lambda root: write_scenes(root, "coco", MANY, {"train": -2}), "Every split needs at least one scene"),

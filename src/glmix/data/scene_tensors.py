@@ -13,7 +13,7 @@ from .scenes import SceneConfig, Split, draw_scene
 
 __all__ = ["SceneTarget", "SceneTensors", "dihedral"]
 
-SceneTarget = Literal["label", "labels"]
+SceneTarget = Literal["label", "labels", "semantic"]
 
 
 def dihedral(x: Tensor, codes: Tensor) -> Tensor:
@@ -35,7 +35,8 @@ class SceneTensors(Dataset[tuple[Tensor, ...]]):
         config: what the scenes look like.
         split: `train`, `val` or `test`.
         length: number of scenes.
-        target: `label`: the class (B,), for scenes of one object; `labels`: which classes are present (B, K).
+        target: `label`: the class (B,), for scenes of one object; `labels`: which classes are present (B, K);
+            `semantic`: class + 1 at each pixel (B, S, S), 0 for the background, turned as its image is.
         mean, std: of each colour, white being 1.
         seed: gives other turns and flips.
         augment: whether draws are turned and flipped.
@@ -62,6 +63,8 @@ class SceneTensors(Dataset[tuple[Tensor, ...]]):
         self.images = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2).contiguous()
         if target == "label":
             self.targets = torch.tensor([int(scene.labels[0]) for scene in scenes])
+        elif target == "semantic":
+            self.targets = torch.from_numpy(np.stack([scene.semantic for scene in scenes]))
         else:
             self.targets = torch.zeros(length, config.num_classes)
             for row, scene in zip(self.targets, scenes, strict=True):
@@ -77,6 +80,7 @@ class SceneTensors(Dataset[tuple[Tensor, ...]]):
         self.mean = 255 * torch.tensor(mean).view(1, -1, 1, 1)
         self.std = 255 * torch.tensor(std).view(1, -1, 1, 1)
         self.seed, self.augment = seed, augment
+        self._target = target
         self._epoch, self._codes = -1, torch.empty(0)
 
     def __len__(self) -> int:
@@ -90,13 +94,18 @@ class SceneTensors(Dataset[tuple[Tensor, ...]]):
         draws = [place for place in places if isinstance(place, Draw)]
         indices = torch.tensor([draw.sample for draw in draws] if draws else list(places))
         parts = [self.images[indices]]
+        targets = self.targets[indices]
+        if self._target == "semantic":
+            parts.append(targets.unsqueeze(1))
         if self.dense is not None:
             parts.append(self.dense[indices])
         if draws and self.augment:
             codes = self._codes_of(draws)
             parts = [dihedral(part, codes) for part in parts]
-        images = parts[0].float().sub_(self.mean).div_(self.std)
-        return images, self.targets[indices], *(part.permute(0, 2, 3, 1) for part in parts[1:])
+        images = parts.pop(0).float().sub_(self.mean).div_(self.std)
+        if self._target == "semantic":
+            targets = parts.pop(0).squeeze(1).long()
+        return images, targets, *(part.permute(0, 2, 3, 1) for part in parts)
 
     def _codes_of(self, draws: Sequence[Draw]) -> Tensor:
         """Which turn each draw has, from one table an epoch."""

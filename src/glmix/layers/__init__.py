@@ -5,6 +5,7 @@ from .bridge import Bridge, Clustering, KMeansBridge, Seeds, SoftBridge, StaticB
 from .mixer import GLMix, GridAttention, LocalBranch, self_attention
 from .mlp import ConvMlp
 from .padding import convolve, hide
+from .residual import ResidualConv2d
 from .stem import Stem, StemStyle, TransitionOrder, transition
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "GridAttention",
     "KMeansBridge",
     "LocalBranch",
+    "ResidualConv2d",
     "Seeds",
     "SoftBridge",
     "StaticBridge",

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .mixer import GLMix, GridAttention
 from .mlp import ConvMlp
 from .padding import hide
+from .residual import ResidualConv2d
 
 __all__ = ["Block"]
 
@@ -47,7 +48,7 @@ class Block(nn.Module):
             return DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
         self.pos_conv = (
-            nn.Conv2d(dim, dim, 3, padding=dilation, dilation=dilation, groups=dim, **dd) if pos_conv else None
+            ResidualConv2d(dim, dim, 3, padding=dilation, dilation=dilation, groups=dim, **dd) if pos_conv else None
         )
         self.norm1 = LayerNorm2d(dim, eps=1e-6, **dd)
         self.mixer = mixer
@@ -62,6 +63,6 @@ class Block(nn.Module):
         """(B, C, H, W) to the same; in a padded batch a mask (B, H, W) says where the image is."""
         seeded = x
         if self.pos_conv is not None:
-            x = x + self.pos_conv(hide(x, mask))
+            x = self.pos_conv(hide(x, mask))
         x = x + self.drop_path1(self.ls1(self.mixer(self.norm1(x), seeded, mask)))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x), mask)))

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .padding import hide
+from .residual import ResidualConv2d
 
 __all__ = ["ConvMlp"]
 
@@ -26,7 +27,7 @@ class ConvMlp(nn.Module):
         dd = {"device": device, "dtype": dtype}
         self.fc1 = nn.Conv2d(dim, hidden_dim, 1, **dd)
         self.depthwise = (
-            nn.Conv2d(hidden_dim, hidden_dim, 3, padding=dilation, dilation=dilation, groups=hidden_dim, **dd)
+            ResidualConv2d(hidden_dim, hidden_dim, 3, padding=dilation, dilation=dilation, groups=hidden_dim, **dd)
             if depthwise
             else None
         )
@@ -36,5 +37,5 @@ class ConvMlp(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         h = self.fc1(x)
         if self.depthwise is not None:
-            h = h + self.depthwise(hide(h, mask))
+            h = self.depthwise(hide(h, mask))
         return self.fc2(self.act(h))

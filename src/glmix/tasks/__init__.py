@@ -8,17 +8,25 @@ except ImportError as error:
 
 from .base import NonFiniteLossError, Task
 from .classification import Classification, MixConfig
+from .detection import Detection
+from .detection_models import DetectorConfig
 from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
+from .segmentation import Segmentation
+from .segmentation_inference import Inference
 from .token_label import TokenLabelling
 from .trained import load_trained, read_info
 from .weights import load_weights
 
 __all__ = [
     "Classification",
+    "Detection",
+    "DetectorConfig",
+    "Inference",
     "MixConfig",
     "NonFiniteLossError",
     "OptimizerConfig",
     "ScheduleConfig",
+    "Segmentation",
     "Task",
     "TokenLabelling",
     "build_optimizer",

@@ -14,8 +14,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from ..data import modules  # noqa: F401 - these so that YAML can name their classes without a path
-from . import classification, token_label  # noqa: F401
+# these so that YAML can name their classes without a path
+from ..data import detection_modules, mask_modules, modules  # noqa: F401
+from . import classification, detection, segmentation, token_label  # noqa: F401
 from .base import Task
 from .checkpoint_io import AtomicCheckpointIO, newest_whole
 from .checkpoints import Checkpoints

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from ..data.modules import ScenesData
 from ..data.scenes import Scene, SceneConfig, baseline_accuracies, draw_scene
 from ..models import GLNet, save_model
+from ..slots.explorer import write_page
 from .figures import learning_curve, prediction_sheet, save_figure
 from .scene_runs import Epoch, Recipe, train_on_scenes
+from .weakseg_figures import weakseg_sheet
 
 __all__ = ["ARTEFACTS", "Artefact", "Demo", "DemoConfig", "run_demo"]
 
@@ -108,6 +110,18 @@ def _write_images(demo: Demo, folder: Path, count: int = 12) -> None:
         Image.fromarray(scene.image).save(folder / f"{index:02d}_{demo.class_names[scene.labels[0]]}.png")
 
 
+def _write_explorer(demo: Demo, path: Path) -> None:
+    """The slots of the first held-out scene, to be explored."""
+    scene, names = demo.scenes[0], demo.class_names
+    label = names[scene.labels[0]]
+    image, model = Image.fromarray(scene.image), ("this network", demo.model)
+    write_page(path, image, [model], title=f"A held-out scene: {label}", label_names=names.__getitem__)
+
+
+def _write_masks(demo: Demo, path: Path) -> None:
+    save_figure(weakseg_sheet(demo.model, demo.scenes, demo.class_names), path)
+
+
 def _write_result(demo: Demo, path: Path) -> None:
     contents = {
         "accuracy": demo.accuracy,
@@ -126,6 +140,8 @@ ARTEFACTS: dict[str, tuple[str, Artefact]] = {
     "curve.png": ("how it learnt", _write_curve),
     "predictions.png": ("what it says about held-out scenes, right and wrong", _write_sheet),
     "images": ("some of them as files", _write_images),
+    "masks.png": ("masks that it can draw, though it was told labels only", _write_masks),
+    "explorer.html": ("what its slots see: open it in a browser", _write_explorer),
     "result.json": ("all numbers", _write_result),
 }
 

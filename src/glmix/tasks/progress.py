@@ -78,9 +78,9 @@ class Bar(RichProgressBar):
             shown["lr"] = f"{pl_module.learning_rate():.1e}"
             shown["images/s"] = f"{self.pace.images:.0f}"
             shown["left"] = self.pace.left(_total_steps(trainer) - trainer.global_step)
-        for name in ("best_top1", "best_mAP"):
-            if f"val/{name}" in trainer.callback_metrics:
-                shown[name] = f"{float(trainer.callback_metrics[f'val/{name}']):.3f}"
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith("val/best_"):
+                shown[name.removeprefix("val/")] = f"{float(value):.3f}"
         return shown
 
 
@@ -102,9 +102,13 @@ class EpochLines(Callback):
         self.pace.pause()
         if not trainer.is_global_zero or not isinstance(pl_module, Task) or pl_module.last_loss is None:
             return
-        scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        # not those of single classes, val/IoU/NAME, of which there may be hundreds
+        scores = {
+            k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/") and k.count("/") == 1
+        }
+        of_all = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         line = (
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {float(pl_module.last_loss):.3f}  "
+            f"epoch {trainer.current_epoch + 1}{of_all}  loss {float(pl_module.last_loss):.3f}  "
             f"lr {pl_module.learning_rate():.1e}  {self.pace.images:.0f} images/s  "
             f"{self.pace.left(_total_steps(trainer) - trainer.global_step)} left"
         )

@@ -12,7 +12,7 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from ..data.modules import ScenesData
+from .base import Task
 from .classification import Classification
 from .optim import OptimizerConfig, ScheduleConfig
 
@@ -67,7 +67,7 @@ class Epoch:
         number: from 1.
         train_loss: mean over the epoch's batches, while they were learnt.
         val_loss: on scenes that are not trained on.
-        score: accuracy or mean average precision there, from 0 to 1.
+        score: what the task is judged by there, such as accuracy, from 0 to 1.
         seconds: since the training began.
     """
 
@@ -79,14 +79,14 @@ class Epoch:
 
 
 def train_on_scenes(
-    task: Classification,
-    data: ScenesData,
+    task: Task,
+    data: L.LightningDataModule,
     recipe: Recipe,
     *,
     callbacks: Sequence[Callback] = (),
     every_epoch: bool = True,
 ) -> list[Epoch]:
-    """Train `task`, which `recipe` made, and return what was validated: every epoch, or only the last.
+    """Train `task` as long as `recipe` says and return what was validated: every epoch, or only the last.
 
     A CUDA device is used where there is one.
     """
@@ -123,13 +123,13 @@ class _History(Callback):
         self._began = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        assert isinstance(pl_module, Classification)
+        assert isinstance(pl_module, Task)
         assert pl_module.last_loss is not None
         self._losses.append(float(pl_module.last_loss))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         losses, self._losses = self._losses, []
-        assert isinstance(pl_module, Classification)
+        assert isinstance(pl_module, Task)
         if (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1):
             return
         scores = trainer.callback_metrics

@@ -1,4 +1,4 @@
-"""Scenes on disk, in the three layouts that other people's readers expect. PNG files and masks hold exact values."""
+"""Scenes on disk, in the layouts that other people's readers expect. PNG files and masks hold exact values."""
 
 import contextlib
 import json
@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from .draw import Scene, SceneConfig, Split, draw_scene
 
 __all__ = ["Layout", "run_lengths", "write_scenes"]
 
-Layout = Literal["imagefolder", "segmentation", "coco"]
+Layout = Literal["imagefolder", "segmentation", "voc", "coco"]
 
 
 def write_scenes(
@@ -35,6 +36,11 @@ def write_scenes(
     `annotations/training/scene_train_00000001.png`, the same under `validation`, and `objectInfo.txt`. Annotations
     are grey PNGs of indices: 0 for what belongs to no class, here the background, and class + 1. Images are JPEGs of
     high quality, because readers of ADE20K look for that suffix.
+
+    `voc`, as Pascal VOC has it: `JPEGImages/scene_train_00000001.jpg`, and under `SegmentationClass` and
+    `SegmentationObject` palette PNGs of the same name, with class + 1 and with the number of the object, 0 being the
+    background; boxes in `Annotations/*.xml`, the splits in `ImageSets/Segmentation/*.txt` and, the same, in
+    `ImageSets/Main`; `classes.txt` with the background's name first.
 
     `coco`: `train2017/000000000001.png`, `annotations/instances_train2017.json`, and `val2017`. Category ids are
     class + 1; segmentations are uncompressed run lengths, because polygons have no holes and a ring has.
@@ -114,6 +120,55 @@ def _write_segmentation(folder: Path, config: SceneConfig, splits: dict[Split, I
     (folder / "objectInfo.txt").write_text("\n".join(table) + "\n")
 
 
+def _write_voc(folder: Path, config: SceneConfig, splits: dict[Split, Iterable[Scene]]) -> None:
+    for part in ("JPEGImages", "SegmentationClass", "SegmentationObject", "Annotations"):
+        (folder / part).mkdir()
+    lists: dict[str, list[str]] = {split: [] for split in splits}
+    for split, scenes in splits.items():
+        for number, scene in enumerate(scenes, start=1):
+            name = f"scene_{split}_{number:08d}"
+            lists[split].append(name)
+            Image.fromarray(scene.image).save(folder / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)
+            for part, ids in (("SegmentationClass", scene.semantic), ("SegmentationObject", scene.instances)):
+                mask = Image.fromarray(ids)
+                mask.putpalette(voc_palette())
+                mask.save(folder / part / f"{name}.png")
+            _write_boxes(folder / "Annotations" / f"{name}.xml", f"{name}.jpg", scene, config)
+    lists["trainval"] = [*lists.get("train", []), *lists.get("val", [])]
+    for kind in ("Segmentation", "Main"):
+        (folder / "ImageSets" / kind).mkdir(parents=True)
+        for split_name, names in lists.items():
+            (folder / "ImageSets" / kind / f"{split_name}.txt").write_text("".join(f"{name}\n" for name in names))
+    (folder / "classes.txt").write_text("\n".join(["background", *config.class_names]) + "\n")
+
+
+def _write_boxes(path: Path, file: str, scene: Scene, config: SceneConfig) -> None:
+    """The boxes of a scene in Pascal VOC's form, which counts pixels from 1 and includes the last."""
+
+    def add(parent: ElementTree.Element, **texts: object) -> None:
+        for name, text in texts.items():
+            ElementTree.SubElement(parent, name).text = str(text)
+
+    root = ElementTree.Element("annotation")
+    add(root, folder="VOC", filename=file)
+    add(ElementTree.SubElement(root, "size"), width=config.size, height=config.size, depth=3)
+    add(root, segmented=1)
+    for box, label in zip(scene.boxes.tolist(), scene.labels.tolist(), strict=True):
+        item = ElementTree.SubElement(root, "object")
+        add(item, name=config.class_names[label], pose="Unspecified", truncated=0, difficult=0)
+        add(ElementTree.SubElement(item, "bndbox"), xmin=box[0] + 1, ymin=box[1] + 1, xmax=box[2], ymax=box[3])
+    ElementTree.indent(root)
+    path.write_text(ElementTree.tostring(root, encoding="unicode") + "\n")
+
+
+def voc_palette() -> list[int]:
+    """Pascal VOC's 256 colours, flat. Bits 0, 3, 6 of an index are red's highest, 1, 4, 7 green's and 2, 5 blue's."""
+    index = np.arange(256)
+    channels = [sum((index >> (3 * k + c) & 1) << (7 - k) for k in range(3)) for c in range(3)]
+    colours: list[int] = np.stack(channels, axis=1).ravel().tolist()
+    return colours
+
+
 def _write_coco(folder: Path, config: SceneConfig, splits: dict[Split, Iterable[Scene]]) -> None:
     (folder / "annotations").mkdir()
     categories = [
@@ -162,5 +217,6 @@ def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
 _WRITERS: dict[Layout, Callable[[Path, SceneConfig, dict[Split, Iterable[Scene]]], None]] = {
     "imagefolder": _write_imagefolder,
     "segmentation": _write_segmentation,
+    "voc": _write_voc,
     "coco": _write_coco,
 }

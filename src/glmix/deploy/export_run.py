@@ -1,0 +1,115 @@
+"""Exported files as functions: whatever their format, arrays in and named arrays out, from any number of threads."""
+
+import importlib
+import json
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .export_graph import INPUT
+
+__all__ = ["Exported", "load_exported", "need"]
+
+Array = NDArray[Any]
+
+ABOUT = "glmix.json"  # what a .pt2 says of itself, and its key in others
+
+
+def need(library: str) -> Any:
+    """Import a library that the package does not depend on, or say how to get it. No extra holds OpenVINO."""
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        package = "openvino" if library == "openvino" else "'glmix[export]'"
+        raise ImportError(f"This format needs {library}: pip install {package}") from error
+
+
+class Exported:
+    """A file that was exported: call it with images, as many threads as like at once.
+
+    Args:
+        path: .onnx, .pt2 or .xml.
+        threads: of the computation of one call; None for what the library chooses.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        path = Path(path)
+        openers = {".onnx": _open_onnx, ".pt2": _open_pt2, ".xml": _open_openvino}
+        if path.suffix not in openers:
+            raise ValueError(f"{path} is no exported model: known are {', '.join(openers)}.")
+        if not path.is_file():
+            raise FileNotFoundError(f"No file at {path}.")
+        self._run, about = openers[path.suffix](path, threads)
+        self.about: dict[str, Any] = {key: _value(text) for key, text in about.items()}
+        self.names: list[str] = self.about["names"]
+
+    def __call__(self, images: Array) -> dict[str, Array]:
+        """Images as the file takes them (`about["preprocess"]`) to its outputs by name."""
+        return dict(zip(self.names, self._run(np.ascontiguousarray(images)), strict=True))
+
+
+load_exported = Exported
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _open_onnx(path: Path, threads: int | None) -> tuple[Callable[[Array], list[Array]], dict[str, str]]:
+    onnxruntime = need("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    about = dict(session.get_modelmeta().custom_metadata_map)
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: session.run(names, {INPUT: images}), {**about, "names": json.dumps(names)}
+
+
+def _open_pt2(path: Path, threads: int | None) -> tuple[Callable[[Array], list[Array]], dict[str, str]]:
+    with zipfile.ZipFile(path) as archive:
+        compiled = any("aotinductor" in name for name in archive.namelist())
+    if compiled:
+        package = torch._inductor.aoti_load_package(str(path))
+        about = json.loads(package.get_metadata()[ABOUT])
+        function: Any = package
+    else:
+        extra = {ABOUT: ""}
+        function = torch.export.load(str(path), extra_files=extra).module()
+        about = json.loads(extra[ABOUT])
+
+    def run(images: Array) -> list[Array]:
+        with torch.inference_mode():
+            return [output.numpy() for output in function(torch.from_numpy(images))]
+
+    return run, about
+
+
+def _open_openvino(path: Path, threads: int | None) -> tuple[Callable[[Array], list[Array]], dict[str, str]]:
+    openvino = need("openvino")
+    # the precision that was checked; left alone, newer processors compute in bfloat16
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    core = openvino.Core()
+    model = core.read_model(str(path))
+    compiled = core.compile_model(model, "CPU", options)
+    own = threading.local()  # a request serves one thread
+
+    def run(images: Array) -> list[Array]:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        own.request.infer([images])
+        return [np.array(own.request.get_output_tensor(index).data) for index in range(len(compiled.outputs))]
+
+    info = model.get_rt_info(ABOUT).value if model.has_rt_info(ABOUT) else "{}"
+    return run, json.loads(info)

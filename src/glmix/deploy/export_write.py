@@ -1,0 +1,88 @@
+"""A captured graph as files: ONNX, PyTorch's own, and OpenVINO's."""
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from .export_graph import INPUT, Deployed
+from .export_run import ABOUT, need
+
+__all__ = ["write_compiled", "write_onnx", "write_openvino", "write_pt2"]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what exporters print and warn of while they are at work: what they make is checked afterwards."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def write_onnx(program: ExportedProgram, deployed: Deployed, path: Path) -> None:
+    """One file, weights included, whose free sizes bear their names and whose metadata say what it is."""
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        need(library)
+    with quiet():
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=list(deployed.names),
+            dynamic_shapes=(deployed.free_dims,),
+            verbose=False,
+        )
+        assert exported is not None
+        exported.model.metadata_props.update(deployed.about)
+        exported.save(str(path), external_data=False)
+
+
+def write_pt2(program: ExportedProgram, deployed: Deployed, path: Path) -> None:
+    """A program for `torch.export.load`."""
+    torch.export.save(program, str(path), extra_files={ABOUT: json.dumps(_about(deployed))})
+
+
+def write_compiled(program: ExportedProgram, deployed: Deployed, path: Path) -> None:
+    """A package for `torch._inductor.aoti_load_package`: machine code for processors like this one."""
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler  # slow to import
+
+    metadata: dict[str, Any] = {"aot_inductor.metadata": {ABOUT: json.dumps(_about(deployed))}}
+    try:
+        with quiet():
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=metadata)
+    except (InvalidCxxCompiler, CppCompileError) as error:
+        raise ValueError(f"Compiling needs a C++ compiler that works, such as g++: {error}") from error
+
+
+def write_openvino(onnx_file: Path, deployed: Deployed, smallest: int, path: Path) -> None:
+    """An .xml, and beside it a .bin, that take images from `smallest` on.
+
+    Smaller ones the graph refuses: OpenVINO 2026.4 computes a grid of one pixel right, and then larger ones wrong.
+    """
+    openvino = need("openvino")
+    model = openvino.convert_model(str(onnx_file))
+    shape = model.input(0).partial_shape
+    for dim, name in deployed.free_dims.items():
+        shape[dim] = openvino.Dimension(1 if name == "batch" else smallest, -1)
+    model.reshape({model.input(0): shape})
+    model.set_rt_info(json.dumps(_about(deployed)), ABOUT)
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+def _about(deployed: Deployed) -> dict[str, str]:
+    return {**deployed.about, "names": json.dumps(list(deployed.names))}

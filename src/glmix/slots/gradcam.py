@@ -1,0 +1,58 @@
+"""Baselines: the class activation methods of the package pytorch-grad-cam, on a GLNet."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["GRAD_CAMS", "grad_cam"]
+
+# name: the class in pytorch_grad_cam
+GRAD_CAMS = {
+    "gradcam": "GradCAM",
+    "gradcam++": "GradCAMPlusPlus",
+    "layercam": "LayerCAM",
+    "xgradcam": "XGradCAM",
+    "eigengradcam": "EigenGradCAM",
+    "hirescam": "HiResCAM",
+}
+
+
+def grad_cam(
+    model: nn.Module, images: Tensor, present: Tensor, method: str = "gradcam", stages: tuple[int, ...] = (-1,)
+) -> Tensor:
+    """Class maps (B, K, H, W), from 0 to 1, of the classes that are present; zeros for the others.
+
+    Args:
+        model: a GLNet in evaluation mode.
+        images: (B, C, H, W).
+        present: (B, K).
+        method: a name in `GRAD_CAMS`.
+        stages: whose outputs are looked at, from 0 or from the end; the maps of several are averaged.
+    """
+    try:
+        import pytorch_grad_cam as library  # type: ignore[import-untyped]
+        from pytorch_grad_cam.utils.model_targets import (  # type: ignore[import-untyped]
+            ClassifierOutputTarget,
+        )
+    except ImportError as error:
+        raise ImportError(f"Gradient CAMs need the extra `slots` ({error}): pip install 'glmix[slots]'.") from error
+    if method not in GRAD_CAMS:
+        raise ValueError(f"method must be one of {', '.join(GRAD_CAMS)}, got {method!r}.")
+    net: Any = model
+    maps = images.new_zeros((*present.shape, *images.shape[2:]))
+    if not present.any():
+        return maps
+    rows, classes = present.nonzero(as_tuple=True)
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")  # numpy's, where a map is flat
+        with getattr(library, GRAD_CAMS[method])(model, [net.stages[stage] for stage in stages]) as extractor:
+            found = extractor(images[rows], [ClassifierOutputTarget(k) for k in classes.tolist()])
+    model.zero_grad(set_to_none=True)
+    on_grid = torch.from_numpy(found).to(maps).nan_to_num()
+    if on_grid.shape[1:] != maps.shape[2:]:
+        on_grid = F.interpolate(on_grid[:, None], maps.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    maps[rows, classes] = on_grid
+    return maps

@@ -1,0 +1,52 @@
+"""PAMR, pixel-adaptive mask refinement (Araslanov and Roth, 2020): masks flow between neighbours of similar colour."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["pamr"]
+
+
+def _neighbours(x: Tensor, dilations: Sequence[int]) -> list[Tensor]:
+    """The eight neighbours of each pixel at each distance, edges repeated: views of the shape of x (B, C, H, W)."""
+    height, width = x.shape[2:]
+    reach = max(dilations)
+    padded = F.pad(x, (reach, reach, reach, reach), mode="replicate")  # reflection would not take small maps
+    steps = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]
+    corners = [(reach + d * down, reach + d * right) for d in dilations for down, right in steps]
+    return [padded[:, :, top : top + height, left : left + width] for top, left in corners]
+
+
+def pamr(
+    masks: Tensor, images: Tensor, *, steps: int = 10, dilations: Sequence[int] = (1, 2, 4), sharpness: float = 10.0
+) -> Tensor:
+    """Each step gives every pixel a mean of its neighbours' masks, weighted by how near in colour they are.
+
+    A colour difference counts in standard deviations of that colour around the pixel, so that faint edges hold in
+    smooth places.
+
+    Args:
+        masks: (B, K, h, w), brought to the size of the images.
+        images: (B, C, H, W), however normalised.
+        steps: how far masks flow.
+        dilations: distances of the neighbours.
+        sharpness: how much a difference in colour weighs.
+
+    Returns:
+        (B, K, H, W).
+    """
+    if not dilations or min(dilations) < 1:
+        raise ValueError(f"dilations must be one or more distances from 1, got {tuple(dilations)}.")
+    masks = F.interpolate(masks, images.shape[2:], mode="bilinear", align_corners=False)
+    around = torch.stack(_neighbours(images, dilations), 2)  # (B, C, P, H, W)
+    spread = around.std(2, keepdim=True, correction=0)
+    difference = (around - images.unsqueeze(2)).abs() / (spread + 1e-8)
+    weights = (-sharpness * difference.mean(1)).softmax(1).split(1, 1)  # P times (B, 1, H, W)
+    for _ in range(steps):
+        flown = torch.zeros_like(masks)
+        for weight, neighbour in zip(weights, _neighbours(masks, dilations), strict=True):
+            flown.addcmul_(weight, neighbour)
+        masks = flown
+    return masks

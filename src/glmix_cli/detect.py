@@ -1,0 +1,110 @@
+"""`glmix detect`: objects in images, as pictures with boxes and masks, and as a COCO JSON."""
+
+import argparse
+import io
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .inputs import find_images
+
+HELP = "Find objects in images: overlays and a COCO JSON, by a detector that `glmix fit` trained."
+REPORT = "detections.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder searched for images"
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a .ckpt of a detection")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder for the results")
+    parser.add_argument(
+        "--score", type=float, default=0.5, metavar="X", help="least score that is told, from 0 to 1 (%(default)s)"
+    )
+    parser.add_argument("--no-overlays", action="store_true", help=f"write {REPORT} alone")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
+    parser.add_argument("--json", action="store_true", help=f"print OUT/{REPORT} too, for programs")
+    parser.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default: cpu)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from glmix.data.mask_pixels import read_upright
+    from glmix.tasks.detection_predictor import DetectionPredictor, overlay
+
+    errors: list[dict[str, str]] = []
+    names = _names(args.images, errors)
+    report = args.out / REPORT
+    pictures = {} if args.no_overlays else {file: args.out / f"{name}_overlay.png" for file, name in names.items()}
+    if not args.overwrite:
+        there = next((path for path in (report, *pictures.values()) if path.exists()), None)
+        if there is not None:
+            raise ValueError(f"{there} is there already: choose another folder, or replace it with --overwrite.")
+    detect = DetectionPredictor.from_checkpoint(args.checkpoint, score=args.score, device=args.device)
+
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for file in tqdm(names, unit="image", disable=None):
+        try:
+            image = read_upright(file)
+        except (OSError, ValueError) as error:
+            errors.append({"file": str(file), "error": str(error)})
+            continue
+        found = detect(image)
+        number = len(images) + 1
+        images.append({"id": number, "file_name": str(file), "width": image.width, "height": image.height})
+        for result, area in zip(found.coco(number, detect.category_ids), found.areas, strict=True):
+            annotations.append({"id": len(annotations) + 1, **result, "area": area, "iscrowd": 0})
+        if file in pictures:
+            content = io.BytesIO()
+            overlay(image, found, detect.class_names).save(content, format="PNG", optimize=True)
+            _replace(pictures[file], content.getvalue())
+
+    categories = [
+        {"id": number, "name": name} for number, name in zip(detect.category_ids, detect.class_names, strict=True)
+    ]
+    contents = {"images": images, "annotations": annotations, "categories": categories, "errors": errors}
+    if images:
+        _replace(report, (json.dumps(contents) + "\n").encode())
+    if args.json:
+        print(json.dumps(contents))
+    elif images:
+        plural = "s" * (len(images) > 1)
+        overlays = "" if args.no_overlays else f", and overlay{plural}"
+        print(f"{report}: {len(annotations)} objects in {len(images)} image{plural}{overlays}")
+    for failure in errors:
+        print(f"glmix detect: {failure['file']}: {failure['error']}", file=sys.stderr)
+    if not images:
+        return 2
+    return 1 if errors else 0
+
+
+def _names(paths: Sequence[Path], errors: list[dict[str, str]]) -> dict[Path, Path]:
+    """{image: what its results are called}: its path below the folder that was given, with its suffix where two would
+    be called the same otherwise."""
+    whole = {
+        file: file.relative_to(path) if path.is_dir() else Path(file.name)
+        for path in paths
+        for file in find_images([path], errors)
+    }
+    count = Counter(name.with_suffix("") for name in whole.values())
+    names = {file: name.with_suffix("") if count[name.with_suffix("")] == 1 else name for file, name in whole.items()}
+    taken: dict[Path, Path] = {}
+    for file, name in names.items():
+        if name in taken:
+            raise ValueError(f"{taken[name]} and {file} would have results of the same name: give them apart.")
+        taken[name] = file
+    return names
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file that is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    os.replace(part, path)

@@ -1,0 +1,196 @@
+"""What `glmix segment` promises."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from glmix.data.mask_modules import SceneMaskData
+from glmix.data.scenes import SceneConfig, draw_scene
+from glmix.tasks import Segmentation
+from glmix.tasks.segmentation_inference import Inference
+from glmix.tasks.segmentation_predictor import SegmentationPredictor, overlay, palette_image
+from glmix_cli import main
+
+from ..tasks.runs import task as classification
+from ..tasks.runs import trainer
+
+SCENES = SceneConfig(size=48, shapes=("disc",))
+NAMES = ["background", "disc_stripes", "disc_checks"]
+
+
+class Here:
+    """`glmix ...` in an empty folder, without the seconds that a process takes to import the libraries."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *words: object) -> tuple[int, str, str]:
+        """Exit code, output, errors."""
+        code = main([*map(str, words)])
+        return code, *self.capsys.readouterr()
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    monkeypatch.chdir(tmp_path)
+    return Here(capsys)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("run")
+    task = Segmentation(
+        model="test_glnet",
+        model_args={"depths": (1, 1, 1, 1)},
+        decoder="fpn",
+        decoder_args={"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32},
+    )
+    task.schedule_config.warmup_epochs = 0
+    data = SceneMaskData(SCENES, train_count=8, val_count=4, batch_size=4)
+    trainer(root, max_epochs=1).fit(task, data)
+    return root / "checkpoints" / "best.ckpt"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Images of odd sizes, one in a folder below, one grey, one that its EXIF tag turns."""
+    folder = tmp_path / "images"
+    (folder / "below").mkdir(parents=True)
+    scene = Image.fromarray(draw_scene(SCENES, "test", 0).image)
+    scene.resize((70, 50)).save(folder / "a.jpg")
+    scene.convert("L").save(folder / "below" / "a.png")
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    scene.resize((60, 40)).save(folder / "turned.jpg", exif=tag)
+    return folder
+
+
+def test_masks_overlays_and_json_are_written(run: Here, checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    code, printed, errors = run("segment", images, "--checkpoint", checkpoint, "-o", "out", "--json")
+    assert code == 0, errors
+    out = tmp_path / "out"
+    contents = json.loads((out / "segments.json").read_text())
+    assert json.loads(printed) == contents
+    assert contents["classes"] == NAMES
+    sizes = {"a": (70, 50), "below/a": (48, 48), "turned": (40, 60)}
+    assert {result["mask"].removesuffix("_mask.png") for result in contents["results"]} == set(sizes)
+    predict = SegmentationPredictor.from_checkpoint(checkpoint)
+    for result in contents["results"]:
+        size = sizes[result["mask"].removesuffix("_mask.png")]
+        mask = Image.open(out / result["mask"])
+        assert (mask.mode, mask.size) == ("P", size) == ("P", (result["width"], result["height"]))
+        labels = np.asarray(mask)
+        shares = {c["id"]: c["pixels"] for c in result["classes"]}
+        assert shares == {k: int(n) for k, n in enumerate(np.bincount(labels.ravel())) if n}
+        assert all(NAMES[c["id"]] == c["name"] for c in result["classes"])
+        assert Image.open(out / result["overlay"]).width == size[0]
+    below = next(result for result in contents["results"] if result["mask"] == "below/a_mask.png")
+    expected = predict(Image.open(images / "below" / "a.png"))
+    assert np.array_equal(np.asarray(Image.open(out / below["mask"])), expected)
+    assert not list(out.rglob("*.part"))
+
+
+def test_a_bad_file_loses_none_of_the_others(run: Here, checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    (images / "broken.jpg").write_bytes(b"no image")
+    code, _, errors = run("segment", images, tmp_path / "nowhere.png", "--checkpoint", checkpoint, "-o", "out")
+    assert code == 1
+    contents = json.loads((tmp_path / "out" / "segments.json").read_text())
+    assert len(contents["results"]) == 3
+    assert [Path(error["file"]).name for error in contents["errors"]] == ["broken.jpg", "nowhere.png"]
+    assert "broken.jpg cannot be read" in errors
+    assert run("segment", images / "broken.jpg", "--checkpoint", checkpoint, "-o", "none")[0] == 2
+    assert not (tmp_path / "none").exists()
+
+
+def test_results_of_another_image_are_never_replaced_silently(
+    run: Here, checkpoint: Path, images: Path, tmp_path: Path
+) -> None:
+    from glmix_cli.segment import _names
+
+    Image.open(images / "a.jpg").save(images / "a.png")
+    names = _names([images], [])
+    assert sorted(map(str, names.values())) == ["a.jpg", "a.png", "below/a", "turned"], "the suffix tells them apart"
+    (images / "a.png").unlink()
+    Image.open(images / "a.jpg").save(images / "below" / "a.jpg")
+    with pytest.raises(ValueError, match=r"images/a\.jpg and .*below/a\.jpg would have results of the same name"):
+        _names([images / "a.jpg", images / "below" / "a.jpg"], [])
+    options = ("segment", images / "turned.jpg", "--checkpoint", checkpoint, "-o", "out")
+    assert run(*options)[0] == 0
+    code, _, errors = run(*options)
+    assert code == 2
+    assert "segments.json is there already: choose another folder, or replace it with --overwrite" in errors
+    assert run(*options, "--overwrite")[0] == 0
+
+
+def test_ways_of_looking_reach_the_network(checkpoint: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import argparse
+
+    from glmix_cli import segment
+
+    seen: list[Any] = []
+
+    def note(cls: Any, path: Path, **options: Any) -> Any:
+        seen.append(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(SegmentationPredictor, "from_checkpoint", classmethod(note))
+    parser = argparse.ArgumentParser()
+    segment.add_arguments(parser)
+    words = f"{images} --checkpoint {checkpoint} -o out --slide --window 40 --stride 20 --scales 0.5 1 --flip"
+    for more in ("", " --resize 90 60", " --resize 0 0"):
+        with pytest.raises(ValueError, match="enough"):
+            segment.run(parser.parse_args((words + more).split()))
+    assert seen[0]["how"] == Inference("slide", 40, 20, (0.5, 1.0), flip=True)
+    assert "resize" not in seen[0]
+    assert seen[1]["resize"] == (90, 60)
+    assert seen[2]["resize"] is None
+    with pytest.raises(ValueError, match="--resize takes the longer side and the shorter one"):
+        segment.run(parser.parse_args((words + " --resize 60 90").split()))
+
+
+def test_a_checkpoint_of_another_task_is_refused(run: Here, images: Path, tmp_path: Path) -> None:
+    from ..tasks.runs import data
+
+    trainer(tmp_path / "run", max_epochs=2).fit(classification(), data(train_count=4))
+    file = next((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
+    code, _, errors = run("segment", images, "--checkpoint", file, "-o", "out")
+    assert code == 2
+    assert "holds a network for Classification, and a segmentation is needed" in errors
+    code, _, errors = run("segment", images, "--checkpoint", "nothing.ckpt", "-o", "out")
+    assert code == 2
+    assert "No checkpoint at nothing.ckpt" in errors
+
+
+def test_an_image_is_segmented_at_any_size_as_its_resized_self() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(3, 3, 1)
+    predict = SegmentationPredictor(network, NAMES, (0.5,) * 3, (0.5,) * 3, resize=(64, 32))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8))
+    labels = predict(image)
+    assert labels.shape == (50, 90)
+    assert labels.dtype == np.uint8
+    whole = SegmentationPredictor(network, NAMES, (0.5,) * 3, (0.5,) * 3)(image)
+    with torch.no_grad():
+        pixels = torch.from_numpy(np.asarray(image)).permute(2, 0, 1).float() / 255
+        expected = network((pixels.unsqueeze(0) - 0.5) / 0.5)[0].argmax(0)
+    assert np.array_equal(whole, expected.numpy())
+
+
+def test_an_overlay_tints_classes_and_names_them() -> None:
+    image = Image.new("RGB", (120, 40), (100, 100, 100))
+    labels = np.zeros((40, 120), np.uint8)
+    labels[:, 60:] = 2
+    picture = overlay(image, labels, NAMES)
+    pixels = np.asarray(picture)
+    assert picture.height > 40, "names stand below"
+    assert (pixels[:40, :59] == 100).all(), "the background has no tint"
+    assert (pixels[:40, 59] == 255).all(), "a line between classes"
+    colour = np.array(palette_image(labels, NAMES).getpalette()[6:9])
+    assert np.abs(pixels[20, 90] - (100 + colour) / 2).max() <= 1
+    plain = overlay(image, np.zeros_like(labels), NAMES)
+    assert plain.size == (120, 40)

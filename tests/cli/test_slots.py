@@ -1,0 +1,143 @@
+"""`glmix slots`: from a model to tables and pictures, on scenes and on folders, and plain words where it cannot."""
+
+import json
+import shutil
+
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from glmix.data.scenes import SceneConfig, write_scenes
+from glmix.models import save_model
+from glmix_cli import main
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    network = timm.create_model("test_glnet", num_classes=6)
+    network.pretrained_cfg["input_size"] = (3, 48, 48)
+    save_model(network, folder)
+    return f"local-dir:{folder}"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """The command in this process, which spares its start: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        code = main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "voc"
+    write_scenes(folder, "voc", SceneConfig(size=64), {"val": 4})
+    return folder
+
+
+def test_scenes_are_scored_in_a_table_a_plot_and_json(glmix, here, model, tmp_path):
+    command = ("slots", "score", "--data", "scenes", "--model", model, "--count", 4, "-o", "out")
+    result = glmix(*command)
+    assert result.returncode == 0, result.stderr
+    text = (tmp_path / "out" / "scores.md").read_text()
+    assert text in result.stdout
+    assert "Means over 4 images (scenes, val, 48 pixels)" in text
+    for word in ("untrained", "grid", "SLIC blurred", "k-means", "mBO", "ARI-FG", "dead", "stages.2.blocks.0"):
+        assert word in text
+    contents = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert len(contents["blocks"]) == 3
+    assert [part["place"] for part in contents["joint"]] == [4, 8, 16]
+    assert all(Image.open(tmp_path / "out" / name).width > 800 for name in ("scores.png", "segments.png"))
+
+    code, _, complaint = here(*command)
+    assert code == 2
+    assert "scores.md is there already: choose another folder, or replace it with --overwrite" in complaint
+    code, text, _ = here(*command, "--overwrite", "--json", "--controls", "grid", "--blocks", -1, "--segments")
+    assert code == 0
+    assert [block["place"] for block in json.loads(text)["blocks"]] == [2]
+
+
+def test_a_folder_in_vocs_layout_has_scores_of_objects(here, model, voc):
+    code, text, _ = here(
+        "slots", "score", "--data", voc, "--layout", "voc", "--model", model, "--blocks", 0, "-o", "out"
+    )
+    assert code == 0
+    assert "oracle IoU" in text
+    assert "tell objects apart" not in text
+
+
+def test_a_bad_file_does_not_lose_the_others(glmix, model, voc, tmp_path):
+    shutil.copytree(voc, tmp_path / "bad")
+    (tmp_path / "bad" / "JPEGImages" / "scene_val_00000002.jpg").write_bytes(b"no image")
+    result = glmix(
+        *("slots", "discover", "--data", "bad", "--layout", "voc", "--model", model, "--blocks", 0, "-o", "found")
+    )
+    assert result.returncode == 1, result.stderr
+    assert "scene_val_00000002" in result.stderr
+    assert "means over 3 images" in result.stdout
+    (error,) = json.loads((tmp_path / "found" / "discovery.json").read_text())["errors"]
+    assert error["image"] == "scene_val_00000002"
+
+
+def test_where_objects_are_not_told_apart_it_is_said(here, model, voc, tmp_path):
+    shutil.copytree(voc, tmp_path / "classes", ignore=shutil.ignore_patterns("SegmentationObject"))
+    arguments = ("--data", "classes", "--layout", "voc", "--model", model, "--blocks", 0, "-o", "out")
+    code, text, _ = here("slots", "score", *arguments, "--controls", "grid")
+    assert code == 0
+    assert "do not tell objects apart" in text
+    assert "mBO |" not in text
+    code, text, _ = here("slots", "discover", *arguments)
+    assert code == 0
+    assert "mBO, CorLoc and ARI-FG are left out" in text
+
+
+def test_objects_are_discovered_in_scenes(here, model, tmp_path):
+    arguments = ("--data", "scenes", "--model", model, "--count", 4, "--objects", 2, "-o", "out")
+    code, text, _ = here("slots", "discover", *arguments)
+    assert code == 0
+    for word in ("CorLoc", "features cut", "2 x 2 grid", "ARI-FG is not to be trusted"):
+        assert word in text
+    assert Image.open(tmp_path / "out" / "discovery.png").width > 400
+    contents = json.loads((tmp_path / "out" / "discovery.json").read_text())
+    assert contents["settings"]["clusters"] == 4
+    assert contents["methods"]["cut"]["scores"]["corloc"]["images"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "nowhere"], "--data nowhere needs its --layout: ade20k, voc or folder"),
+        (["--data", "nowhere", "--layout", "voc"], "There is no folder nowhere"),
+        (["--data", "scenes", "--layout", "voc"], "the folder ./scenes is meant by --data ./scenes"),
+        (["--data", "scenes", "--count", "0"], "--batch-size and --count must be 1 or more, got 16 and 0"),
+        (["--data", "scenes", "--size", "16"], "--size must be at least 32 pixels, got 16"),
+        (["--data", "scenes", "--split", "all"], "split must be one of train, val, test, got 'all'"),
+        (["--data", "scenes", "--blocks", "7"], "The model has 3 blocks with slots, numbered 0 to 2"),
+        (["--data", "scenes", "--objects", "3", "1"], "objects must be two numbers"),
+        (["--data", "scenes", "--device", "cuda:99"], "--device cuda:99"),
+    ],
+)
+def test_bad_input_is_told_in_a_sentence(here, model, tmp_path, arguments, words):
+    code, _, complaint = here("slots", "score", "--model", model, "-o", "out", *arguments)
+    assert code == 2
+    assert words in complaint
+    assert not list(tmp_path.rglob("scores.*"))
+
+
+def test_a_model_without_weights_and_data_without_a_background_are_refused(here, model):
+    code, _, complaint = here("slots", "score", "--data", "scenes", "--model", "glnet_4g", "-o", "out")
+    assert code == 2
+    assert "give them with --checkpoint" in complaint
+    assert (
+        "give --checkpoint, or --model local-dir:FOLDER" in here("slots", "score", "--data", "scenes", "-o", "out")[2]
+    )
+    code, _, complaint = here("slots", "discover", "--data", ".", "--layout", "ade20k", "--model", model, "-o", "out")
+    assert code == 2
+    assert "has no background" in complaint

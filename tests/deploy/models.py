@@ -1,0 +1,44 @@
+"""What the tests of exported files share: small models, images, and how close is close."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+
+from glmix.models import GLNet
+
+PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
+SIZES = [(33, 47), (64, 64), (97, 130), (160, 72), (224, 224)]
+SMALL = {"depths": (1, 1, 1, 1), "num_classes": 5}
+# the fewest operators that still have slots and attention
+SMALLEST = {**SMALL, "mixers": ("attn", "attn", "glmix", "attn"), "pos_conv": False, "mlp_conv": False}
+
+
+def make(**kwargs) -> GLNet:
+    torch.manual_seed(0)
+    model = timm.create_model("test_glnet", **{**SMALL, **kwargs}).eval()
+    model.pretrained_cfg["label_names"] = [f"class {index}" for index in range(5)]
+    return model
+
+
+def pixels(batch: int, height: int, width: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(height)
+    return torch.randint(0, 256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
+
+
+def normalised(images: torch.Tensor) -> torch.Tensor:
+    """As timm prepares bytes (B, C, H, W) for a model."""
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return (images.float() / 255 - mean) / std
+
+
+def close(found: np.ndarray, expected: torch.Tensor) -> None:
+    assert np.abs(found - expected.numpy()).max() <= 1e-4 * expected.abs().max()
+
+
+def page_blocks() -> list[str]:
+    """The blocks of Python in the page's section on export."""
+    section = PAGE.read_text().split("## Export", 1)[1].split("\n## ", 1)[0]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)

@@ -1,0 +1,222 @@
+"""Scores against their definitions, spelt out on images of a few pixels, and what must hold on any image."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glmix.slots import scores
+
+SHAPES = [
+    scores.achievable_accuracy,
+    scores.purity,
+    scores.undersegmentation_error,
+    scores.boundary_recall,
+    scores.boundary_precision,
+    scores.oracle_iou,
+    scores.mean_best_overlap,
+    scores.foreground_ari,
+]
+
+
+@st.composite
+def label_maps(draw, unknown=True):
+    """Segments and objects of an image with 2 to 5 rows and columns, perhaps with pixels of which nothing is known."""
+    height, width = draw(st.integers(2, 5)), draw(st.integers(2, 5))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    labels = rng.integers(0, draw(st.integers(1, 5)), (height, width))
+    objects = rng.integers(-1 if unknown and draw(st.booleans()) else 0, draw(st.integers(1, 4)), (height, width))
+    return labels, objects
+
+
+def same(a, b):
+    return (math.isnan(a) and math.isnan(b)) or a == pytest.approx(b, abs=1e-12)
+
+
+def sets(labels, truth, first=0):
+    """Segments and regions as sets of known pixels."""
+    known = {tuple(place) for place in np.argwhere(truth >= 0)}
+    segments = [known & {tuple(p) for p in np.argwhere(labels == k)} for k in np.unique(labels)]
+    regions = [{tuple(p) for p in np.argwhere(truth == k)} for k in np.unique(truth) if k >= first]
+    return [s for s in segments if s], regions, known
+
+
+@settings(max_examples=150, deadline=None)
+@given(label_maps())
+def test_scores_of_regions_are_what_their_definitions_say(pair):
+    labels, truth = pair
+    segments, regions, known = sets(labels, truth)
+    if not known:
+        assert all(math.isnan(f(labels, truth)) for f in SHAPES[:3])
+        return
+    best = [max(len(s & r) for r in regions) for s in segments]
+    assert same(scores.achievable_accuracy(labels, truth), sum(best) / len(known))
+    assert same(scores.purity(labels, truth), np.mean([b / len(s) for b, s in zip(best, segments, strict=True)]))
+    leaks = sum(min(len(s & r), len(s - r)) for s in segments for r in regions)
+    assert same(scores.undersegmentation_error(labels, truth), leaks / len(known))
+
+
+@settings(max_examples=100, deadline=None)
+@given(label_maps())
+def test_scores_of_objects_are_what_their_definitions_say(pair):
+    labels, objects = pair
+    segments, found, _ = sets(labels, objects, first=1)
+    if not found:
+        assert math.isnan(scores.oracle_iou(labels, objects))
+        assert math.isnan(scores.mean_best_overlap(labels, objects))
+        return
+    singles = [max(len(s & o) / len(s | o) for s in segments) for o in found]
+    assert same(scores.mean_best_overlap(labels, objects), np.mean(singles))
+    unions = [
+        set().union(*chosen) for n in range(1, len(segments) + 1) for chosen in itertools.combinations(segments, n)
+    ]
+    assert same(
+        scores.oracle_iou(labels, objects), np.mean([max(len(u & o) / len(u | o) for u in unions) for o in found])
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(label_maps())
+def test_the_rand_index_is_that_of_all_pairs_and_of_scikit_learn(pair):
+    from sklearn.metrics import adjusted_rand_score
+
+    labels, objects = pair
+    inside = objects > 0
+    a, b = labels[inside], objects[inside]
+    if len(np.unique(b)) < 2:
+        assert math.isnan(scores.foreground_ari(labels, objects))
+        return
+    assert same(scores.foreground_ari(labels, objects), adjusted_rand_score(b, a))
+    pairs = list(itertools.combinations(range(len(a)), 2))
+    one = sum(a[i] == a[j] for i, j in pairs)
+    two = sum(b[i] == b[j] for i, j in pairs)
+    both = sum(a[i] == a[j] and b[i] == b[j] for i, j in pairs)
+    expected, best = one * two / len(pairs), (one + two) / 2
+    if best != expected:
+        assert same(scores.foreground_ari(labels, objects), (both - expected) / (best - expected))
+
+
+@settings(max_examples=100, deadline=None)
+@given(label_maps(unknown=False), st.integers(0, 2))
+def test_borders_are_matched_within_the_tolerance(pair, tolerance):
+    def borders(labels):
+        height, width = labels.shape
+        return [
+            (i, j)
+            for i in range(height)
+            for j in range(width)
+            if any(
+                0 <= i + u < height and 0 <= j + v < width and labels[i + u, j + v] != labels[i, j]
+                for u, v in ((0, 1), (1, 0), (0, -1), (-1, 0))
+            )
+        ]
+
+    def share(these, those):
+        near = [any(max(abs(i - k), abs(j - m)) <= tolerance for k, m in those) for i, j in these]
+        return float(np.mean(near)) if these else float("nan")
+
+    labels, truth = pair
+    assert same(scores.boundary_recall(labels, truth, tolerance), share(borders(truth), borders(labels)))
+    assert same(scores.boundary_precision(labels, truth, tolerance), share(borders(labels), borders(truth)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(label_maps(), st.randoms(use_true_random=False))
+def test_numbers_of_segments_and_of_objects_say_nothing(pair, random):
+    labels, objects = pair
+    names = list(range(10))
+    random.shuffle(names)
+    other_labels = np.array(names)[labels]
+    numbers = list(range(1, 5))
+    random.shuffle(numbers)
+    other_objects = np.where(objects > 0, np.array([0, *numbers])[objects.clip(0)], objects)
+    for score in SHAPES:
+        if math.isnan(score(labels, objects)):
+            assert math.isnan(score(other_labels, other_objects))
+            continue
+        if (objects >= 0).all() or "boundary" not in score.__name__:
+            assert same(score(labels, objects), score(other_labels, other_objects))
+
+
+@settings(max_examples=60, deadline=None)
+@given(label_maps())
+def test_finer_segments_are_never_worse_for_an_oracle(pair):
+    labels, objects = pair
+    finer = 2 * labels + (np.indices(labels.shape).sum(0) % 2)
+    for score in (scores.achievable_accuracy, scores.oracle_iou, scores.boundary_recall):
+        before, after = score(labels, objects), score(finer, objects)
+        assert math.isnan(before) or after >= before - 1e-12
+
+
+def two_objects(size=24):
+    objects = np.zeros((size, size), int)
+    objects[4:12, 3:10] = 1
+    objects[13:22, 12:20] = 2
+    return objects
+
+
+def test_a_perfect_segmentation_scores_one():
+    objects = two_objects()
+    for score in SHAPES:
+        assert score(objects, objects) == (0 if score is scores.undersegmentation_error else 1), score.__name__
+    assert scores.foreground_iou(objects > 0, objects) == 1
+    assert scores.localised(objects == 1, objects) == 1
+
+
+def test_one_segment_for_everything_scores_as_it_must():
+    objects = two_objects()
+    whole = np.zeros_like(objects)
+    background = (objects == 0).mean()
+    assert scores.achievable_accuracy(whole, objects) == pytest.approx(background)
+    assert scores.purity(whole, objects) == pytest.approx(background)
+    assert scores.boundary_recall(whole, objects) == 0
+    assert math.isnan(scores.boundary_precision(whole, objects))
+    assert scores.foreground_ari(whole, objects) == 0
+    assert scores.localised(whole == 0, objects) == 0
+
+
+def test_the_rand_index_of_the_foreground_does_not_see_spilling():
+    objects = two_objects()
+    spilt = (np.indices(objects.shape)[0] >= 12).astype(int)  # halves of the image
+    assert scores.foreground_ari(spilt, objects) == 1
+    assert scores.mean_best_overlap(spilt, objects) < 0.4
+
+
+def test_what_is_not_known_counts_nowhere():
+    objects = two_objects()
+    unknown = objects.copy()
+    unknown[:, -2:] = -1
+    labels = objects.copy()
+    labels[:, -2:] = 7  # a segment of nothing but unknown pixels
+    for score in SHAPES:
+        if "boundary" not in score.__name__:
+            assert score(labels, unknown) == (0 if score is scores.undersegmentation_error else 1), score.__name__
+
+
+def test_a_void_band_around_an_object_is_a_border_in_its_middle():
+    truth = np.zeros((12, 12), int)
+    truth[:, 6:] = 1
+    truth[:, 4:8] = -1
+    assert (scores.filled(truth) == (np.indices(truth.shape)[1] >= 6)).all()
+    assert scores.boundary_recall((np.indices(truth.shape)[1] >= 6).astype(int), truth, 0) == 1
+
+
+def test_boxes():
+    mask = np.zeros((8, 9), bool)
+    assert scores.box_around(mask) is None
+    mask[2:5, 3] = True
+    assert scores.box_around(mask) == (3, 2, 4, 5)
+    assert scores.box_iou((0, 0, 4, 4), (2, 0, 6, 4)) == pytest.approx(8 / 24)
+    assert scores.box_iou((0, 0, 1, 1), (5, 5, 6, 6)) == 0
+
+
+def test_dead_slots_are_those_that_win_nowhere():
+    assert scores.dead_slots(np.array([[0, 3], [3, 5]]), 8) == 5
+
+
+def test_maps_of_different_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 2\)"):
+        scores.purity(np.zeros((2, 3), int), np.zeros((3, 2), int))
