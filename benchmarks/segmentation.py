@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torchmetrics.classification import MulticlassConfusionMatrix
 
@@ -50,6 +51,7 @@ def curve(runs: list[Path]) -> Figure:
         classes.barh(places, [100 * v for v in last.values()], width, color=colour)
         classes.set_yticks(range(len(last)), [name.replace("_", " ") for name in last])
     scores.set(ylim=(0, 100), xlabel="epoch", ylabel="mIoU in % on scenes not trained on")
+    scores.xaxis.set_major_locator(MaxNLocator(integer=True))
     scores.legend(frameon=False, loc="lower right")
     classes.set(xlim=(0, 100), xlabel="IoU in % after the last epoch")
     classes.invert_yaxis()

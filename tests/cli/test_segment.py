@@ -176,7 +176,7 @@ def test_an_image_is_segmented_at_any_size_as_its_resized_self() -> None:
     assert labels.dtype == np.uint8
     whole = SegmentationPredictor(network, NAMES, (0.5,) * 3, (0.5,) * 3)(image)
     with torch.no_grad():
-        pixels = torch.from_numpy(np.asarray(image)).permute(2, 0, 1).float() / 255
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
         expected = network((pixels.unsqueeze(0) - 0.5) / 0.5)[0].argmax(0)
     assert np.array_equal(whole, expected.numpy())
 

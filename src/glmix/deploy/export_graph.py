@@ -125,6 +125,8 @@ class Deployed(nn.Module):
         if self.preprocess == "float":
             return scaled
         mean, std = (torch.tensor(self.config[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+        if mean.numel() != self.channels:  # a configuration for colour, and a model for something else
+            mean, std = mean.mean(), std.mean()
         return (scaled - mean) / std
 
     def example(self, batch: int, height: int, width: int, seed: int = 0) -> Tensor:

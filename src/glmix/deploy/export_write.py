@@ -72,7 +72,7 @@ def write_compiled(program: ExportedProgram, deployed: Deployed, path: Path) -> 
 def write_openvino(onnx_file: Path, deployed: Deployed, smallest: int, path: Path) -> None:
     """An .xml, and beside it a .bin, that take images from `smallest` on.
 
-    Smaller ones the graph refuses: OpenVINO 2026.4 computes a grid of one pixel right, and then larger ones wrong.
+    Smaller ones it refuses: OpenVINO 2026.4 computes a grid of one pixel right, and then larger ones wrong.
     """
     openvino = need("openvino")
     model = openvino.convert_model(str(onnx_file))

@@ -40,6 +40,7 @@ class Pyramid(nn.Module):
         self.norms = nn.ModuleList(LayerNorm2d(dim, eps=1e-6) if norm else nn.Identity() for dim in self.channels)
         like = next(model.parameters())
         self.norms.to(like.device, like.dtype)
+        self.train(self.training)  # which freezes what is to stay
 
     def train(self, mode: bool = True) -> "Pyramid":
         super().train(mode)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..models import GLNet
-from .maps import _evaluating
+from .maps import evaluating
 
 __all__ = ["class_activation", "class_evidence"]
 
@@ -38,5 +38,5 @@ def class_activation(model: nn.Module, images: Tensor) -> Tensor:
     which adds its own share. Inside `recording(model)` the same pass fills the list of slot maps.
     """
     net: Any = model
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         return class_evidence(model, net.forward_features(images))

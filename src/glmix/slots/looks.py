@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .cam import class_evidence
-from .maps import BlockMaps, _evaluating, recording
+from .maps import BlockMaps, evaluating, recording
 
 __all__ = ["VIEWS", "Look", "look"]
 
@@ -77,7 +77,7 @@ def look(model: nn.Module, images: Tensor, views: int = 1) -> Look:
     ways = [(quarters, mirrored) for quarters in range(4 if views == 8 else 1) for mirrored in (False, True)][:views]
     net: Any = getattr(model, "_orig_mod", model)
     activations, maps, features = [], [], []
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         for quarters, mirrored in ways:
             with recording(model) as seen:
                 final, stages = net.forward_intermediates(_turned(images, quarters, mirrored))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..layers import Bridge, GLMix
 from ..layers.slots import cluster, pixels_of
 
-__all__ = ["BlockMaps", "blocks_with_slots", "chosen_blocks", "last_blocks", "recording", "slot_maps"]
+__all__ = ["BlockMaps", "blocks_with_slots", "chosen_blocks", "evaluating", "last_blocks", "recording", "slot_maps"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +178,7 @@ def recording(model: nn.Module, blocks: Sequence[int] | None = None) -> Iterator
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Every module in evaluation mode, and then in the mode that it had; flags alone, so nothing else can change."""
     training = [module for module in model.modules() if module.training]
     try:
@@ -198,6 +198,6 @@ def slot_maps(model: nn.Module, images: Tensor, blocks: Sequence[int] | None = N
         images: (B, in_chans, H, W) of any size that the model takes, on its device and of its dtype.
         blocks: which ones, by their place in the order of execution, from the end where negative; None for all.
     """
-    with torch.no_grad(), _evaluating(model), recording(model, blocks) as maps:
+    with torch.no_grad(), evaluating(model), recording(model, blocks) as maps:
         model(images)
     return maps

@@ -54,9 +54,7 @@ def sheet(
     for cell in cells.flat:
         cell.set(xticks=[], yticks=[])
         cell.spines[:].set_visible(False)
-    patches = [
-        Patch(color=colours[k + 1] / 255, label=name.replace("_", " ")) for k, name in enumerate(class_names)
-    ]
+    patches = [Patch(color=colours[k + 1] / 255, label=name.replace("_", " ")) for k, name in enumerate(class_names)]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), frameon=False, fontsize=8)
     if title is not None:
         figure.suptitle(title, fontsize=10)
