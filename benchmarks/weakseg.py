@@ -2,9 +2,9 @@
 
     python benchmarks/weakseg.py --seeds 0 1 2
 
-Prints the tables of docs/weakseg.md, and writes weakseg-curve.png and weakseg-scenes.png to --out. Thresholds are chosen on
-scenes of the training split that nothing was trained on, every number is of the test split. What is finished stays in
---out, so a run that was stopped goes on.
+Prints the tables of docs/weakseg.md, and writes weakseg-curve.png and weakseg-scenes.png to --out. Thresholds are
+chosen on scenes of the training split that nothing was trained on, every number is of the test split. What is finished
+stays in --out, so a run that was stopped goes on.
 """
 
 import argparse
