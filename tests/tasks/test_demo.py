@@ -36,8 +36,10 @@ def demo(tmp_path_factory):
 def test_it_writes_what_it_says(demo):
     folder, result = demo
     out = folder / "out" / "demo"
-    assert {path.name for path in out.iterdir()} == {"model", "curve.png", "predictions.png", "images", "result.json"}
-    for name in ("curve.png", "predictions.png"):
+    written = {"model", "curve.png", "predictions.png", "images", "masks.png", "explorer.html", "result.json"}
+    assert {path.name for path in out.iterdir()} == written
+    assert "A held-out scene" in (out / "explorer.html").read_text()
+    for name in ("curve.png", "predictions.png", "masks.png"):
         with Image.open(out / name) as picture:
             assert min(picture.size) > 200
             assert np.asarray(picture.convert("RGB")).std() > 20

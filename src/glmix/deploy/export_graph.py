@@ -189,4 +189,4 @@ def smallest_size(program: ExportedProgram, deployed: Deployed) -> int:
             raise ValueError(f"The graph fixes the {name} of its images at {size}.")
         if name != "batch":
             found.append(int(program.range_constraints[size.node.expr].lower))
-    return max(found)
+    return max(deployed.min_size, *found)
