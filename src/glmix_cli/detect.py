@@ -3,14 +3,11 @@
 import argparse
 import io
 import json
-import os
 import sys
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .inputs import find_images
+from .results import result_names, write_whole
 
 HELP = "Find objects in images: overlays and a COCO JSON, by a detector that `glmix fit` trained."
 REPORT = "detections.json"
@@ -38,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from glmix.tasks.detection_predictor import DetectionPredictor, overlay
 
     errors: list[dict[str, str]] = []
-    names = _names(args.images, errors)
+    names = result_names(args.images, errors)
     report = args.out / REPORT
     pictures = {} if args.no_overlays else {file: args.out / f"{name}_overlay.png" for file, name in names.items()}
     if not args.overwrite:
@@ -63,14 +60,14 @@ def run(args: argparse.Namespace) -> int:
         if file in pictures:
             content = io.BytesIO()
             overlay(image, found, detect.class_names).save(content, format="PNG", optimize=True)
-            _replace(pictures[file], content.getvalue())
+            write_whole(pictures[file], content.getvalue())
 
     categories = [
         {"id": number, "name": name} for number, name in zip(detect.category_ids, detect.class_names, strict=True)
     ]
     contents = {"images": images, "annotations": annotations, "categories": categories, "errors": errors}
     if images:
-        _replace(report, (json.dumps(contents) + "\n").encode())
+        write_whole(report, (json.dumps(contents) + "\n").encode())
     if args.json:
         print(json.dumps(contents))
     elif images:
@@ -82,29 +79,3 @@ def run(args: argparse.Namespace) -> int:
     if not images:
         return 2
     return 1 if errors else 0
-
-
-def _names(paths: Sequence[Path], errors: list[dict[str, str]]) -> dict[Path, Path]:
-    """{image: what its results are called}: its path below the folder that was given, with its suffix where two would
-    be called the same otherwise."""
-    whole = {
-        file: file.relative_to(path) if path.is_dir() else Path(file.name)
-        for path in paths
-        for file in find_images([path], errors)
-    }
-    count = Counter(name.with_suffix("") for name in whole.values())
-    names = {file: name.with_suffix("") if count[name.with_suffix("")] == 1 else name for file, name in whole.items()}
-    taken: dict[Path, Path] = {}
-    for file, name in names.items():
-        if name in taken:
-            raise ValueError(f"{taken[name]} and {file} would have results of the same name: give them apart.")
-        taken[name] = file
-    return names
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file that is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)

@@ -85,25 +85,20 @@ def run(args: argparse.Namespace) -> int:
     from glmix.deploy import export_model, export_targets
 
     errors: list[dict[str, str]] = []
-    try:
-        export_targets(args.out, args.format, compiled=args.compile, int8=args.int8, overwrite=args.overwrite)
-        model = _load(args)
-        calibration = _calibration(args, model, errors) if args.int8 else None
-        report = export_model(
-            model,
-            args.out,
-            args.format,
-            outputs=args.outputs,
-            preprocess=args.preprocess,
-            compiled=args.compile,
-            calibration=calibration,
-            overwrite=args.overwrite,
-            say=lambda text: print(text, file=sys.stderr),
-        )
-    except ImportError as error:
-        if "pip install openvino" not in str(error):
-            raise
-        raise ValueError(str(error)) from error  # a sentence, though no extra of ours brings it
+    export_targets(args.out, args.format, compiled=args.compile, int8=args.int8, overwrite=args.overwrite)
+    model = _load(args)
+    calibration = _calibration(args, model, errors) if args.int8 else None
+    report = export_model(
+        model,
+        args.out,
+        args.format,
+        outputs=args.outputs,
+        preprocess=args.preprocess,
+        compiled=args.compile,
+        calibration=calibration,
+        overwrite=args.overwrite,
+        say=lambda text: print(text, file=sys.stderr),
+    )
     if args.json:
         told = dataclasses.asdict(report) | {"files": [str(file) for file in report.files], "errors": errors}
         print(json.dumps(told, indent=2))

@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .inputs import find_images
+from .results import result_names, write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--resize takes the longer side and the shorter one, or 0 0, got {args.resize}.")
         options["resize"] = None if args.resize == [0, 0] else tuple(args.resize)
     errors: list[dict[str, str]] = []
-    names = _names(args.images, errors)
+    names = result_names(args.images, errors)
     report = args.out / "segments.json"
     if not args.overwrite:
         wanted = [report, *(file for name in names.values() for file in _targets(args.out, name))]
@@ -92,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         )
     contents = {"classes": list(predict.class_names), "results": results, "errors": errors}
     if results:
-        _replace(report, (json.dumps(contents, indent=2) + "\n").encode())
+        write_whole(report, (json.dumps(contents, indent=2) + "\n").encode())
     if args.json:
         print(json.dumps(contents, indent=2))
     elif results:
@@ -102,27 +101,6 @@ def run(args: argparse.Namespace) -> int:
     if not results:
         return 2
     return 1 if errors else 0
-
-
-def _names(paths: Sequence[Path], errors: list[dict[str, str]]) -> dict[Path, Path]:
-    """{image: what its results are called}: its path below the folder that was given, no two the same."""
-    whole = {
-        file: file.relative_to(path) if path.is_dir() else Path(file.name)
-        for path in paths
-        for file in find_images([path], errors)
-    }
-    short: dict[Path, list[Path]] = {}
-    for file, name in whole.items():
-        short.setdefault(name.with_suffix(""), []).append(file)
-    names: dict[Path, Path] = {}
-    for name, files in short.items():
-        names |= {file: name if len(files) == 1 else whole[file] for file in files}
-    taken: dict[Path, Path] = {}
-    for file, name in names.items():
-        if name in taken:
-            raise ValueError(f"{taken[name]} and {file} would have results of the same name: segment them apart.")
-        taken[name] = file
-    return names
 
 
 def _targets(out: Path, name: Path) -> tuple[Path, Path]:
@@ -147,12 +125,4 @@ def _save(image: "Image", path: Path) -> None:
 
     content = io.BytesIO()
     image.save(content, format="PNG", optimize=True)
-    _replace(path, content.getvalue())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file that is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    write_whole(path, content.getvalue())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .inputs import load_classifier
+from .results import write_whole
 
 if TYPE_CHECKING:
     from glmix import GLNet
@@ -98,8 +99,8 @@ def run(args: argparse.Namespace) -> int:
     with _truths(args, files, size, errors) as (truths, progress):
         contents, text, notes = say(args, model, truths, progress, settings)
     contents["errors"] = errors
-    _replace(_target(args, "json"), json.dumps(contents, indent=2) + "\n")
-    _replace(_target(args, "md"), f"{text}\n{notes}")
+    write_whole(_target(args, "json"), (json.dumps(contents, indent=2) + "\n").encode())
+    write_whole(_target(args, "md"), f"{text}\n{notes}".encode())
     if args.json:
         print(json.dumps(contents, indent=2))
     else:
@@ -306,10 +307,3 @@ def _targets(args: argparse.Namespace) -> list[Path]:
     """All that is written."""
     joint = [args.out / "segments.png"] if args.what == "score" and args.segments else []
     return [*(_target(args, kind) for kind in ("md", "json", "png")), *joint]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file that is whole or not there."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)

@@ -110,15 +110,15 @@ def test_a_bad_file_loses_none_of_the_others(run: Here, checkpoint: Path, images
 def test_results_of_another_image_are_never_replaced_silently(
     run: Here, checkpoint: Path, images: Path, tmp_path: Path
 ) -> None:
-    from glmix_cli.segment import _names
+    from glmix_cli.results import result_names
 
     Image.open(images / "a.jpg").save(images / "a.png")
-    names = _names([images], [])
+    names = result_names([images], [])
     assert sorted(map(str, names.values())) == ["a.jpg", "a.png", "below/a", "turned"], "the suffix tells them apart"
     (images / "a.png").unlink()
     Image.open(images / "a.jpg").save(images / "below" / "a.jpg")
     with pytest.raises(ValueError, match=r"images/a\.jpg and .*below/a\.jpg would have results of the same name"):
-        _names([images / "a.jpg", images / "below" / "a.jpg"], [])
+        result_names([images / "a.jpg", images / "below" / "a.jpg"], [])
     options = ("segment", images / "turned.jpg", "--checkpoint", checkpoint, "-o", "out")
     assert run(*options)[0] == 0
     code, _, errors = run(*options)

@@ -12,6 +12,7 @@ import timm
 import torch
 
 import glmix
+from glmix.deploy import fuse
 from glmix.models import OFFICIAL_VARIANTS
 from glmix.models.official import read_checkpoint, recognise, to_our_names
 
@@ -211,3 +212,13 @@ def test_a_saved_model_keeps_its_options(tmp_path):
     x = torch.randn(1, 1, 64, 64)
     with torch.no_grad():
         assert torch.equal(again(x), model(x))
+
+
+def test_a_fused_model_is_not_saved_into_a_folder_that_nothing_reads(tmp_path):
+    model = fuse(timm.create_model("test_glnet").eval())
+    with pytest.raises(ValueError, match=r"not be read into test_glnet again .* save the folder before"):
+        glmix.save_model(model, tmp_path / "fused")
+    assert not (tmp_path / "fused").exists()
+    torch.save(model, tmp_path / "fused.pt")
+    again = torch.load(tmp_path / "fused.pt", weights_only=False)
+    assert torch.equal(logits(again), logits(model))

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import safetensors.torch
+import timm
 from timm.models._hub import save_config_for_hf
 
 from .glnet import GLNet
-from .official import PUBLISHED_TOP1
+from .official import PUBLISHED_TOP1, misfits
 
 __all__ = ["model_card", "save_model"]
 
@@ -72,9 +73,16 @@ def save_model(model: GLNet, folder: str | Path) -> str:
     current = ("num_classes", "global_pool", "in_chans")  # what the model says of itself, whatever it was built with
     model_args = {name: value for name, value in model._model_args.items() if name not in current}
     model_args |= {"in_chans": model.in_chans, "global_pool": model.head.global_pool.pool_type}
-    folder.mkdir(parents=True, exist_ok=True)
     # safetensors takes contiguous tensors alone, and those of a channels-last model are not
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    name = model.pretrained_cfg["architecture"]
+    read = timm.create_model(name, num_classes=model.num_classes, device="meta", **model_args)
+    if lines := misfits(weights, read):
+        raise ValueError(
+            f"These weights would not be read into {name} again ({lines[0]}): a fused, wrapped or otherwise changed "
+            "model is saved by torch.save; save the folder before changing the model."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(weights, folder / "model.safetensors")
     config_path = folder / "config.json"
     save_config_for_hf(model, config_path, model_args=model_args)
