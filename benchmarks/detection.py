@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from glmix.data.detection_modules import DetectionScenes
+from glmix.data.coco.modules import DetectionScenes
 from glmix.data.scenes import SceneConfig, draw_scene
 from glmix.tasks import load_trained
-from glmix.tasks.detection_predictor import DetectionPredictor, overlay
-from glmix.tasks.detection_scores import CocoScores
+from glmix.tasks.detection.predictor import DetectionPredictor, overlay
+from glmix.tasks.detection.scores import CocoScores
 from glmix.tasks.figures import save_figure
 
 NAMES = {"retinanet": "RetinaNet", "mask_rcnn": "Mask R-CNN"}

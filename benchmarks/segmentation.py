@@ -22,8 +22,8 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from glmix.data.scenes import Scene, SceneConfig, class_colours, draw_scene
 from glmix.tasks.figures import save_figure
-from glmix.tasks.segmentation_predictor import SegmentationPredictor, overlay
-from glmix.tasks.segmentation_scores import scores_of
+from glmix.tasks.segmentation.predictor import SegmentationPredictor, overlay
+from glmix.tasks.segmentation.scores import scores_of
 
 NAMES = {"fpn": "Semantic FPN", "upernet": "UperNet"}
 STYLES = {"fpn": ("o-", "#2b5fb0"), "upernet": ("s--", "#b0622b")}

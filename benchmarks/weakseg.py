@@ -17,7 +17,7 @@ import torch
 
 from glmix.data.scenes import Scene, draw_scene
 from glmix.tasks.figures import Figure, save_figure
-from glmix.tasks.weakseg_compare import Comparison, carry_out, examples
+from glmix.tasks.weakseg.compare import Comparison, carry_out, examples
 
 CURVES = ("CAM", "CAM, 8 views", "SlotCut", "SlotCut, 8 views", "cut of dense features, 8 views")
 SHOWN = 6
@@ -55,7 +55,7 @@ def tables(results: dict[int, Result]) -> str:
 
 
 def curves(results: dict[int, Result]) -> Figure:
-    from glmix.tasks.weakseg_figures import curve_figure
+    from glmix.tasks.weakseg.figures import curve_figure
 
     found = {name: [result["seeds"][name] for result in results.values()] for name in CURVES}
     return curve_figure(
@@ -66,7 +66,7 @@ def curves(results: dict[int, Result]) -> Figure:
 
 def picture(config: Comparison, seed: int, folder: Path) -> Figure:
     """Some test scenes, with what each step makes of them, for one seed."""
-    from glmix.tasks.weakseg_figures import sheet
+    from glmix.tasks.weakseg.figures import sheet
 
     scenes: list[Scene] = [draw_scene(config.scenes, "test", index) for index in range(SHOWN)]
     columns = {"truth": np.stack([scene.semantic for scene in scenes]).astype(int)}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glmix.tasks.ablation import Ablation, Run
+    from glmix.tasks.ablation.study import Ablation, Run
 
 HELP = "Compare variants of a small network on scenes, several seeds each; the same command again continues."
 
@@ -23,9 +23,9 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from glmix.tasks.ablation import carry_out, plan, read_ablation
-    from glmix.tasks.ablation_report import write_report
-    from glmix.tasks.ablation_speed import measure_speed
+    from glmix.tasks.ablation.report import write_report
+    from glmix.tasks.ablation.speed import measure_speed
+    from glmix.tasks.ablation.study import carry_out, plan, read_ablation
 
     if args.threads < 1:
         raise ValueError(f"--threads must be at least 1, got {args.threads}.")
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say_what_is_there(config: "Ablation", folder: Path, total: int) -> None:
-    from glmix.tasks.ablation import finished_runs, strangers
+    from glmix.tasks.ablation.study import finished_runs, strangers
 
     done = len(finished_runs(config, folder))
     print(f"Runs of this configuration: {total}; done already: {done}.", flush=True)

@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from glmix.data.mask_pixels import read_upright
-    from glmix.tasks.detection_predictor import DetectionPredictor, overlay
+    from glmix.data.masks.pixels import read_upright
+    from glmix.tasks.detection.predictor import DetectionPredictor, overlay
 
     errors: list[dict[str, str]] = []
     names = result_names(args.images, errors)

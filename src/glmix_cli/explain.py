@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from glmix import GLNet
-    from glmix.slots.figures import Column
+    from glmix.slots.figure.draw import Column
 
 HELP = "Show what the slots of a model hold of images: figures, and with --html pages to explore."
 SMALLEST = 32  # pixels: the shorter side that a model takes at least
@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from glmix.slots import figures  # noqa: F401 - a missing extra is told before anything is computed
+    from glmix.slots.figure import draw  # noqa: F401 - a missing extra is told before anything is computed
 
     if args.topk < 1:
         raise ValueError(f"--topk must be 1 or more, got {args.topk}.")
@@ -156,7 +156,7 @@ def _candidates(file: Path) -> Iterable[str]:
 
 def _explain(file: Path, target: Path, models: Sequence[Model], args: argparse.Namespace) -> dict[str, Any]:
     """All that is asked for about one image; `target` is what is written, without a suffix."""
-    from glmix.slots.figures import save_figure, slot_figure
+    from glmix.slots.figure.draw import save_figure, slot_figure
 
     image = _open_upright(file, models[0].network)
     size = _rows_and_columns(image, args.size, models[0].network)
@@ -217,7 +217,7 @@ def _columns(
 
     from glmix.slots import recording
     from glmix.slots.explorer.picture import prepare
-    from glmix.slots.figures import Column
+    from glmix.slots.figure.draw import Column
 
     columns, pictures = [], []
     for model in models:

@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from glmix.data.mask_pixels import read_upright
-    from glmix.tasks.segmentation_inference import Inference
-    from glmix.tasks.segmentation_predictor import SegmentationPredictor, overlay, palette_image
+    from glmix.data.masks.pixels import read_upright
+    from glmix.tasks.segmentation.inference import Inference
+    from glmix.tasks.segmentation.predictor import SegmentationPredictor, overlay, palette_image
 
     options: dict[str, Any] = {
         "device": args.device,

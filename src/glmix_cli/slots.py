@@ -14,10 +14,10 @@ from .results import write_whole
 
 if TYPE_CHECKING:
     from glmix import GLNet
-    from glmix.data.masks import MaskFiles
-    from glmix.slots.discovery import Discovered
-    from glmix.slots.scoring import BlockScores
-    from glmix.slots.truth import Truth
+    from glmix.data.masks.files import MaskFiles
+    from glmix.slots.grouping.discovery import Discovered
+    from glmix.slots.grouping.scoring import BlockScores
+    from glmix.slots.grouping.truth import Truth
 
 HELP = "Measure how a model's slots group pixels, or find objects with them, beside controls."
 SCORE = "Score how the slots of each block group pixels, beside controls with as many segments."
@@ -133,7 +133,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _load(args: argparse.Namespace) -> "GLNet":
-    from glmix.slots import page  # noqa: F401 - a missing extra is told before anything is computed
+    from glmix.slots.figure import page  # noqa: F401 - a missing extra is told before anything is computed
     from glmix.slots.maps import blocks_with_slots
 
     model = load_classifier(args.model, args.checkpoint).eval()
@@ -147,7 +147,7 @@ def _load(args: argparse.Namespace) -> "GLNet":
 
 
 def _open(args: argparse.Namespace) -> "MaskFiles":
-    from glmix.data.masks import open_masks
+    from glmix.data.masks.files import open_masks
 
     return open_masks(args.data, args.split, args.layout)
 
@@ -159,7 +159,7 @@ def _truths(
     """The images, and what is to be called as they are done: a bar on a terminal."""
     from tqdm import tqdm
 
-    from glmix.slots.truth import scene_truths, truths_on_disk
+    from glmix.slots.grouping.truth import scene_truths, truths_on_disk
 
     def failed(name: str, error: Exception) -> None:
         errors.append({"image": name, "error": str(error)})
@@ -204,9 +204,9 @@ def _score(
     progress: Callable[[int], object],
     settings: dict[str, Any],
 ) -> tuple[dict[str, Any], str, str]:
-    from glmix.slots.page import save_figure
-    from glmix.slots.score_report import as_json, score_plot, summary
-    from glmix.slots.scoring import score_slots
+    from glmix.slots.figure.page import save_figure
+    from glmix.slots.grouping.report import as_json, score_plot, summary
+    from glmix.slots.grouping.scoring import score_slots
 
     found = score_slots(
         model,
@@ -253,9 +253,9 @@ def _discover(
     progress: Callable[[int], object],
     settings: dict[str, Any],
 ) -> tuple[dict[str, Any], str, str]:
-    from glmix.slots.discovery import CONTROLS, METHODS, discover
-    from glmix.slots.discovery_report import discovery_json, discovery_sheet, discovery_table, grid_warning
-    from glmix.slots.page import save_figure
+    from glmix.slots.figure.page import save_figure
+    from glmix.slots.grouping.discovery import CONTROLS, METHODS, discover
+    from glmix.slots.grouping.discovery_report import discovery_json, discovery_sheet, discovery_table, grid_warning
 
     found = discover(
         model,

@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from glmix.tasks import weakseg
     from glmix.tasks.cli import quieten
-    from glmix.tasks.weakseg_config import read_weakseg
+    from glmix.tasks.weakseg import pipeline
+    from glmix.tasks.weakseg.config import read_weakseg
 
     quieten()
     config = read_weakseg(args.config, [part for key, value in args.changes for part in (f"--{key}", value)])
@@ -48,11 +48,11 @@ def run(args: argparse.Namespace) -> int:
         yield from tqdm(loop, total=count, desc=what, disable=None, unit="image")
 
     if args.step == "fit":
-        weakseg.fit(config, say)
+        pipeline.fit(config, say)
     elif args.step == "seeds":
-        weakseg.seeds(config, say, watch)
+        pipeline.seeds(config, say, watch)
     else:
-        result = weakseg.evaluate(config, say, watch)
+        result = pipeline.evaluate(config, say, watch)
         print(json.dumps(result) if args.json else _table(result))
     return 0
 

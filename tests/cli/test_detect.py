@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from glmix.data.coco import open_coco
-from glmix.data.coco_masks import decode_segmentation
-from glmix.data.detection_modules import DetectionScenes
+from glmix.data.coco.files import open_coco
+from glmix.data.coco.masks import decode_segmentation
+from glmix.data.coco.modules import DetectionScenes
 from glmix.data.scenes import SceneConfig, draw_scene
 from glmix.tasks import Detection, DetectorConfig, OptimizerConfig, ScheduleConfig
-from glmix.tasks.detection_predictor import DetectionPredictor, Detections, overlay
+from glmix.tasks.detection.predictor import DetectionPredictor, Detections, overlay
 from glmix_cli import main
 
 from ..tasks.runs import trainer

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from glmix.data.mask_modules import SceneMaskData
+from glmix.data.masks.modules import SceneMaskData
 from glmix.data.scenes import SceneConfig, draw_scene
 from glmix.tasks import Segmentation
-from glmix.tasks.segmentation_inference import Inference
-from glmix.tasks.segmentation_predictor import SegmentationPredictor, overlay, palette_image
+from glmix.tasks.segmentation.inference import Inference
+from glmix.tasks.segmentation.predictor import SegmentationPredictor, overlay, palette_image
 from glmix_cli import main
 
 from ..tasks.runs import task as classification

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from glmix.data.coco import open_coco, read_stored
-from glmix.data.coco_masks import decode_segmentation, encode_mask, to_rle
-from glmix.data.detection_modules import CocoData, DetectionScenes
-from glmix.data.detection_samples import CocoSource, DetectionSamples, SceneSource
-from glmix.data.detection_transforms import DetectionTransform
+from glmix.data.coco.files import open_coco, read_stored
+from glmix.data.coco.masks import decode_segmentation, encode_mask, to_rle
+from glmix.data.coco.modules import CocoData, DetectionScenes
+from glmix.data.coco.samples import CocoSource, DetectionSamples, SceneSource
+from glmix.data.coco.transforms import DetectionTransform
 from glmix.data.sampling import Draw
 from glmix.data.scenes import SceneConfig, SceneDataset, draw_scene, write_scenes
 from glmix.data.scenes.write import run_lengths

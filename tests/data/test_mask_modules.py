@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from glmix.data.mask_modules import MaskData, MaskSource, SceneMaskData
-from glmix.data.mask_samples import MaskSamples
-from glmix.data.mask_transforms import MaskTransformConfig, PhotometricDistortion, fitted_size
-from glmix.data.masks import IGNORE, open_masks
+from glmix.data.masks.files import IGNORE, open_masks
+from glmix.data.masks.modules import MaskData, MaskSource, SceneMaskData
+from glmix.data.masks.samples import MaskSamples
+from glmix.data.masks.transforms import MaskTransformConfig, PhotometricDistortion, fitted_size
 from glmix.data.sampling import Draw
 from glmix.data.scenes import SceneConfig, draw_scene, write_scenes
 

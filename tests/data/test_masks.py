@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glmix.data.masks import IGNORE, VOC_CLASSES, open_masks
+from glmix.data.masks.files import IGNORE, VOC_CLASSES, open_masks
 from glmix.data.scenes import SceneConfig, draw_scene, write_scenes
 
 SCENES = SceneConfig(size=32)

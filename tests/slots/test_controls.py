@@ -6,7 +6,7 @@ import timm
 import torch
 
 from glmix.data.scenes import SceneConfig, draw_scene
-from glmix.slots.controls import Superpixels, kmeans_segments, regular_cells, untrained_like
+from glmix.slots.grouping.controls import Superpixels, kmeans_segments, regular_cells, untrained_like
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (20, 33), (7, 50), (64, 64)])

@@ -9,10 +9,10 @@ import torch
 from skimage.measure import label
 
 from glmix.data.scenes import SceneConfig
-from glmix.slots.controls import dense_cut
-from glmix.slots.discovery import CONTROLS, METHODS, METRICS, components, discover, on_side
-from glmix.slots.discovery_report import discovery_json, discovery_sheet, discovery_table, grid_warning
-from glmix.slots.truth import Truth, scene_truths
+from glmix.slots.grouping.controls import dense_cut
+from glmix.slots.grouping.discovery import CONTROLS, METHODS, METRICS, components, discover, on_side
+from glmix.slots.grouping.discovery_report import discovery_json, discovery_sheet, discovery_table, grid_warning
+from glmix.slots.grouping.truth import Truth, scene_truths
 
 
 @pytest.fixture(scope="module")

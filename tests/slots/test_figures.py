@@ -11,7 +11,9 @@ from PIL import Image
 
 from glmix.data.scenes import SceneConfig, draw_scene
 from glmix.slots import BlockMaps, slot_maps
-from glmix.slots.figures import Column, save_figure, slot_figure
+from glmix.slots.figure.draw import Column, save_figure, slot_figure
+from glmix.slots.figure.medoids import representative_slots
+from glmix.slots.figure.panels import Block, canvas_of
 from glmix.slots.measures import (
     assignment_logits,
     effective_slots_per_image,
@@ -19,8 +21,6 @@ from glmix.slots.measures import (
     resize_assignment,
     strongest_slots,
 )
-from glmix.slots.medoids import representative_slots
-from glmix.slots.panels import Block, canvas_of
 
 
 def shares(*shape: int, sharpness: float = 3.0) -> torch.Tensor:

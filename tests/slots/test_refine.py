@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glmix.slots.cut import slot_kernel
-from glmix.slots.pamr import pamr
-from glmix.slots.refine import refine, resized
+from glmix.slots.weak.pamr import pamr
+from glmix.slots.weak.refine import refine, resized
 
 from .test_cut import block, random_blocks
 

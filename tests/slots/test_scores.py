@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glmix.slots import scores
+from glmix.slots.grouping import scores
 
 SHAPES = [
     scores.achievable_accuracy,

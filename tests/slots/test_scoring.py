@@ -8,13 +8,13 @@ import pytest
 import timm
 import torch
 
-from glmix.data.masks import open_masks
+from glmix.data.masks.files import open_masks
 from glmix.data.scenes import SceneConfig, write_scenes
-from glmix.slots.margins import interval, margins, mean_of
-from glmix.slots.score_batch import batches, images_of, segments_of
-from glmix.slots.score_report import as_json, score_plot, standing, table
-from glmix.slots.scoring import CONTROLS, METRICS, SLOTS, score_slots
-from glmix.slots.truth import scene_truths, truths_on_disk
+from glmix.slots.grouping.batch import batches, images_of, segments_of
+from glmix.slots.grouping.margins import interval, margins, mean_of
+from glmix.slots.grouping.report import as_json, score_plot, standing, table
+from glmix.slots.grouping.scoring import CONTROLS, METRICS, SLOTS, score_slots
+from glmix.slots.grouping.truth import scene_truths, truths_on_disk
 
 SCENES = SceneConfig(size=48)
 
@@ -71,7 +71,7 @@ def test_an_untrained_model_with_the_seed_of_the_control_scores_as_the_control(b
     torch.manual_seed(3)
     fresh = timm.create_model("test_glnet", num_classes=6, output_stride=8)
     fresh.init_weights()  # from here on, what the control does
-    from glmix.slots.controls import untrained_like
+    from glmix.slots.grouping.controls import untrained_like
 
     found = score_slots(untrained_like(fresh), scene_truths(SCENES, "val", 3), controls=["untrained"])
     for block in (*found.blocks, *found.joint):
@@ -172,7 +172,7 @@ def test_a_folder_of_masks_is_scored_at_the_size_asked_for(model, tmp_path):
 
 def test_without_objects_their_scores_are_left_out(model, tmp_path):
     write_scenes(tmp_path / "ade", "segmentation", SceneConfig(size=48), {"train": 1, "val": 3})
-    from glmix.data.masks import open_masks
+    from glmix.data.masks.files import open_masks
 
     files = open_masks(tmp_path / "ade", "val", "ade20k", classes=6)
     truths = list(truths_on_disk(files, 48))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from glmix.slots.seeds import SeedMaps, claims
+from glmix.slots.weak.seeds import SeedMaps, claims
 
 
 def test_claims_are_shares_of_the_highest_and_absent_classes_claim_nothing() -> None:

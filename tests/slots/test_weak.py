@@ -6,9 +6,9 @@ import torch
 
 from glmix import GLNet
 from glmix.slots.cam import class_activation
-from glmix.slots.looks import look
 from glmix.slots.maps import slot_maps
-from glmix.slots.weak import SeedConfig, dense_cut, seeds_of
+from glmix.slots.weak.looks import look
+from glmix.slots.weak.methods import SeedConfig, dense_cut, seeds_of
 
 METHODS = ("cam", "slots", "slotcut", "dense")
 

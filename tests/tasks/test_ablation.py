@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from glmix.tasks.ablation import carry_out, plan, read_ablation, strangers, variants
-from glmix.tasks.ablation_report import markdown, rows, write_report
-from glmix.tasks.ablation_speed import measure_speed
+from glmix.tasks.ablation.report import markdown, rows, write_report
+from glmix.tasks.ablation.speed import measure_speed
+from glmix.tasks.ablation.study import carry_out, plan, read_ablation, strangers, variants
 from glmix_cli import main
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "ablations").glob("*.yaml"))

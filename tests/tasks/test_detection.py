@@ -9,12 +9,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from glmix.data.detection_modules import DetectionScenes
+from glmix.data.coco.modules import DetectionScenes
 from glmix.data.scenes import SceneConfig
 from glmix.models import GLNet
 from glmix.tasks import Detection, DetectorConfig, OptimizerConfig, ScheduleConfig, load_trained, read_info
-from glmix.tasks import detection_padding as padding
-from glmix.tasks.detection_models import build_detector
+from glmix.tasks.detection import padding
+from glmix.tasks.detection.models import build_detector
 
 from .runs import assert_same, trainer, weights
 
@@ -95,7 +95,7 @@ def test_the_mask_is_what_keeps_neighbours_out(kind: str, monkeypatch: pytest.Mo
     net = detector(kind)
     net.transform.resize = lambda image, target=None: (image, target)
     batch = images((64, 96), (200, 120))
-    monkeypatch.setattr("glmix.tasks.detection_models.split_mask", lambda x, channels: (x[:, :channels], None))
+    monkeypatch.setattr("glmix.tasks.detection.models.split_mask", lambda x, channels: (x[:, :channels], None))
     assert distance(detect(net, batch)[0], detect(net, batch[:1])[0]) > 1e-3
 
 

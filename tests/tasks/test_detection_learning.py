@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from glmix.data.detection_modules import DetectionScenes
+from glmix.data.coco.modules import DetectionScenes
 from glmix.data.scenes import SceneConfig
 from glmix.tasks import Detection, DetectorConfig, OptimizerConfig, ScheduleConfig
 

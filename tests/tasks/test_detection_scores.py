@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from glmix.tasks.detection_scores import CocoScores, coco_results
+from glmix.tasks.detection.scores import CocoScores, coco_results
 
 SIDE = 120
 NAMES = ["a", "b", "c"]
@@ -184,7 +184,7 @@ def test_no_object_at_all_scores_0_and_not_minus_1() -> None:
 
 
 def test_masks_and_run_lengths_of_the_truth_score_the_same() -> None:
-    from glmix.data.coco_masks import encode_mask
+    from glmix.data.coco.masks import encode_mask
 
     found, targets = case(30)
     encoded = [

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glmix.data.mask_modules import SceneMaskData
+from glmix.data.masks.modules import SceneMaskData
 from glmix.data.scenes import SceneConfig
 from glmix.models import Pyramid
 from glmix.tasks import Inference, OptimizerConfig, ScheduleConfig, Segmentation, load_trained, read_info
 from glmix.tasks.optim import build_optimizer
-from glmix.tasks.segmentation import pixel_cross_entropy
-from glmix.tasks.segmentation_inference import label_map
-from glmix.tasks.segmentation_net import SegmentationNet
+from glmix.tasks.segmentation.inference import label_map
+from glmix.tasks.segmentation.net import SegmentationNet
+from glmix.tasks.segmentation.task import pixel_cross_entropy
 
 from .runs import assert_same, trainer, weights
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from glmix.tasks.segmentation_inference import Inference, label_map, pad_to_multiple, segment, starts
-from glmix.tasks.segmentation_scores import scores_of
+from glmix.tasks.segmentation.inference import Inference, label_map, pad_to_multiple, segment, starts
+from glmix.tasks.segmentation.scores import scores_of
 
 SIDES = st.integers(5, 90)
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from glmix.data.mask_modules import SceneMaskData
+from glmix.data.masks.modules import SceneMaskData
 from glmix.data.scenes import SceneConfig
 from glmix.tasks import Inference, OptimizerConfig, ScheduleConfig, Segmentation
 from glmix.tasks.scene_runs import Recipe, train_on_scenes
-from glmix.tasks.segmentation_inference import label_map, segment
+from glmix.tasks.segmentation.inference import label_map, segment
 
 SCENES = SceneConfig(size=64, shapes=("disc", "cross"), textures=("checks",), objects=(1, 1))
 RECIPE = Recipe(epochs=6, lr=3e-3, warmup=0.1)

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from glmix.data.masks import IGNORE
+from glmix.data.masks.files import IGNORE
 from glmix.data.scenes import SceneConfig, write_scenes
-from glmix.slots.seeds import SeedMaps
-from glmix.tasks.segmentation_scores import scores_of
-from glmix.tasks.weakseg_config import read_weakseg
-from glmix.tasks.weakseg_scores import THRESHOLDS, confusions, curve_of
+from glmix.slots.weak.seeds import SeedMaps
+from glmix.tasks.segmentation.scores import scores_of
+from glmix.tasks.weakseg.config import read_weakseg
+from glmix.tasks.weakseg.scores import THRESHOLDS, confusions, curve_of
 from glmix_cli import main
 
 ROOT = Path(__file__).parents[2]

@@ -8,11 +8,11 @@ except ImportError as error:
 
 from .base import NonFiniteLossError, Task
 from .classification import Classification, MixConfig
-from .detection import Detection
-from .detection_models import DetectorConfig
+from .detection.models import DetectorConfig
+from .detection.task import Detection
 from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
-from .segmentation import Segmentation
-from .segmentation_inference import Inference
+from .segmentation.inference import Inference
+from .segmentation.task import Segmentation
 from .token_label import TokenLabelling
 from .trained import load_trained, read_info
 from .weights import load_weights

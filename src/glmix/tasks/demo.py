@@ -25,7 +25,7 @@ from ..models import GLNet, save_model
 from ..slots.explorer import write_page
 from .figures import learning_curve, prediction_sheet, save_figure
 from .scene_runs import Epoch, Recipe, train_on_scenes
-from .weakseg_figures import weakseg_sheet
+from .weakseg.figures import weakseg_sheet
 
 __all__ = ["ARTEFACTS", "Artefact", "Demo", "DemoConfig", "run_demo"]
 

@@ -1,0 +1,1 @@
+"""Images with objects: COCO's JSON, checks, transforms, loaders."""

@@ -1,0 +1,1 @@
+"""Images with masks: files, checks, transforms, loaders."""

@@ -1,0 +1,244 @@
+"""Lightning's data modules for segmentation: images with masks in folders, and scenes in memory.
+
+After `setup` each tells `num_classes`, `class_names`, `input_size`, `mean`, `std` and `resize`, the box that images are
+scaled to fit for evaluation (None: they are left as they are). A training batch is (images, masks): (B, 3, H, W)
+float, normalised, and (B, H, W) int64, class indices and 255 for pixels that do not count. A batch of evaluation is the
+same, or two lists where sizes differ; a mask has the size of its file, which may be another than its image's.
+`batch_size` is that of one process.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+try:
+    from lightning.pytorch import LightningDataModule
+except ImportError as error:
+    raise ImportError(f"Data modules need {error.name}: pip install 'glmix[train]'") from error
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from ..loaders import eval_loader, train_loader
+from ..modules import training_of
+from ..scene_tensors import SceneTensors
+from ..scenes import SceneConfig, Split
+from .files import MaskFiles, MaskLayout, open_masks
+from .samples import MaskSamples, collate_masks
+from .transforms import MaskTransformConfig
+
+__all__ = ["MaskData", "MaskSource", "SceneMaskData"]
+
+PUBLISHED = MaskTransformConfig()
+USUAL_SCENES = SceneConfig(size=96)
+
+
+@dataclass(frozen=True)
+class MaskSource:
+    """Where images and masks are; see `open_masks`.
+
+    Args:
+        root: the folder that holds the data.
+        layout: `ade20k`, `voc`, or `folder` for images and masks of one's own.
+        train, val, test: names of the splits. `test` None: the split `val` is tested on.
+        classes: names of the classes in the order of their indices; None takes them from the data.
+        num_classes: how many classes there are, where nothing names them.
+        images, masks: other folders than the layout's.
+        zero_is_class: whether the id 0 is a class; None: as in the layout.
+        check: how many masks of each split are looked at before training; None: all. Every mask is looked at as it
+            is read.
+    """
+
+    root: str
+    layout: MaskLayout = "ade20k"
+    train: str = "train"
+    val: str = "val"
+    test: str | None = None
+    classes: tuple[str, ...] | None = None
+    num_classes: int | None = None
+    images: str | None = None
+    masks: str | None = None
+    zero_is_class: bool | None = None
+    check: int | None = 100
+
+    def __post_init__(self) -> None:
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(self.classes))
+            if self.num_classes not in (None, len(self.classes)):
+                raise ValueError(f"num_classes is {self.num_classes}, but classes names {len(self.classes)}.")
+        if self.check is not None and self.check < 0:
+            raise ValueError(f"check must be 0 or more, or null for all masks, got {self.check}.")
+
+    def open(self, split: Split) -> MaskFiles:
+        """Pair the files of a split and look at some; errors name what is wrong."""
+        name = self.val if split == "test" and self.test is None else getattr(self, split)
+        files = open_masks(
+            self.root,
+            name,
+            self.layout,
+            classes=self.classes if self.classes is not None else self.num_classes,
+            images=self.images,
+            masks=self.masks,
+            zero_is_class=self.zero_is_class,
+        )
+        files.check(self.check)
+        return files
+
+
+class MaskData(LightningDataModule):
+    """Images with masks, in folders.
+
+    Args:
+        source: where they are.
+        transforms: what happens to them.
+        batch_size: images a batch in one process.
+        eval_batch_size: the same where nothing is trained. Images of different sizes are computed one by one anyway.
+        num_workers: processes that load, for each process that trains.
+        seed: of order and augmentation.
+    """
+
+    def __init__(
+        self,
+        source: MaskSource,
+        transforms: MaskTransformConfig = PUBLISHED,
+        batch_size: int = 16,
+        eval_batch_size: int = 1,
+        num_workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be 0 or more, got {num_workers}.")
+        self.source, self.transforms = source, transforms
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.num_workers, self.seed = num_workers, seed
+        self.input_size: tuple[int, int, int] = (3, transforms.crop, transforms.crop)
+        self.mean, self.std, self.resize = transforms.mean, transforms.std, transforms.resize
+        self.num_classes: int = 0
+        self.class_names: list[str] | None = None
+        self._opened: dict[Split, MaskFiles] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        splits: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+        for split in splits.get(stage, ("train", "val", "test")):
+            if split not in self._opened:
+                self._opened[split] = self.source.open(split)
+        first = next(iter(self._opened.values()))
+        self.num_classes, self.class_names = first.num_classes, list(first.class_names)
+
+    def train_dataloader(self) -> Any:
+        files = self._opened["train"]
+        return train_loader(
+            MaskSamples(files, self.transforms.train(), seed=self.seed),
+            len(files),
+            self.batch_size,
+            seed=self.seed,
+            **training_of(self),
+            num_workers=self.num_workers,
+            collate=collate_masks,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._eval_loader("test")
+
+    def _eval_loader(self, split: Split) -> DataLoader[Any]:
+        files = self._opened[split]
+        samples = MaskSamples(files, self.transforms.eval())
+        return eval_loader(
+            samples, len(files), self.eval_batch_size, num_workers=self.num_workers, collate=collate_masks
+        )
+
+
+class SceneMaskData(LightningDataModule):
+    """Procedural scenes with exact masks, drawn once at the start and kept in memory. Class 0 is the background.
+
+    Args:
+        scenes: what they look like.
+        train_count, val_count, test_count: how many scenes of each split.
+        batch_size: scenes a batch in one process.
+        eval_batch_size: the same where nothing is trained; None: twice `batch_size`.
+        augment: turn and flip the scenes of training, each of the eight ways equally often.
+        seed: of order and augmentation; what the scenes show has its own in `scenes`.
+        num_workers: processes that load; 0 is fastest for scenes in memory.
+        mean, std: of each colour, white being 1.
+    """
+
+    def __init__(
+        self,
+        scenes: SceneConfig = USUAL_SCENES,
+        train_count: int = 2000,
+        val_count: int = 200,
+        test_count: int = 200,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        augment: bool = True,
+        seed: int = 0,
+        num_workers: int = 0,
+        mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN,
+        std: tuple[float, float, float] = IMAGENET_DEFAULT_STD,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        self.scenes = scenes
+        self.counts: dict[Split, int] = {"train": train_count, "val": val_count, "test": test_count}
+        self.batch_size = batch_size
+        self.eval_batch_size = 2 * batch_size if eval_batch_size is None else eval_batch_size
+        self.augment, self.seed, self.num_workers = augment, seed, num_workers
+        self.mean, self.std, self.resize = mean, std, None
+        self.class_names: list[str] = ["background", *scenes.class_names]
+        self.num_classes: int = len(self.class_names)
+        self.input_size: tuple[int, int, int] = (3, scenes.size, scenes.size)
+        self._sets: dict[Split, SceneTensors] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        splits: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+        for split in splits.get(stage, ("train", "val", "test")):
+            if split not in self._sets:
+                self._sets[split] = SceneTensors(
+                    self.scenes,
+                    split,
+                    self.counts[split],
+                    "semantic",
+                    mean=self.mean,
+                    std=self.std,
+                    seed=self.seed,
+                    augment=self.augment,
+                )
+
+    def train_dataloader(self) -> Any:
+        return train_loader(
+            self._sets["train"],
+            self.counts["train"],
+            self.batch_size,
+            seed=self.seed,
+            **training_of(self),
+            num_workers=self.num_workers,
+            collate=_as_it_is,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._eval_loader("test")
+
+    def _eval_loader(self, split: Split) -> DataLoader[Any]:
+        return eval_loader(
+            self._sets[split],
+            self.counts[split],
+            self.eval_batch_size,
+            num_workers=self.num_workers,
+            collate=_as_it_is,
+        )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

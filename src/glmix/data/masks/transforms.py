@@ -1,0 +1,134 @@
+"""What happens to an image and its mask between file and batch: the published recipes' steps, each an argument."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as V
+
+from .files import IGNORE
+
+__all__ = ["MaskTransform", "MaskTransformConfig", "PhotometricDistortion", "fitted_size"]
+
+MaskTransform = Callable[[Image.Image, NDArray[np.uint8]], tuple[Tensor, Tensor]]
+
+CROP_TRIES = 10  # crops drawn before one that shows little else than a class is taken
+
+
+def fitted_size(size: tuple[int, int], box: tuple[int, int] | None, scale: float = 1.0) -> tuple[int, int]:
+    """(H, W) of an image, scaled to fit a box of (longer, shorter) side times `scale`; without a box, of itself."""
+    height, width = size
+    if box is not None:
+        scale *= min(box[0] / max(size), box[1] / min(size))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+@dataclass(frozen=True)
+class MaskTransformConfig:
+    """The defaults are the published recipe for ADE20K: resize, crop, flip, distort colours, normalise, pad.
+
+    Args:
+        resize: (longer, shorter) side of a box that images are scaled to fit; None leaves them as they are.
+        scale: smallest and largest factor on top of that, in training.
+        crop: pixels a side of what the network sees in training. Smaller images are padded, with mean colour and
+            with `IGNORE`.
+        category_max_ratio: largest share of a crop that one class should have; ten crops are tried.
+        hflip: probability of mirroring left-right.
+        photometric: probability of each change of brightness, contrast, saturation and hue.
+        mean, std: of each colour, white being 1.
+    """
+
+    resize: tuple[int, int] | None = (2048, 512)
+    scale: tuple[float, float] = (0.5, 2.0)
+    crop: int = 512
+    category_max_ratio: float = 0.75
+    hflip: float = 0.5
+    photometric: float = 0.5
+    mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
+
+    def __post_init__(self) -> None:
+        for name in ("resize", "scale", "mean", "std"):  # lists, which YAML gives, become tuples
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
+        if self.resize is not None and (len(self.resize) != 2 or not 1 <= self.resize[1] <= self.resize[0]):
+            raise ValueError(f"resize must be two sides in pixels, longer and shorter, got {self.resize}.")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must be two factors, 0 < smallest <= largest, got {self.scale}.")
+        if self.crop < 1:
+            raise ValueError(f"crop must be at least 1 pixel, got {self.crop}.")
+        if not 0 < self.category_max_ratio <= 1:
+            raise ValueError(f"category_max_ratio must be a share above 0, at most 1, got {self.category_max_ratio}.")
+        for name in ("hflip", "photometric"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be a probability from 0 to 1, got {getattr(self, name)}.")
+
+    def train(self) -> MaskTransform:
+        """Image and mask to (3, crop, crop) float and (crop, crop) int64; draws from torch's global generator."""
+        after = v2.Compose(
+            [v2.RandomHorizontalFlip(self.hflip), PhotometricDistortion(p=self.photometric), *self._normalised()]
+        )
+
+        def transform(image: Image.Image, mask: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+            x, y = _tensors(image, mask)
+            factor = float(torch.empty(()).uniform_(*self.scale))
+            size = list(fitted_size((x.shape[1], x.shape[2]), self.resize, factor))
+            x, y = V.resize(x, size, antialias=True), V.resize(y, size)
+            x, y = after(*self._crop(x, y))
+            down, right = self.crop - y.shape[0], self.crop - y.shape[1]
+            x, y = F.pad(x, (0, right, 0, down)), F.pad(y, (0, right, 0, down), value=IGNORE)
+            return x.as_subclass(Tensor), y.as_subclass(Tensor).long()
+
+        return transform
+
+    def eval(self) -> MaskTransform:
+        """The image to fit `resize`, normalised, (3, H, W) float; the mask as it is, int64. Draws nothing."""
+        after = v2.Compose(self._normalised())
+
+        def transform(image: Image.Image, mask: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+            x, y = _tensors(image, mask)
+            size = list(fitted_size((x.shape[1], x.shape[2]), self.resize))
+            return after(V.resize(x, size, antialias=True)).as_subclass(Tensor), y.as_subclass(Tensor).long()
+
+        return transform
+
+    def _normalised(self) -> list[Any]:
+        return [
+            v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
+            v2.Normalize(self.mean, self.std),
+        ]
+
+    def _crop(self, image: Any, mask: Any) -> tuple[Any, Any]:
+        """A window at a random place, another one if one class has too much of it."""
+        height, width = mask.shape
+        rows, columns = min(self.crop, height), min(self.crop, width)
+        for _ in range(CROP_TRIES):
+            top = int(torch.randint(height - rows + 1, ()))
+            left = int(torch.randint(width - columns + 1, ()))
+            window = mask[top : top + rows, left : left + columns]
+            if self.category_max_ratio == 1:
+                break
+            counts = torch.bincount(window.flatten(), minlength=IGNORE + 1)[:IGNORE]
+            if counts.count_nonzero() > 1 and counts.max() < self.category_max_ratio * counts.sum():
+                break
+        return (V.crop(part, top, left, rows, columns) for part in (image, mask))  # type: ignore[return-value]
+
+
+class PhotometricDistortion(v2.RandomPhotometricDistort):  # type: ignore[misc]
+    """Brightness, contrast, saturation and hue, as published for segmentation: colours do not change places."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        return {**super().make_params(flat_inputs), "channel_permutation": None}
+
+
+def _tensors(image: Image.Image, mask: NDArray[np.uint8]) -> tuple[Any, Any]:
+    return tv_tensors.Image(V.pil_to_tensor(image)), tv_tensors.Mask(torch.from_numpy(mask))

@@ -1,0 +1,1 @@
+"""How well slots group pixels, as numbers, beside controls."""

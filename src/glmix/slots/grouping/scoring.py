@@ -1,0 +1,156 @@
+"""Grouping scores of a model's slots, block by block, beside controls with as many segments on the same images."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...models import GLNet
+from ..maps import BlockMaps
+from .batch import CONTROLS, SLOTS, Batch, batches
+from .controls import untrained_like
+from .margins import Margin, margins, mean_of
+from .truth import Truth
+
+__all__ = ["CONTROLS", "METRICS", "SLOTS", "BlockScores", "Metric", "Scores", "score_slots"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Args:
+    title: for people.
+    short: for the head of a table.
+    better: 1 if more is better, -1 if less is, 0 if it describes.
+    of_objects: whether objects must be told apart.
+    """
+
+    title: str
+    short: str
+    better: int = 1
+    of_objects: bool = False
+
+
+METRICS = {
+    "achievable_accuracy": Metric("achievable segmentation accuracy", "ASA"),
+    "purity": Metric("purity of segments", "purity"),
+    "undersegmentation_error": Metric("under-segmentation error", "under-seg.", -1),
+    "boundary_recall": Metric("boundary recall", "recall"),
+    "boundary_precision": Metric("boundary precision", "precision"),
+    "oracle_iou": Metric("slot-oracle instance IoU", "oracle IoU", of_objects=True),
+    "mean_best_overlap": Metric("mean best overlap (mBO)", "mBO", of_objects=True),
+    "foreground_ari": Metric("ARI of the foreground", "ARI-FG", of_objects=True),
+    "segments": Metric("segments", "segments", 0),
+    "effective_per_pixel": Metric("effective slots per pixel", "eff. pixel", 0),
+    "effective_per_image": Metric("effective slots per image", "eff. image", 0),
+    "dead_slots": Metric("dead slots", "dead", 0),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class BlockScores:
+    """Scores of one block, or of all blocks together in so many segments.
+
+    Args:
+        label: what it is called.
+        place: on the axis of a plot: the block's place in the order of execution, or the number of segments.
+        values: {method: {metric: (images,)}}; NaN where a score is not defined for an image.
+        together: whether these are all blocks.
+    """
+
+    label: str
+    place: int
+    values: dict[str, dict[str, Floats]]
+    together: bool = False
+
+    def mean(self, method: str, metric: str) -> float:
+        """Over the images for which it is defined; NaN if there is none."""
+        return mean_of(self.values[method][metric])
+
+    def margins(self, metric: str) -> list[Margin]:
+        """Of the slots to every control, the one that comes nearest or is better first."""
+        controls = {name: found[metric] for name, found in self.values.items() if name != SLOTS}
+        return margins(self.values[SLOTS][metric], controls, METRICS[metric].better)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Args:
+    blocks: in order of execution.
+    joint: all blocks together, by their numbers of segments.
+    """
+
+    blocks: list[BlockScores]
+    joint: list[BlockScores]
+
+
+def score_slots(
+    model: GLNet,
+    truths: Iterable[Truth],
+    *,
+    blocks: Sequence[int] | None = None,
+    segments: Sequence[int] = (4, 8, 16),
+    controls: Sequence[str] = CONTROLS,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: Callable[[int], object] | None = None,
+) -> Scores:
+    """Scores over all images: of each block by itself, and of all blocks together, beside the controls.
+
+    In a block, the segments of an image are the pixels of each strongest slot; grid, SLIC and k-means are given as many
+    segments as that makes, and the untrained network makes as many as it makes. All blocks together are parted into a
+    given number of segments, by k-means on the square roots of their assignments, and so is every control.
+
+    Args:
+        model: in evaluation mode or not; it stays as it was.
+        blocks: as in `slot_maps`.
+        segments: how many all blocks together are parted into, one number or several; none leaves this out.
+        controls: some of `CONTROLS`.
+        seed: of the untrained network's weights and of k-means.
+        progress: is told how many images are done, batch by batch.
+    """
+    unknown = [name for name in controls if name not in CONTROLS]
+    if unknown:
+        raise ValueError(f"Controls are {', '.join(CONTROLS)}; got {unknown[0]!r}.")
+    if any(count < 2 for count in segments):
+        raise ValueError(f"An image is parted into 2 segments or more, got {min(segments)}.")
+    fresh = untrained_like(model, seed) if "untrained" in controls else None
+    described: list[BlockMaps] = []
+    by_block: dict[int, dict[str, list[dict[str, float]]]] = {}
+    joint: dict[int, dict[str, list[dict[str, float]]]] = {count: {} for count in segments}
+    for some in batches(truths, batch_size):
+        batch = Batch(model, fresh, some, blocks, controls, seed)
+        described = described or batch.maps
+        for place in range(len(batch.maps)):
+            _extend(by_block.setdefault(place, {}), batch.block_rows(place))
+        for count, table in joint.items():
+            _extend(table, batch.joint_rows(count))
+        if progress is not None:
+            progress(len(some))
+    if not described:
+        raise ValueError("There are no images to score.")
+    return Scores(
+        blocks=[
+            BlockScores(f"{maps.index} ({maps.name})", maps.index, _arrays(by_block[place], controls))
+            for place, maps in enumerate(described)
+        ],
+        joint=[
+            BlockScores(f"{count} segments", count, _arrays(table, controls), together=True)
+            for count, table in sorted(joint.items())
+        ],
+    )
+
+
+def _extend(table: dict[str, list[dict[str, float]]], rows: dict[str, list[dict[str, float]]]) -> None:
+    for method, found in rows.items():
+        table.setdefault(method, []).extend(found)
+
+
+def _arrays(table: dict[str, list[dict[str, float]]], controls: Sequence[str]) -> dict[str, dict[str, Floats]]:
+    """{method: {metric: (images,)}}, slots first and controls in their order."""
+    return {
+        method: {name: np.array([row.get(name, np.nan) for row in table[method]]) for name in METRICS}
+        for method in (SLOTS, *controls)
+    }

@@ -1,0 +1,1 @@
+"""Seeds of masks from image labels, what slots make of them, and the baselines."""

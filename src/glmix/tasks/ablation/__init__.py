@@ -1,0 +1,1 @@
+"""The paper's ablations on scenes: runs, their speed, tables and figures."""

@@ -1,0 +1,224 @@
+"""RetinaNet and Mask R-CNN on a GLNet: torchvision's detectors behind a feature pyramid that knows padding."""
+
+import dataclasses
+import inspect
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection import MaskRCNN, RetinaNet
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+
+from ...models import GLNet
+from ...models.pyramid import Pyramid
+from ..weights import nearest
+from .padding import (
+    Anchors,
+    DetectorTransform,
+    PaddedRetinaNetHead,
+    PaddedRPNHead,
+    RegionPool,
+    hide_padding,
+    split_mask,
+)
+
+__all__ = ["DetectorConfig", "DetectorKind", "FeaturePyramid", "build_detector"]
+
+DetectorKind = Literal["retinanet", "mask_rcnn"]
+RATIOS = (0.5, 1.0, 2.0)
+# what this module decides itself
+RESERVED = {"backbone", "num_classes", "min_size", "max_size", "image_mean", "image_std", "head", "box_roi_pool"}
+RESERVED |= {"anchor_generator", "rpn_anchor_generator", "rpn_head", "box_head", "box_predictor", "detections_per_img"}
+RESERVED |= {"mask_roi_pool", "mask_head", "mask_predictor", "rpn_score_thresh", "proposal_matcher", "kwargs", "self"}
+RESERVED |= {"box_detections_per_img"}
+
+
+@dataclass
+class DetectorConfig:
+    """What stands around the backbone. The defaults are those of the published recipes.
+
+    Args:
+        kind: `retinanet` (boxes) or `mask_rcnn` (boxes and masks).
+        channels: of the feature pyramid and of the convolutions behind it.
+        box_features: of the hidden layers with which Mask R-CNN looks at a box.
+        anchor_scale: side of the smallest anchor at a pixel, in strides of its map; None: 4 for RetinaNet, 8 for
+            Mask R-CNN.
+        min_size, max_size: to what images are resized in evaluation: the shorter side to the one, or less where the
+            longer would exceed the other. Images of training come resized from the data.
+        frozen_statistics: keep the running statistics of the backbone's BatchNorm, for small batches and a backbone
+            that is trained already.
+        max_detections: most detections in an image.
+        mean, std: of each colour, white being 1.
+        options: more arguments of torchvision's `RetinaNet` or `MaskRCNN`.
+    """
+
+    kind: DetectorKind = "mask_rcnn"
+    channels: int = 256
+    box_features: int = 1024
+    anchor_scale: float | None = None
+    min_size: int = 800
+    max_size: int = 1333
+    frozen_statistics: bool = True
+    max_detections: int = 100
+    mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(DetectorKind):
+            raise ValueError(f"detector.kind must be one of {', '.join(get_args(DetectorKind))}, got {self.kind!r}.")
+        for name in ("channels", "box_features", "min_size", "max_detections"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"detector.{name} must be at least 1, got {getattr(self, name)}.")
+        if self.max_size < self.min_size:
+            raise ValueError(f"detector.max_size must be at least min_size, {self.min_size}, got {self.max_size}.")
+        kind = RetinaNet if self.kind == "retinanet" else MaskRCNN
+        known = set(inspect.signature(kind.__init__).parameters) - RESERVED
+        for name in self.options:
+            if name not in known:
+                raise ValueError(
+                    f"detector.options has no {name!r}.{nearest(name, known)} It takes {', '.join(sorted(known))}."
+                )
+
+    def plain(self) -> dict[str, Any]:
+        """The same as a dictionary that JSON can hold: `DetectorConfig(**plain)` is the configuration."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+class FeaturePyramid(nn.Module):
+    """A feature pyramid network on the maps of a GLNet, the finest map first, with zeros in the padding.
+
+    torchvision's has nowhere to put a mask: biases would fill the padding, and the next convolution would see them.
+
+    Args:
+        pyramid: the backbone.
+        channels: of each map that is given.
+        coarser: `pool`: one map more, every second pixel of the last; `convolve`: two more, by convolutions of stride
+            2 from the backbone's last map.
+    """
+
+    def __init__(self, pyramid: Pyramid, channels: int, coarser: Literal["pool", "convolve"]) -> None:
+        super().__init__()
+        self.pyramid = pyramid
+        self.out_channels = channels
+        self.lateral = nn.ModuleList(nn.Conv2d(dim, channels, 1) for dim in pyramid.channels)
+        self.smooth = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in pyramid.channels)
+        self.coarser = nn.ModuleList()
+        if coarser == "convolve":
+            dims = (pyramid.channels[-1], channels)
+            self.coarser.extend(nn.Conv2d(dim, channels, 3, stride=2, padding=1) for dim in dims)
+        strides = list(pyramid.reductions)
+        strides += [strides[-1] * 2**k for k in range(1, 1 + max(1, len(self.coarser)))]
+        self.strides = tuple(strides)
+        for layer in (*self.lateral, *self.smooth, *self.coarser):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Images, with a last channel that is 0 in the padding if there is any, to {"0": (B, channels, H, W), ...}."""
+        images, mask = split_mask(x, self.pyramid.model.in_chans)
+
+        def hide(features: Tensor, level: int) -> Tensor:
+            if mask is None:
+                return features
+            stride = self.strides[level]
+            return hide_padding(features, mask[:, None, ::stride, ::stride])
+
+        maps = [hide(features, k) for k, features in enumerate(self.pyramid(images, mask))]
+        merged: list[Tensor] = []
+        for k in reversed(range(len(maps))):
+            here = self.lateral[k](maps[k])
+            if merged:
+                here = here + F.interpolate(merged[0], here.shape[-2:], mode="nearest")
+            merged.insert(0, hide(here, k))
+        found = [
+            hide(smooth(features), k) for k, (smooth, features) in enumerate(zip(self.smooth, merged, strict=True))
+        ]
+        if not self.coarser:
+            found.append(found[-1][:, :, ::2, ::2])
+        last = maps[-1]
+        for k, convolve in enumerate(self.coarser):
+            last = hide(convolve(last if k == 0 else last.relu()), len(maps) + k)
+            found.append(last)
+        return {str(k): features for k, features in enumerate(found)}
+
+
+class _Trainable:
+    """What a task asks of a model, for detectors."""
+
+    backbone: FeaturePyramid
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.backbone.pyramid.set_grad_checkpointing(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        model = self.backbone.pyramid.model
+        return {f"backbone.pyramid.model.{name}" for name in model.no_weight_decay()}
+
+
+class _RetinaNet(_Trainable, RetinaNet):  # type: ignore[misc]
+    pass
+
+
+class _MaskRCNN(_Trainable, MaskRCNN):  # type: ignore[misc]
+    pass
+
+
+class _BoxPredictor(FastRCNNPredictor):  # type: ignore[misc]
+    """torchvision's; numbers that boxes are made of are float32, also under autocast."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scores, deltas = super().forward(x)
+        return scores.float(), deltas.float()
+
+
+def build_detector(config: DetectorConfig, model: GLNet, num_classes: int) -> nn.Module:
+    """A detector of `num_classes` classes, numbered from 1, on `model`, whose stages it takes over."""
+    single_stage = config.kind == "retinanet"
+    stages = (1, 2, 3) if single_stage else (0, 1, 2, 3)
+    pyramid = Pyramid(model, stages, frozen_statistics=config.frozen_statistics)
+    backbone = FeaturePyramid(pyramid, config.channels, "convolve" if single_stage else "pool")
+    scale = config.anchor_scale or (4.0 if single_stage else 8.0)
+    octaves = (1.0, 2 ** (1 / 3), 2 ** (2 / 3)) if single_stage else (1.0,)
+    strides = backbone.strides
+    anchors = Anchors(strides, [[scale * stride * octave for octave in octaves] for stride in strides], RATIOS)
+    count = anchors.num_anchors_per_location()[0]
+    built: Any = (_retinanet if single_stage else _mask_rcnn)(config, backbone, anchors, count, num_classes + 1)
+    built.transform = DetectorTransform(config.min_size, config.max_size, list(config.mean), list(config.std))
+    detector: nn.Module = built.train()  # which freezes what is to stay
+    return detector
+
+
+def _retinanet(
+    config: DetectorConfig, backbone: FeaturePyramid, anchors: Anchors, count: int, outputs: int
+) -> nn.Module:
+    head = PaddedRetinaNetHead(config.channels, count, outputs)
+    options = {"detections_per_img": config.max_detections, **config.options}
+    detector: nn.Module = _RetinaNet(backbone, outputs, anchor_generator=anchors, head=head, **options)
+    return detector
+
+
+def _mask_rcnn(
+    config: DetectorConfig, backbone: FeaturePyramid, anchors: Anchors, count: int, outputs: int
+) -> nn.Module:
+    channels, strides = config.channels, backbone.strides[:-1]  # no region is taken from the map that only proposes
+    boxes, masks = RegionPool(strides, 7), RegionPool(strides, 14)
+    options = {"box_detections_per_img": config.max_detections, **config.options}
+    detector: nn.Module = _MaskRCNN(
+        backbone,
+        rpn_anchor_generator=anchors,
+        rpn_head=PaddedRPNHead(channels, count),
+        rpn_score_thresh=torch.finfo(torch.float32).tiny,  # what is found in the padding has the score 0
+        box_roi_pool=boxes,
+        box_head=TwoMLPHead(channels * 7 * 7, config.box_features),
+        box_predictor=_BoxPredictor(config.box_features, outputs),
+        mask_roi_pool=masks,
+        mask_head=MaskRCNNHeads(channels, (channels,) * 4, 1),
+        mask_predictor=MaskRCNNPredictor(channels, channels, outputs),
+        **options,
+    )
+    return detector

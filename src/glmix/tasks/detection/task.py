@@ -1,0 +1,137 @@
+"""Detection and instance segmentation: boxes of objects, their classes, and their masks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from ...models import GLNet
+from ..base import Task
+from ..trained import read_info
+from ..weights import INFO, build_model, load_weights
+from .models import DetectorConfig, build_detector
+from .scores import CocoScores
+
+__all__ = ["Detection"]
+
+# layers whose size is that of the classes
+CLASSIFIERS = {
+    "retinanet": ("head.classification_head.cls_logits",),
+    "mask_rcnn": (
+        "roi_heads.box_predictor.cls_score",
+        "roi_heads.box_predictor.bbox_pred",
+        "roi_heads.mask_predictor.mask_fcn_logits",
+    ),
+}
+
+
+class Detection(Task):
+    """Learn where objects are and what they are, with RetinaNet or, with their masks too, Mask R-CNN.
+
+    Batches are `(images, targets)`, two lists: images (3, H, W), uint8 or float in [0, 1], and dictionaries. In
+    training, of images that are resized already: boxes (n, 4) as x1 y1 x2 y2, labels (n,) from 1 and, for Mask R-CNN,
+    masks (n, H, W). In evaluation, of images as they are: what `CocoScores.update` takes.
+
+    Args:
+        detector: what stands around the backbone.
+        kwargs: arguments of `Task`. `model` is the backbone, a GLNet, and `checkpoint` may hold its weights, or those
+            of a whole detector of this kind.
+    """
+
+    score_name = "box_AP"
+
+    def __init__(self, detector: DetectorConfig | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if self.optimizer_config.layer_decay is not None:
+            raise ValueError("optimizer.layer_decay is for classifiers: leave it out in detection.")
+        if isinstance(detector, Mapping):  # as `build_args` of a checkpoint has it
+            detector = DetectorConfig(**detector)
+        self.detector = detector or DetectorConfig()
+
+    def build_args(self) -> dict[str, Any]:
+        return {"detector": self.detector.plain()}
+
+    def build(self, num_classes: int) -> nn.Module:
+        backbone = build_model(self.model_name, self.model_args, 0)
+        if not isinstance(backbone, GLNet):
+            raise ValueError(f"Detection takes a GLNet as backbone (`glmix models`), and {self.model_name} is none.")
+        whole = self.checkpoint is not None and _holds_detector(self.checkpoint)
+        if self.checkpoint is not None and not whole:
+            load_weights(backbone, self.checkpoint)
+        network = build_detector(self.detector, backbone, num_classes)
+        kind = self.detector.kind
+        about: Any = {"architecture": f"{kind} on {self.model_name}", "classifier": CLASSIFIERS[kind]}
+        network.pretrained_cfg = about
+        if self.checkpoint is not None and whole:
+            load_weights(network, self.checkpoint)
+        return network
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            raise ValueError("Detection does not train with sharded weights: set trainer.strategy to ddp or auto.")
+        super().configure_model()
+
+    def on_fit_start(self) -> None:
+        if self.detector.frozen_statistics and self.checkpoint is None:
+            rank_zero_warn(
+                "detector.frozen_statistics keeps the statistics of a backbone that was never trained: give its "
+                "weights with model.checkpoint, or set model.detector.frozen_statistics to false."
+            )
+
+    def compile_parts(self) -> list[nn.Module]:
+        network: Any = self.model
+        return [network.backbone.pyramid]
+
+    def configure_metrics(self) -> None:
+        assert self.num_classes is not None
+        data = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
+        names = getattr(data, "class_names", None) or [f"class {k}" for k in range(1, self.num_classes + 1)]
+        masks = self.detector.kind == "mask_rcnn"
+        self.scores = {suffix: CocoScores(names, masks=masks) for suffix in self.networks()}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        images, targets = batch
+        losses: dict[str, Tensor] = self.model(images, targets)
+        if self._is_log_step():
+            parts = {f"train/loss_{name.removeprefix('loss_')}": loss.detach() for name, loss in losses.items()}
+            self.log_dict(parts, on_step=True, on_epoch=False)
+        return self.watch(torch.stack(list(losses.values())).sum())
+
+    def _evaluate(self, batch: Any) -> None:
+        images, targets = batch
+        for suffix, net in self.networks().items():
+            self.scores[suffix].update(net(images), targets)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        found = {suffix: scores.compute() for suffix, scores in self.scores.items()}
+        best = {suffix: torch.tensor(values.pop(self.score_name)) for suffix, values in found.items()}
+        self.record(self.score_name, best)
+        for suffix, values in found.items():
+            self.log_dict({f"val/{name}{suffix}": value for name, value in values.items()})
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        for suffix, scores in self.scores.items():
+            self.log_dict({f"test/{name}{suffix}": value for name, value in scores.compute().items()})
+
+    def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Tensor]]:
+        """For each image boxes, labels, scores and maybe masks, by the better of the two networks."""
+        net = self.networks()["_ema"] if self.ema_is_better and self.ema is not None else self.model
+        found: list[dict[str, Tensor]] = net(batch[0] if isinstance(batch, list | tuple) else batch)
+        return found
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[INFO]["category_ids"] = getattr(getattr(self.trainer, "datamodule", None), "category_ids", None)
+
+
+def _holds_detector(path: str) -> bool:
+    return Path(path).suffix == ".ckpt" and bool(read_info(path)["task"] == "Detection")

@@ -1,0 +1,175 @@
+"""Semantic segmentation: a class for each pixel."""
+
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from ..base import Task
+from ..trained import read_info
+from ..weights import INFO, load_weights
+from .inference import WHOLE, Inference, label_map, segment
+from .net import SegmentationNet
+from .scores import SegmentationScores, scores_of
+
+__all__ = ["IGNORE", "Segmentation", "pixel_cross_entropy"]
+
+IGNORE = 255  # in masks: pixels that do not count
+
+
+def pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
+    """Mean over the pixels that count of (B, K, H, W) and (B, H, W); 0 if none does."""
+    total = F.cross_entropy(logits.float(), masks, ignore_index=IGNORE, reduction="sum")
+    return total / (masks != IGNORE).sum().clamp_min(1)
+
+
+class Segmentation(Task):
+    """Learn the class of each pixel.
+
+    Batches are `(images, masks)`: (B, 3, H, W) and (B, H, W), classes from 0 and 255 for pixels that do not count. To
+    evaluate, they may be lists, and a mask may have another size than its image: what the network says is resized.
+
+    Args:
+        decoder: a name in segmentation_models.pytorch: `upernet`, `fpn`, `unet`, ...
+        decoder_args: arguments of that class, such as decoder_channels.
+        auxiliary: weight of the loss of a second head on the map of stride 16; 0 for none.
+        dropout: of channels before the last layer.
+        inference: how images are looked at where nothing is trained; None: as a whole, once.
+        kwargs: arguments of `Task`. `model` is the backbone, and `checkpoint` may hold its weights, or those of a
+            whole network of this kind.
+    """
+
+    score_name = "mIoU"
+
+    def __init__(
+        self,
+        decoder: str = "upernet",
+        decoder_args: dict[str, Any] | None = None,
+        auxiliary: float = 0.0,
+        dropout: float = 0.0,
+        inference: Inference | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if auxiliary < 0:
+            raise ValueError(f"auxiliary is the weight of a loss, 0 or more, got {auxiliary}.")
+        if self.optimizer_config.layer_decay is not None:
+            raise ValueError("optimizer.layer_decay is for classifiers: leave it out in segmentation.")
+        self.decoder = decoder
+        self.decoder_args = dict(decoder_args or {})
+        self.auxiliary = auxiliary
+        self.dropout = dropout
+        self.inference = inference or WHOLE
+
+    def build_args(self) -> dict[str, Any]:
+        return {
+            "decoder": self.decoder,
+            "decoder_args": self.decoder_args,
+            "auxiliary": self.auxiliary,
+            "dropout": self.dropout,
+        }
+
+    def build(self, num_classes: int) -> nn.Module:
+        whole = self.checkpoint is not None and _holds_whole_network(self.checkpoint)
+        network = SegmentationNet(
+            self.model_name,
+            self.model_args,
+            num_classes,
+            self.decoder,
+            self.decoder_args,
+            auxiliary=self.auxiliary > 0,
+            dropout=self.dropout,
+            checkpoint=None if whole else self.checkpoint,
+        )
+        if whole:
+            assert self.checkpoint is not None
+            load_weights(network, self.checkpoint)
+        return network
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            raise ValueError("Segmentation does not train with sharded weights: set trainer.strategy to ddp or auto.")
+        super().configure_model()
+
+    def configure_metrics(self) -> None:
+        assert self.num_classes is not None
+        confusion = MulticlassConfusionMatrix(self.num_classes, ignore_index=IGNORE, validate_args=False)
+        self.confusions = nn.ModuleDict({f"of{s}": confusion.clone() for s in self.networks()})
+        self.losses = nn.ModuleDict({f"of{s}": MeanMetric() for s in self.networks()})
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        images, masks = batch
+        if not self.auxiliary:
+            return self.watch(pixel_cross_entropy(self.model(images), masks))
+        logits, second = self.model(images, auxiliary=True)
+        return self.watch(pixel_cross_entropy(logits, masks) + self.auxiliary * pixel_cross_entropy(second, masks))
+
+    def _evaluate(self, batch: Any) -> None:
+        images, masks = batch
+        if isinstance(images, list):  # of different sizes
+            pairs = [(image.unsqueeze(0), mask.unsqueeze(0)) for image, mask in zip(images, masks, strict=True)]
+        else:
+            pairs = [(images, masks)]
+        for suffix, net in self.networks().items():
+            for x, y in pairs:
+                scores = segment(net, x, self.inference)
+                self.confusions[f"of{suffix}"].update(label_map(scores, tuple(y.shape[1:])), y)  # type: ignore[operator]
+                if (y != IGNORE).any():
+                    small = F.interpolate(y.unsqueeze(1).float(), size=scores.shape[2:], mode="nearest-exact")
+                    loss = pixel_cross_entropy(self._as_logits(scores), small.squeeze(1).long())
+                    self.losses[f"of{suffix}"].update(loss, weight=len(x))  # type: ignore[operator]
+
+    def _as_logits(self, scores: Tensor) -> Tensor:
+        one_look = self.inference.scales == (1.0,) and not self.inference.flip
+        return scores if one_look else scores.clamp_min(1e-12).log()
+
+    def _scores(self) -> dict[str, tuple[SegmentationScores, Tensor]]:
+        """{suffix: (scores, loss)} over all processes; then begin anew."""
+        found = {}
+        for suffix in self.networks():
+            confusion, loss = self.confusions[f"of{suffix}"], self.losses[f"of{suffix}"]
+            found[suffix] = scores_of(confusion.compute()), loss.compute()  # type: ignore[operator]
+            confusion.reset()  # type: ignore[operator]
+            loss.reset()  # type: ignore[operator]
+        return found
+
+    def _log(self, stage: str, scores: dict[str, tuple[SegmentationScores, Tensor]]) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        names = getattr(data, "class_names", None) or [str(k) for k in range(self.num_classes or 0)]
+        for suffix, (found, loss) in scores.items():
+            self.log(f"{stage}/pixel_accuracy{suffix}", found.pixel_accuracy)
+            self.log(f"{stage}/loss{suffix}", loss)
+            self.log_dict({f"{stage}/IoU{suffix}/{name}": v for name, v in zip(names, found.iou, strict=True)})
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        scores = self._scores()
+        self.record(self.score_name, {suffix: found.mean_iou for suffix, (found, _) in scores.items()})
+        self._log("val", scores)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        scores = self._scores()
+        for suffix, (found, _) in scores.items():
+            self.log(f"test/{self.score_name}{suffix}", found.mean_iou)
+        self._log("test", scores)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """(B, H, W): the class of each pixel, by the better of the two networks."""
+        net = self.networks()["_ema"] if self.ema_is_better and self.ema is not None else self.model
+        return label_map(segment(net, batch[0] if isinstance(batch, list | tuple) else batch, self.inference))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[INFO]["resize"] = getattr(getattr(self.trainer, "datamodule", None), "resize", None)
+
+
+def _holds_whole_network(path: str) -> bool:
+    return Path(path).suffix == ".ckpt" and bool(read_info(path)["task"] == "Segmentation")

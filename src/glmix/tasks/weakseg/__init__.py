@@ -1,0 +1,1 @@
+"""From image labels to masks, as a pipeline and as a comparison over seeds."""
