@@ -15,7 +15,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 # these so that YAML can name their classes without a path
-from ..data import detection_modules, mask_modules, modules  # noqa: F401
+from ..data import modules  # noqa: F401
+from ..data.coco import modules as coco_modules  # noqa: F401
+from ..data.masks import modules as mask_modules  # noqa: F401
 from . import classification, detection, segmentation, token_label  # noqa: F401
 from .base import Task
 from .checkpoint_io import AtomicCheckpointIO, newest_whole

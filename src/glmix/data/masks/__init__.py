@@ -1,1 +1,1 @@
-"""Images with masks: files, checks, transforms, loaders."""
+"""Images with masks: files, checks, transforms, loaders. The data modules need the extra `train`."""
