@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from torch import nn
 
 from glmix.models import GLNet
 
@@ -14,6 +15,21 @@ SIZES = [(33, 47), (64, 64), (97, 130), (160, 72), (224, 224)]
 SMALL = {"depths": (1, 1, 1, 1), "num_classes": 5}
 # the fewest operators that still have slots and attention
 SMALLEST = {**SMALL, "mixers": ("attn", "attn", "glmix", "attn"), "pos_conv": False, "mlp_conv": False}
+
+
+def trained(name: str, **kwargs) -> GLNet:
+    """A model whose norms, biases and scales do something, as they do after training."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, **kwargs)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(std=0.5)
+                module.running_var.uniform_(0.5, 1.5)
+        for parameter_name, parameter in model.named_parameters():
+            if parameter.ndim == 1 and not parameter_name.endswith("bridge.scale"):
+                parameter += 0.3 * torch.randn_like(parameter)
+    return model.eval()
 
 
 def make(**kwargs) -> GLNet:

@@ -17,24 +17,11 @@ from glmix.layers import ResidualConv2d
 from glmix.models import MODEL_NAMES
 from glmix.slots import slot_maps
 
+from .models import trained
+
 LARGE = ("glnet_9g", "glnet_9g_tklb", "glnet_16g")
 SIZES = [(64, 64), (45, 100), (97, 61)]
 X = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-
-
-def trained(name: str, **kwargs) -> glmix.GLNet:
-    """A model whose norms, biases and scales do something, as they do after training."""
-    torch.manual_seed(0)
-    model = timm.create_model(name, **kwargs)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(std=0.5)
-                module.running_var.uniform_(0.5, 1.5)
-        for parameter_name, parameter in model.named_parameters():
-            if parameter.ndim == 1 and not parameter_name.endswith("bridge.scale"):
-                parameter += 0.3 * torch.randn_like(parameter)
-    return model.eval()
 
 
 def agree(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
