@@ -8,6 +8,17 @@ Importing this package registers the models with timm:
 """
 
 from ._version import __version__
+from .deploy import fuse, optimize_for_inference
 from .models import GLNet, GLNetTokenLabel, Pyramid, load_official, save_model, set_slot_grid
 
-__all__ = ["GLNet", "GLNetTokenLabel", "Pyramid", "__version__", "load_official", "save_model", "set_slot_grid"]
+__all__ = [
+    "GLNet",
+    "GLNetTokenLabel",
+    "Pyramid",
+    "__version__",
+    "fuse",
+    "load_official",
+    "optimize_for_inference",
+    "save_model",
+    "set_slot_grid",
+]

@@ -9,7 +9,22 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from . import ablate, convert, demo, detect, explain, export, fit, models, predict, scenes, segment, slots, weakseg
+from . import (
+    ablate,
+    bench,
+    convert,
+    demo,
+    detect,
+    explain,
+    export,
+    fit,
+    models,
+    predict,
+    scenes,
+    segment,
+    slots,
+    weakseg,
+)
 
 __all__ = ["main"]
 
@@ -25,6 +40,7 @@ COMMANDS = {
     "ablate": ablate,
     "explain": explain,
     "export": export,
+    "bench": bench,
     "slots": slots,
     "weakseg": weakseg,
 }
@@ -54,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command in fit.COMMANDS:
             return fit.main(argv)
         args = build_parser().parse_args(argv)
+        from glmix.memory import keep_freed_memory
+
+        keep_freed_memory()
         code: int = args.run(args)
     except (OSError, ValueError) as error:
         print(f"glmix {command}: {error}", file=sys.stderr)

@@ -41,9 +41,11 @@ def main(argv: Sequence[str]) -> int:
     if list(argv[1:]) in ([], ["-h"], ["--help"]):
         short_help(argv[0]).print_help(sys.stdout if argv[1:] else sys.stderr)
         return 0 if argv[1:] else 2
+    from glmix.memory import keep_freed_memory
     from glmix.tasks import cli
     from glmix.tasks.checkpoints import Preempted
 
+    keep_freed_memory()
     try:
         cli.run(argv)
     except Preempted as stopped:

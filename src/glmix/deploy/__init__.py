@@ -4,14 +4,18 @@ from .export import ExportReport, export_model, export_targets
 from .export_int8 import Calibration, Int8Report
 from .export_run import Exported, load_exported
 from .fuse import fuse
+from .optimize import can_compile, fastest_dtype, optimize_for_inference
 
 __all__ = [
     "Calibration",
     "ExportReport",
     "Exported",
     "Int8Report",
+    "can_compile",
     "export_model",
     "export_targets",
+    "fastest_dtype",
     "fuse",
     "load_exported",
+    "optimize_for_inference",
 ]

@@ -5,11 +5,13 @@ In a padded batch a mask (B, H, W), true where the image is, comes third.
 
 from typing import Any
 
+import torch
 from timm.layers import Attention
 from torch import Tensor, nn
 
 from .bridge import Bridge
 from .padding import attention_bias, hide
+from .recompute import computed_again
 from .slots import cluster, dispatch, pixels_of
 
 __all__ = ["GLMix", "GridAttention", "LocalBranch", "self_attention"]
@@ -36,7 +38,13 @@ class LocalBranch(nn.Module):
         self.pointwise_out = nn.Conv2d(dim, dim, 1, **dd)
 
     def forward(self, y: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.pointwise_out(self.depthwise(hide(self.pointwise_in(y), mask)))
+        h = hide(self.pointwise_in(y), mask)
+        if self.training and not torch.jit.is_scripting():
+            return computed_again(self.project, h)
+        return self.project(h)
+
+    def project(self, h: Tensor) -> Tensor:
+        return self.pointwise_out(self.depthwise(h))
 
 
 class GLMix(nn.Module):

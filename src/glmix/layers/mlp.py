@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .padding import hide
+from .recompute import computed_again
 from .residual import ResidualConv2d
 
 __all__ = ["ConvMlp"]
@@ -38,4 +40,9 @@ class ConvMlp(nn.Module):
         h = self.fc1(x)
         if self.depthwise is not None:
             h = self.depthwise(hide(h, mask))
+        if self.training and not torch.jit.is_scripting():
+            return computed_again(self.project, h)
+        return self.project(h)
+
+    def project(self, h: Tensor) -> Tensor:
         return self.fc2(self.act(h))

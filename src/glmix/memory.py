@@ -1,0 +1,24 @@
+"""What the process does with memory that it has freed."""
+
+import ctypes
+import sys
+
+__all__ = ["keep_freed_memory"]
+
+# glibc's names and numbers, from malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep freed memory for its next tensors; returns whether its allocator could be told.
+
+    By itself, glibc gives every large block back to the system at once, and the system hands it out again page by
+    page, each filled with zeros first: about a sixth of a forward pass on a CPU. What is kept is at most what was in
+    use at the peak. Other allocators (jemalloc, tcmalloc, musl, macOS, Windows) are left alone.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    return bool(library.mallopt(_M_MMAP_THRESHOLD, 1 << 30) and library.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))

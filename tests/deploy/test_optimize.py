@@ -1,0 +1,117 @@
+"""optimize_for_inference gives the same function in the fastest form that it was allowed to take."""
+
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import glmix
+from glmix.bench.plain import plain_form
+from glmix.deploy import optimize
+from glmix.deploy.optimize import can_compile, fastest_dtype, optimize_for_inference
+from glmix.slots import slot_maps
+
+from .models import trained
+
+X = torch.randn(2, 3, 75, 102, generator=torch.Generator().manual_seed(0))
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found.float() - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("name", ["test_glnet", "glnet_stl", "glnet_4g_tklb"])
+def test_in_float32_it_computes_what_the_plain_form_does(name):
+    model = trained(name, depths=(1, 1, 2, 1), num_classes=7)
+    fast = optimize_for_inference(model, dtype=torch.float32, compile=False)
+    assert type(fast) is type(model)
+    assert error(fast(X), plain_form(model)(X)) <= 1e-5
+    assert slot_maps(fast, X)[0].assignment.shape == slot_maps(model, X)[0].assignment.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_models_take_the_same_images_and_give_float32_logits(dtype):
+    model = trained("test_glnet", num_classes=7)
+    fast = optimize_for_inference(model, dtype=dtype, compile=False)
+    with torch.inference_mode():
+        assert fast(X).dtype == torch.float32
+        assert error(fast(X), model(X)) <= 0.05
+        assert fast.forward_features(X).dtype == dtype
+    assert fast.stages[0].blocks[0].mixer.bridge.scale.dtype == torch.float32
+    assert fast.head.fc.weight.dtype == torch.float32
+
+
+def test_the_model_itself_stays_as_it_was():
+    model = trained("test_glnet").train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimize_for_inference(model, dtype=torch.bfloat16, compile=False)
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(RuntimeError, match="fused for inference and cannot be trained"):
+        optimize_for_inference(model, dtype=torch.float32, compile=False).train()
+
+
+def test_other_networks_and_pyramids_are_taken_too():
+    other = timm.create_model("test_resnet", num_classes=4).eval()
+    with torch.inference_mode():
+        assert error(optimize_for_inference(other, dtype=torch.float32, compile=False)(X), other(X)) <= 1e-5
+        assert optimize_for_inference(other, dtype=torch.bfloat16, compile=False)(X).dtype == torch.float32
+        pyramid = glmix.Pyramid(trained("test_glnet")).eval()
+        fast = optimize_for_inference(pyramid, dtype=torch.float32, compile=False)
+        for found, expected in zip(fast(X), pyramid(X), strict=True):
+            assert error(found, expected) <= 1e-5
+
+
+@pytest.mark.skipif(not can_compile(), reason="no compiler")
+def test_compiled_weights_are_packed_constants():
+    from torch._dynamo.utils import counters
+
+    model = trained("test_glnet", depths=(1, 1, 1, 1), mixers=("attn", "attn", "glmix", "attn"), num_classes=3)
+    fast = optimize_for_inference(model, dtype=torch.float32, compile=True)
+    counters.clear()
+    torch.compiler.reset()
+    with torch.no_grad():
+        assert error(fast(X), model(X)) <= 1e-5
+    assert counters["inductor"]["mkldnn_conv_weight_pack_matcher_count"] > 0
+    assert not torch._inductor.config.freezing, "the process keeps its own setting"
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(fast, [X] * 8))
+    assert all(torch.equal(answer, answers[0]) for answer in answers)
+    again = pickle.loads(pickle.dumps(fast))  # whoever reads it compiles anew
+    with torch.no_grad():
+        assert error(again.forward(X), model(X)) <= 1e-5
+
+
+def test_processes_that_share_a_model_get_the_same_answers(tmp_path):
+    model = optimize_for_inference(trained("test_glnet", num_classes=3), dtype=torch.float32, compile=False)
+    torch.save(model, tmp_path / "model.pt")
+    torch.save(X, tmp_path / "x.pt")
+    code = (
+        "import torch, glmix; torch.set_num_threads(1)\n"
+        "model = torch.load('model.pt', weights_only=False, mmap=True)\n"
+        "print(model(torch.load('x.pt')).tolist())"
+    )
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    answers = {job.communicate()[0] for job in jobs}
+    assert len(answers) == 1
+    torch.testing.assert_close(torch.tensor(eval(answers.pop())), model(X), rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_machine_has_decides(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert fastest_dtype("cpu") == torch.float32
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert fastest_dtype("cpu") == torch.bfloat16
+    monkeypatch.setattr(optimize.shutil, "which", lambda name: None)
+    assert not can_compile("cpu")
+    with pytest.raises(ValueError, match=r"must be torch\.float32, .* got torch\.int8"):
+        optimize_for_inference(nn.Linear(2, 2), dtype=torch.int8)
