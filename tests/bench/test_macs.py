@@ -5,7 +5,10 @@ import timm
 import torch
 from torch import nn
 
-from glmix.bench import count_macs
+from glmix.bench import count_by_kind, count_macs, plain_form
+from glmix.bench.macs import KINDS
+from glmix.deploy import fuse
+from glmix.models import GLNet
 
 # Parameters in millions and MACs in billions, as published.
 PUBLISHED = {
@@ -60,3 +63,50 @@ def test_counting_leaves_the_model_as_it_was():
     assert model.training
     assert {p.device.type for p in model.parameters()} == {"cpu"}
     assert model(torch.randn(2, 3, 64, 64)).shape == (2, 1000)
+
+
+FORMS = {"eager": lambda model: model, "plain": plain_form, "fused": fuse}
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_block_has_the_products_that_a_hand_counts(form, device):
+    width, side, slots, heads = 32, 16, 16, 2
+    options = {"widths": (width,), "depths": (1,), "mixers": ("glmix",), "mlp_ratio": 2, "num_slots": slots}
+    model = GLNet(**options, head_dim=width // heads, stem="patch", pos_conv=False, mlp_conv=False, num_classes=0)
+    pixels = side * side
+    counts = count_by_kind(FORMS[form](model.eval()), (3, 4 * side, 4 * side), device)
+    assert counts["convolution"] == pixels * width * (3 * 16 + 2 * width + 25 + 2 * 2 * width)  # stem, local, MLP
+    assert counts["linear"] == 4 * slots * width**2
+    assert counts["products"] == 3 * slots * pixels * width  # logits, clustering, dispatching
+    assert counts["attention"] == 2 * slots**2 * width
+    assert counts["softmax"] == 5 * (2 * slots * pixels + heads * slots**2)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_attention_among_pixels_is_counted_in_every_form(form):
+    width, side, heads = 32, 8, 2
+    model = GLNet(widths=(width,), depths=(1,), mixers=("attn",), head_dim=width // heads, stem="patch", num_classes=0)
+    for device in ("meta", "cpu"):
+        counts = count_by_kind(FORMS[form](model.eval()), (3, 4 * side, 4 * side), device)
+        assert counts["attention"] == 2 * side**4 * width
+        assert counts["linear"] == 4 * side**2 * width**2
+        assert counts["softmax"] == 5 * heads * side**4
+
+
+def test_einsum_is_a_product():
+    class Product(nn.Module):
+        def forward(self, x):
+            return torch.einsum("bchw,bdhw->bcd", x, x).softmax(-1)
+
+    counts = count_by_kind(Product(), (4, 8, 8))
+    assert counts["products"] == 4 * 4 * 64
+    assert counts["softmax"] == 5 * 16
+
+
+@pytest.mark.parametrize("name", ["glnet_stl", "swin_tiny_patch4_window7_224", "convnext_tiny"])
+def test_kinds_add_up_and_softmaxes_stand_beside_them(name):
+    model = timm.create_model(name, device="meta")
+    counts = count_by_kind(model)
+    assert tuple(counts) == KINDS
+    assert sum(counts.values()) - counts["softmax"] == count_macs(model)

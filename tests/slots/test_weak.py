@@ -99,3 +99,17 @@ def test_the_dense_control_parts_two_kinds_of_features() -> None:
 def test_what_means_nothing_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SeedConfig(**options)  # type: ignore[arg-type]
+
+
+def test_by_the_border_the_object_is_what_the_border_is_not(model: GLNet) -> None:
+    images, present = torch.randn(2, 3, 64, 64), torch.eye(4)[:2]
+    for method in ("slotcut", "dense"):
+        by_border = seeds_of(model, images, present, SeedConfig(method, sign="border")).objectness  # type: ignore[arg-type]
+        by_class = seeds_of(model, images, present, SeedConfig(method)).objectness  # type: ignore[arg-type]
+        assert by_border is not None
+        assert by_class is not None
+        inside = by_border[:, 16:-16, 16:-16].mean((1, 2))
+        assert (inside >= by_border.mean((1, 2)) - 1e-4).all()
+        same = torch.isclose(by_class, by_border, atol=1e-4).flatten(1).all(1)
+        turned = torch.isclose(by_class, 1 - by_border, atol=1e-4).flatten(1).all(1)
+        assert (same | turned).all(), "it is the same cut"

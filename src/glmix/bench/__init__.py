@@ -1,5 +1,9 @@
-"""What a model costs."""
+"""What a model costs: counted, and measured beside its peers."""
 
-from .macs import count_macs
+from .macs import count_by_kind, count_macs
+from .measure import Plan, measure
+from .plain import plain_form
+from .plot import draw
+from .report import format_report
 
-__all__ = ["count_macs"]
+__all__ = ["Plan", "count_by_kind", "count_macs", "draw", "format_report", "measure", "plain_form"]

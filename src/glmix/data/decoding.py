@@ -5,13 +5,21 @@ import warnings
 import zlib
 from typing import BinaryIO
 
+import numpy as np
 import torch
 from PIL import Image
 
-__all__ = ["UNREADABLE", "BadImages", "decode", "reduced_side"]
+__all__ = ["UNREADABLE", "BadImages", "decode", "eight_bits", "reduced_side"]
 
 # what Pillow raises for files that are no image, are cut off, or would fill the memory
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """An image of 16 bits in grey as one of 8, where Pillow would clip; any other as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
 
 
 def decode(source: bytes | BinaryIO, at_least: int | None = None) -> Image.Image:
@@ -28,7 +36,7 @@ def decode(source: bytes | BinaryIO, at_least: int | None = None) -> Image.Image
     with io.BytesIO(source) if isinstance(source, bytes) else source as file, Image.open(file) as image:
         if at_least is not None:
             image.draft("RGB", (at_least, at_least))
-        return image.convert("RGB")
+        return eight_bits(image).convert("RGB")
 
 
 def reduced_side(size: int, smallest_crop: float) -> int:

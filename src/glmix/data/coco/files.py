@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from ..decoding import UNREADABLE
+from ..decoding import UNREADABLE, eight_bits
 from .check import check_content
 
 __all__ = ["CocoFiles", "EmptyBoxes", "open_coco", "read_categories", "read_stored"]
@@ -189,9 +189,7 @@ def read_stored(path: Path, size: tuple[int, int] | None = None, source: Path | 
             stored = image.size
             if size is not None and size != stored and size == stored[::-1] and _is_turned(image):
                 ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I"):  # Pillow would clip what 8 bits do not hold
-                return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-            rgb = image.convert("RGB")
+            rgb = eight_bits(image).convert("RGB")
     except UNREADABLE as error:
         raise ValueError(f"The image {path} cannot be read ({type(error).__name__}: {error}).") from error
     if size is not None and rgb.size != size:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from ..decoding import UNREADABLE
+from ..decoding import UNREADABLE, eight_bits
 
 __all__ = ["read_ids", "read_upright", "upright_size"]
 
@@ -32,9 +32,7 @@ def _opened(path: str | os.PathLike[str], kind: str) -> Iterator[Image.Image]:
 def read_upright(path: str | os.PathLike[str]) -> Image.Image:
     """The image in RGB, turned as its EXIF tag says. CMYK, grey of 8 or 16 bits, palettes and transparency are read."""
     with _opened(path, "image") as image:
-        if image.mode.startswith("I"):  # Pillow would clip what 8 bits do not hold
-            image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
 
 
 def upright_size(path: str | os.PathLike[str]) -> tuple[tuple[int, int], bool]:

@@ -15,6 +15,7 @@ from .seeds import SeedMaps, claims, topped
 __all__ = ["Method", "SeedConfig", "class_maps", "dense_cut", "seed_maps", "seeds_of"]
 
 Method = Literal["cam", "slots", "slotcut", "dense"]
+Sign = Literal["classes", "border"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class SeedConfig:
         blocks: whose slots the cut is made of, by place; None for all.
         share: how much of a refinement comes from the slots, at most 0.5 of it is of use.
         effective: slots that a pixel has in effect, to which the temperature is brought; None: as learnt.
+        sign: which side of the cut is the object: the one of the classes, or what the image's border is not. The border
+            knows better where class maps are coarser than objects, as at the end of a network on small images.
         views: 1, 2 (mirrored too) or 8 (every turn too), where turning leaves things what they are.
         polish: refine by pixels afterwards (PAMR).
         dilations: how far away the neighbours of a pixel are in that, in pixels.
@@ -37,6 +40,7 @@ class SeedConfig:
     blocks: tuple[int, ...] | None = None
     share: float = 0.5
     effective: float | None = 4.0
+    sign: Sign = "classes"
     views: int = 1
     polish: bool = False
     dilations: tuple[int, ...] = (1, 2, 4)
@@ -48,6 +52,8 @@ class SeedConfig:
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.method not in get_args(Method):
             raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {self.method!r}.")
+        if self.sign not in get_args(Sign):
+            raise ValueError(f"sign must be one of {', '.join(get_args(Sign))}, got {self.sign!r}.")
         if not 0 <= self.share <= 1:
             raise ValueError(f"share must lie in [0, 1], got {self.share}.")
         if self.effective is not None and not self.effective >= 1:
@@ -56,12 +62,12 @@ class SeedConfig:
             raise ValueError(f"views must be one of {', '.join(map(str, VIEWS))}, got {self.views}.")
 
 
-def dense_cut(features: list[Tensor], evidence: Tensor, grid: tuple[int, int]) -> Tensor:
+def dense_cut(features: list[Tensor], evidence: Tensor | None, grid: tuple[int, int]) -> Tensor:
     """The control: the normalised cut of the cosine kernel between features, N x N, built. (B, *grid), from 0 to 1.
 
     Args:
         features: (B, C, h, w) of each view; their kernels are averaged.
-        evidence: (B, h', w'), for the sign.
+        evidence: (B, h', w'), for the sign; None for the border.
     """
     kernel: Tensor | float = 0.0
     for view in features:
@@ -90,7 +96,8 @@ def seed_maps(seen: Look, classes: Tensor, config: SeedConfig, *, cut_maps: Look
         classes: by `class_maps`.
         cut_maps: another look, whose slots are cut: that of an untrained network is a control.
     """
-    evidence, grid = classes.amax(1), (classes.shape[2], classes.shape[3])
+    evidence = classes.amax(1) if config.sign == "classes" else None
+    grid = (classes.shape[2], classes.shape[3])
     if config.method == "slotcut":
         blocks = (cut_maps or seen).of(config.blocks)
         return SeedMaps(classes, slot_cut(slot_kernel(blocks, grid, effective=config.effective), evidence))

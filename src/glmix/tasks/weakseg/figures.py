@@ -129,14 +129,15 @@ def weakseg_sheet(
         scenes: more than are shown; a hundred to choose thresholds on and a hundred to measure on are used at most.
         class_names: of the model's outputs.
         count: how many are shown.
-        config: how seeds are made; None for SlotCut in eight views.
+        config: how seeds are made; None for SlotCut in eight views, whose object is what the border is not: the class
+            maps of a network for small images are coarser than objects.
     """
     judged = min(JUDGED, (len(scenes) - count) // 2)
     if judged < 1:
         raise ValueError(f"{len(scenes)} scenes are too few to show {count} and to judge by others.")
     classes = len(class_names)
     tensors = _Tensors(model, scenes[: count + 2 * judged], classes)
-    seeds = _seeds(model, tensors, config or SeedConfig(views=8))
+    seeds = _seeds(model, tensors, config or SeedConfig(views=8, sign="border"))
     columns: dict[str, NDArray[Any]] = {"truth": tensors.masks[:count].numpy()}
     results = []
     for name, maps in seeds.items():
