@@ -34,7 +34,7 @@ fixup: $(READY) ## mend what lint and format can mend by themselves
 	$(BIN)/ruff format .
 
 bench: $(READY) ## images per second and peak memory of every model
-	$(BIN)/python benchmarks/forward.py
+	$(BIN)/glmix bench
 
 clean: ## remove the environment and everything that was made
 	rm -rf $(VENV) build dist out *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,135 @@
+"""What is measured: forward passes in PyTorch, steps of training, and the product of matrices beside them."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..deploy import fuse
+from ..deploy.optimize import optimize_for_inference
+from ..memory import keep_freed_memory
+from ..models import GLNet
+from .forms import Form
+from .plain import plain_form
+from .prepared import Pass, Prepared
+from .runtimes import prepare_exported
+from .specs import ModelSpec
+
+__all__ = ["matmul_passes", "prepare", "prepare_training"]
+
+
+def prepare(
+    spec: ModelSpec,
+    form: Form,
+    size: tuple[int, int],
+    *,
+    folder: Path,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> Prepared:
+    """A model's forward pass in a form, at a height and width; what is exported lies in a folder as long as it runs."""
+    torch.manual_seed(0)
+    model = spec.build("cpu", size).eval()
+    channels = spec.input_size()[0]
+    network = _network(model, form)
+    if form.is_exported:
+        if device != "cpu":
+            raise ValueError(f"The form {form} is measured on the CPU, and the device is {device}.")
+        return prepare_exported(network, form, (channels, *size), folder, threads)
+    narrow = "bf16" in form.words
+    if form.network == "optimized":
+        network = optimize_for_inference(
+            network.to(device), dtype=torch.bfloat16 if narrow else torch.float32, compile=form.runtime == "compiled"
+        )
+        narrow = False  # it takes images as they are
+    else:
+        network = network.to(device, torch.bfloat16 if narrow else torch.float32)
+        if form.runtime == "compiled":
+            network.compile(options={"freezing": True})
+    channels_last = form.network == "optimized" or "channels_last" in form.words
+    kind: dict[str, Any] = {
+        "device": device,
+        "dtype": torch.bfloat16 if narrow else torch.float32,
+        "memory_format": torch.channels_last if channels_last else torch.contiguous_format,
+    }
+
+    def passes(batch: int) -> Pass:
+        x = torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(0)).to(**kind)
+
+        def run() -> None:
+            with torch.inference_mode():
+                network(x)
+            _finish(device)
+
+        return run
+
+    return Prepared(passes, network)
+
+
+def _network(model: nn.Module, form: Form) -> nn.Module:
+    """The module that computes in a form, from the model as it is."""
+    if form.needs_glnet and not isinstance(model, GLNet):
+        raise ValueError(f"Only a GLNet has a form {form}, and this is a {type(model).__name__}.")
+    if "keep_memory" in form.words:
+        keep_freed_memory()
+    if form.network == "plain":
+        return plain_form(cast(GLNet, model))
+    if form.network == "fused":
+        model = fuse(model)
+    if "channels_last" in form.words:
+        model = model.to(memory_format=torch.channels_last)
+    return model
+
+
+def prepare_training(spec: ModelSpec, form: Form, size: tuple[int, int], *, device: str = "cpu") -> Prepared:
+    """Steps of training: forward, backward, AdamW, on random images and labels."""
+    torch.manual_seed(0)
+    model = spec.build("cpu", size)
+    network = _network(model, form).to(device).train()
+    if form.runtime == "compiled":
+        network.compile()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.05)
+    channels = spec.input_size()[0]
+    kind: dict[str, Any] = {"device": device}
+    if "channels_last" in form.words:
+        kind["memory_format"] = torch.channels_last
+    narrow = "bf16" in form.words
+
+    def passes(batch: int) -> Pass:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(batch, channels, *size, generator=generator).to(**kind)
+        labels = torch.randint(0, model.num_classes, (batch,), generator=generator).to(device)
+
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=narrow):
+                found = network(x)
+                logits: Tensor = found[0] if isinstance(found, tuple) else found
+            nn.functional.cross_entropy(logits.float(), labels).backward()
+            optimizer.step()
+            _finish(device)
+
+        return step
+
+    return Prepared(passes, network, release=lambda: optimizer.zero_grad(set_to_none=True))
+
+
+def matmul_passes(precision: str, device: str = "cpu") -> tuple[Prepared, int]:
+    """One large square product of matrices, and the multiply-accumulates that it does: the machine's own rate."""
+    side = 2048 if device == "cpu" else 8192
+    a, b = (torch.randn(side, side, device=device).to(getattr(torch, precision)) for _ in range(2))
+    out = torch.empty_like(a)
+
+    def run() -> None:
+        with torch.inference_mode():
+            torch.mm(a, b, out=out)
+        _finish(device)
+
+    return Prepared(lambda batch: run), side**3
+
+
+def _finish(device: str) -> None:
+    """A GPU computes while the program goes on: wait for it."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,99 @@
+"""Forward passes in onnxruntime and OpenVINO, of the files that `glmix export` writes and of other models."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..deploy import Calibration, export_model
+from ..deploy.export_graph import INPUT
+from ..deploy.export_run import need
+from ..deploy.export_write import quiet
+from ..models import GLNet
+from .forms import Form
+from .prepared import Pass, Prepared
+
+__all__ = ["prepare_exported"]
+
+CALIBRATION = 32  # images; their number and looks change answers, not speed
+
+Array = NDArray[Any]
+
+
+def prepare_exported(
+    network: nn.Module, form: Form, input_size: tuple[int, int, int], folder: Path, threads: int | None = None
+) -> Prepared:
+    """Export a network into a folder, and run the file. Sizes that are free in it are fixed when it is loaded, as those
+    of other models are."""
+    for library in ("onnx", "onnxscript", "onnxruntime", form.runtime):
+        need(library)
+    suffix = ".xml" if form.runtime == "openvino" else ".onnx"
+    shipped = folder / f"model{suffix}"
+    if isinstance(network, GLNet):
+        export_model(network, shipped, calibration=_calibration(input_size) if "int8" in form.words else None)
+
+    def passes(batch: int) -> Pass:
+        path = shipped
+        if not path.exists():
+            path = folder / f"batch{batch}.onnx"
+            _export(network, (batch, *input_size), path)
+        x = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(0)).numpy()
+        return _onnxruntime(path, x, threads) if form.runtime == "onnxruntime" else _openvino(path, x, form, threads)
+
+    return Prepared(passes, keeps=True)
+
+
+def _export(network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
+    """A network that is no GLNet, for images of one shape."""
+    if path.exists():
+        return
+    with quiet():
+        program = torch.onnx.export(network, (torch.zeros(shape),), dynamo=True, input_names=[INPUT], verbose=False)
+        assert program is not None
+        program.save(str(path), external_data=False)
+
+
+def _calibration(input_size: tuple[int, int, int]) -> Calibration:
+    """Smooth random images with some noise."""
+    generator = torch.Generator().manual_seed(0)
+
+    def images(count: int) -> Tensor:
+        coarse = torch.rand(count, input_size[0], 5, 5, generator=generator)
+        smooth = nn.functional.interpolate(coarse, size=input_size[1:], mode="bilinear")
+        noise = torch.rand(count, *input_size, generator=generator)
+        return (255 * (0.8 * smooth + 0.2 * noise)).to(torch.uint8)
+
+    return Calibration(images(CALIBRATION), images(CALIBRATION // 4))
+
+
+def _onnxruntime(path: Path, x: Array, threads: int | None) -> Pass:
+    onnxruntime = need("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    # threads may spin while a pass runs, as they do for one who runs nothing else, and must not when it is over
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    for name, size in zip(("batch", "height", "width"), (x.shape[0], *x.shape[2:]), strict=True):
+        options.add_free_dimension_override_by_name(name, size)
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {INPUT: x})
+
+
+def _openvino(path: Path, x: Array, form: Form, threads: int | None) -> Pass:
+    openvino = need("openvino")
+    core = openvino.Core()
+    model = core.read_model(str(path)) if path.suffix == ".xml" else openvino.convert_model(str(path))
+    model.reshape(list(x.shape))
+    options: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "bf16" if "bf16" in form.words else "f32",
+        "PERFORMANCE_HINT": "LATENCY",  # one pass at a time, by all threads
+    }
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    request = core.compile_model(model, "CPU", options).create_infer_request()
+    request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(x), shared_memory=True))
+    return request.infer

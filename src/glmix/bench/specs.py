@@ -1,0 +1,78 @@
+"""Which model is measured: a name that timm knows, and arguments of its constructor."""
+
+import ast
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+
+from ..models import MODEL_NAMES
+
+__all__ = ["ModelSpec"]
+
+FOLDERS = ("local-dir:", "hf-hub:", "hf_hub:")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model by name, as it is written: `glnet_stl`, or `glnet_stl(num_slots=16, stem="conv")`.
+
+    Weights are random, as costs do not depend on them.
+    """
+
+    text: str
+    name: str
+    options: dict[str, Any]
+
+    @classmethod
+    def parse(cls, text: str) -> "ModelSpec":
+        name, bracket, inner = text.partition("(")
+        name = name.strip()
+        options: dict[str, Any] = {}
+        if bracket:
+            try:
+                call = ast.parse(f"dict({inner}", mode="eval").body
+                if not isinstance(call, ast.Call) or call.args or any(word.arg is None for word in call.keywords):
+                    raise ValueError
+                options = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+            except (SyntaxError, ValueError) as error:
+                raise ValueError(
+                    f"{text} is no model: arguments are written as in Python, NAME(key=value, ...), with numbers, "
+                    "quoted words, tuples, True, False or None for values."
+                ) from error
+        if not name.startswith(FOLDERS) and not timm.is_model(name):
+            near = difflib.get_close_matches(name, timm.list_models(), 3)
+            hint = f"; did you mean {', '.join(near)}?" if near else "; `timm.list_models()` lists them all."
+            raise ValueError(f"timm knows no model named {name!r}{hint}")
+        return cls(text, name, options)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the name is that of a GLNet; a folder may hold one, too."""
+        return self.name.startswith(FOLDERS) or self.name.split(".")[0] in MODEL_NAMES
+
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width that it was made for."""
+        if self.name.startswith(FOLDERS):
+            size = self.build("meta").pretrained_cfg["input_size"]
+        else:
+            size = timm.get_pretrained_cfg(self.name).input_size
+        channels, height, width = size
+        return self.options.get("in_chans", channels), height, width
+
+    def build(self, device: str = "cpu", size: tuple[int, int] | None = None) -> Any:
+        """The model, for images of a size where it must know their size when it is made."""
+        options = dict(self.options)
+        if size is not None and not self.name.startswith(FOLDERS):
+            cfg = timm.get_pretrained_cfg(self.name)
+            if cfg.fixed_input_size and size != tuple(cfg.input_size[1:]):
+                options.setdefault("img_size", size)
+        return (
+            timm.create_model(self.name, device=device, **options)
+            if device == "meta"
+            else timm.create_model(self.name, **options)
+        )
+
+    def __str__(self) -> str:
+        return self.text

@@ -1,0 +1,167 @@
+"""`glmix bench`: what models cost, beside each other, in one run."""
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glmix.bench import Plan
+
+HELP = "Measure models beside each other: throughput, latency, memory, scaling with resolution, training steps."
+FILES = ("bench.md", "bench.png", "bench.json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        f"{HELP} Each model in each form is a process of its own, and they take turns, run by run, so that a machine "
+        "whose speed drifts favours none."
+    )
+    parser.epilog = (
+        "Example: glmix bench glnet_stl convnext_tiny --forms eager optimized+bf16+compiled -o out/bench. "
+        "docs/bench.md says what each number means and lists the words of forms: eager, plain, fused, optimized, "
+        "channels_last, bf16, int8, compiled, onnxruntime, openvino."
+    )
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="timm's names, ours among them, with arguments as in Python: 'glnet_stl(num_slots=16)' (default: ours)",
+    )
+    parser.add_argument(
+        "--forms",
+        nargs="+",
+        metavar="FORM",
+        help="how they are run, words joined by + (default: eager channels_last fused bf16 fused+bf16, in training "
+        "eager channels_last bf16)",
+    )
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--scaling",
+        nargs="*",
+        type=int,
+        metavar="SIZE",
+        help="time and memory a megapixel at several sizes (default: 224 512 1024 2048)",
+    )
+    kinds.add_argument("--train", action="store_true", help="steps of training: forward, backward, AdamW")
+    kinds.add_argument("--profile", action="store_true", help="print where the time of one pass goes, by operator")
+    kinds.add_argument("--render", type=Path, metavar="JSON", help="measure nothing, show a bench.json again")
+    parser.add_argument("--stages", action="store_true", help="with --scaling: the time of each stage of a GLNet, too")
+    parser.add_argument("--batch", type=int, help="images of a pass (default: 8, with --train 16, with --scaling 1)")
+    parser.add_argument("--size", type=int, help="height and width (default: what each model was made for)")
+    parser.add_argument("--runs", type=int, default=10, help="timed passes of each (default: 10)")
+    parser.add_argument(
+        "--latency-runs",
+        type=int,
+        default=100,
+        metavar="N",
+        help="timed passes of one image, 0 for none (default: 100)",
+    )
+    parser.add_argument("--threads", type=int, help="to compute with (default: as many as PyTorch takes)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("-o", "--out", type=Path, metavar="FOLDER", help=f"where to write {', '.join(FILES)}")
+    parser.add_argument("--overwrite", action="store_true", help="replace these files if they are there")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.profile and args.out is not None:
+        raise ValueError("--profile prints its tables and writes no files: leave -o away.")
+    if args.stages and args.scaling is None:
+        raise ValueError("--stages goes with --scaling.")
+    if args.size is not None and args.scaling is not None:
+        raise ValueError("--scaling takes its sizes itself: leave --size away.")
+    from glmix.bench import measure
+    from glmix.bench.report import format_results
+
+    plan = None
+    if args.render is None:
+        plan = _plan(args)
+        plan.check()
+    elif args.models or args.forms:
+        raise ValueError("--render measures nothing: leave models and forms away.")
+    targets = _targets(args.out, args.overwrite)
+    if plan is None:
+        result = _read(args.render)
+    else:
+        result = {"command": shlex.join(["glmix", *sys.argv[1:]]), **measure(plan, _progress)}
+    if targets:
+        _write(result, targets)
+    print(json.dumps(result, indent=1) if args.json else format_results(result))
+    failed = [row for row in result["rows"] if row["error"] is not None]
+    return 0 if not failed else 1 if len(failed) < len(result["rows"]) else 2
+
+
+def _plan(args: argparse.Namespace) -> "Plan":
+    from glmix.bench import Plan
+    from glmix.models import MODEL_NAMES
+
+    chosen: dict[str, Any] = {"kind": "inference"}
+    if args.scaling is not None:
+        chosen = {"kind": "scaling", "sizes": tuple(args.scaling), "forms": ("eager",)}
+    elif args.profile:
+        chosen = {"kind": "profile", "forms": ("eager",)}
+    elif args.train:
+        chosen = {"kind": "training", "forms": ("eager", "channels_last", "bf16")}
+    if args.forms:
+        chosen["forms"] = tuple(args.forms)
+    if args.size is not None:
+        chosen["sizes"] = (args.size,)
+    return Plan(
+        models=tuple(args.models) or MODEL_NAMES,
+        batch=args.batch,
+        runs=args.runs,
+        latency_runs=args.latency_runs,
+        stages=args.stages,
+        threads=args.threads,
+        device=args.device,
+        **chosen,
+    )
+
+
+def _progress(items: Sequence[Any], what: str) -> Iterable[Any]:
+    from tqdm import tqdm
+
+    bar: Iterable[Any] = tqdm(items, desc=what, disable=None, leave=False)
+    return bar
+
+
+def _targets(folder: Path | None, overwrite: bool) -> list[Path]:
+    """The files to write, once it is sure that they can be."""
+    if folder is None:
+        return []
+    from glmix.bench.plot import need_matplotlib
+    from glmix.deploy.export_files import make_sure_it_can_be_written
+
+    need_matplotlib()
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = [folder / name for name in FILES]
+    make_sure_it_can_be_written(targets, overwrite)
+    return targets
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no bench.json: {error}") from error
+    if not isinstance(result, dict) or not {"kind", "machine", "settings", "matmul", "rows"} <= set(result):
+        raise ValueError(f"{path} is no bench.json: it lacks what `glmix bench -o` writes.")
+    return result
+
+
+def _write(result: dict[str, Any], targets: Sequence[Path]) -> None:
+    """All the files or none."""
+    from glmix.bench import draw, format_report
+    from glmix.deploy.export_files import publish
+
+    contents = (format_report(result).encode(), draw(result), (json.dumps(result, indent=1) + "\n").encode())
+    with tempfile.TemporaryDirectory() as folder:
+        made = [Path(folder) / target.name for target in targets]
+        for path, content in zip(made, contents, strict=True):
+            path.write_bytes(content)
+        publish(list(zip(made, targets, strict=True)))

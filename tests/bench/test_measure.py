@@ -1,0 +1,171 @@
+"""Models and forms are measured in processes that take turns, and one that fails does not lose the others."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from glmix.bench import Plan, draw, format_report, measure
+from glmix.bench.process import Worker, WorkerError
+from glmix.bench.stages import stage_seconds
+
+MODELS = ("test_glnet", "test_resnet", "test_glnet(head_dim=5)")
+
+
+@pytest.fixture(scope="module")
+def result():
+    plan = Plan(MODELS, ("eager", "plain"), sizes=(64,), batch=2, runs=3, latency_runs=12, threads=1)
+    return {"command": "glmix bench", **measure(plan)}
+
+
+def rows_of(result):
+    return {(row["model"], row["form"]): row for row in result["rows"]}
+
+
+def test_passes_take_turns_and_never_overlap(result):
+    rows = [row for row in result["rows"] if row["error"] is None]
+    spans = [(start, seconds, index) for index, row in enumerate(rows) for start, seconds in row["runs"]]
+    spans += [(start, seconds, len(rows)) for start, seconds in result["matmul"]["float32"]["runs"]]
+    spans.sort()
+    assert [index for _, _, index in spans] == [0, 1, 2, 3] * 3
+    spans += [(start, seconds, index) for index, row in enumerate(rows) for start, seconds in row["latency_runs"]]
+    spans.sort()
+    assert all(a[0] + a[1] <= b[0] for a, b in itertools.pairwise(spans))
+    assert [len(row["latency_runs"]) for row in rows] == [12, 12, 12]
+
+
+def test_a_row_says_what_its_runs_do(result):
+    row = rows_of(result)["test_glnet", "eager"]
+    seconds = sorted(run[1] for run in row["runs"])
+    assert row["seconds"] == seconds[1]
+    assert row["images_per_second"] == 2 / seconds[1]
+    low, high = row["images_per_second_quartiles"]
+    assert low <= row["images_per_second"] <= high
+    assert row["latency_ms"] <= row["latency_ms_p99"] == 1e3 * max(run[1] for run in row["latency_runs"])
+    assert row["parameters"] == 397003
+    assert row["macs"] == sum(row["macs_by_kind"].values()) - row["macs_by_kind"]["softmax"]
+    assert row["roofline"] == pytest.approx(
+        row["macs"] * row["images_per_second"] / result["matmul"]["float32"]["macs_per_second"]
+    )
+    assert 0 < row["peak_memory_mib"] < 100
+
+
+def test_the_plain_form_is_counted_as_the_same_model(result):
+    rows = rows_of(result)
+    assert rows["test_glnet", "plain"]["macs"] == rows["test_glnet", "eager"]["macs"]
+
+
+def test_a_model_that_cannot_be_built_says_why_in_its_row(result):
+    rows = rows_of(result)
+    for form in ("eager", "plain"):
+        assert rows[MODELS[2], form]["error"] == "A width of 32 channels does not divide into attention heads of 5."
+        assert rows[MODELS[2], form]["runs"] == []
+    assert len(rows) == 5
+
+
+def test_forms_of_a_glnet_are_left_out_of_others_and_told(result):
+    assert result["left_out"] == [["test_resnet", "plain"]]
+    assert "Left out, as only a GLNet has such forms: test_resnet plain." in format_report(result)
+
+
+def test_page_and_picture_are_made_of_the_same_result(result):
+    page = format_report(result)
+    for row in result["rows"]:
+        assert row["model"] in page
+        if row["error"] is None:
+            assert f"{row['latency_ms']:.2f} ms" in page
+    assert "does not divide into attention heads of 5." in page
+    assert result["machine"]["cpu"] in page
+    assert f"torch {torch.__version__}" in page
+    assert draw(result)[:4] == b"\x89PNG"
+
+
+def test_a_worker_sleeps_between_requests_and_its_death_is_told():
+    with Worker(threads=2) as worker:
+        worker.ask("build", model="test_glnet", form="eager", size=(64, 64), threads=2)
+        worker.ask("warm", batch=8)
+        worker.ask("turn", batch=8)
+        time.sleep(0.1)
+        before = _busy(worker.pid)
+        time.sleep(0.5)
+        assert _busy(worker.pid) - before <= 0.02
+        with pytest.raises(WorkerError, match="No form 'swift'"):
+            worker.ask("build", model="test_glnet", form="swift", size=(64, 64))
+        folder = Path(worker._folder.name)
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(WorkerError, match="the process was killed, as systems do where memory ends"):
+            worker.ask("turn", batch=8)
+    assert not folder.exists()
+
+
+def _busy(pid: int) -> float:
+    """Seconds that a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+ADDED = """
+import torch
+from glmix.bench.memory import added_memory, settle_memory
+
+def run():
+    kept = torch.ones(16 << 20)  # 64 MiB
+    return (kept + 1).sum()  # and as many again
+
+settle_memory()
+run()
+print(added_memory(run), added_memory(run))
+"""
+
+
+def test_memory_is_what_a_pass_adds_at_its_peak_each_time():
+    result = subprocess.run([sys.executable, "-c", ADDED], capture_output=True, text=True, check=True)
+    assert [float(word) for word in result.stdout.split()] == pytest.approx([128, 128], abs=2)
+
+
+def test_stages_are_timed_one_by_one():
+    import timm
+
+    model = timm.create_model("test_glnet").eval()
+    x = torch.randn(1, 3, 64, 64)
+
+    def run():
+        with torch.inference_mode():
+            model(x)
+
+    start = time.perf_counter()
+    found = stage_seconds(model, run)
+    whole = time.perf_counter() - start
+    assert list(found) == ["stem", "stage 0", "stage 1", "stage 2", "stage 3"]
+    assert all(seconds > 0 for seconds in found.values())
+    assert sum(found.values()) < whole
+    assert not any(module._forward_hooks for module in model.modules())
+    with pytest.raises(ValueError, match="in a GLNet that is not compiled"):
+        stage_seconds(torch.nn.Identity(), run)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"models": ()}, "a model and a form at least"),
+        ({"runs": 0}, "runs must be 1 or more, got 0"),
+        ({"batch": -1}, "batch must be 1 or more, got -1"),
+        ({"threads": 0}, "threads must be 1 or more, got 0"),
+        ({"sizes": (0,)}, "size must be 1 or more, got 0"),
+        ({"latency_runs": -1}, "latency_runs must be 0 or more"),
+        ({"sizes": (64, 96)}, "Several sizes are for scaling"),
+        ({"kind": "speed"}, "kind must be one of inference, training, scaling, profile"),
+        ({"device": "tpu"}, "tpu"),
+        ({"kind": "training", "forms": ("optimized",)}, "in training there are"),
+        ({"models": ("test_resnet",), "forms": ("plain", "fused")}, "Nothing to measure: plain, fused are forms"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_before_anything_is_built(options, words):
+    with pytest.raises((ValueError, RuntimeError), match=words):
+        Plan(**{"models": ("test_glnet",), **options}).check()

@@ -1,0 +1,125 @@
+"""`glmix bench`, as a person runs it."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def command(capsys, tmp_path, monkeypatch):
+    """Run the command in this process, in an empty folder: (exit code, what it printed, what it complained of)."""
+    from glmix_cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        try:
+            code = main(["bench", *map(str, arguments)])
+        except SystemExit as exit_:  # argparse ends the process
+            code = exit_.code
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return run
+
+
+def test_scaling_writes_what_it_prints_and_can_be_shown_again(command, glmix, tmp_path):
+    pytest.importorskip("matplotlib")
+    arguments = ["--scaling", 64, 96, "--stages", "--runs", 2, "--threads", 1, "-o", "out/bench"]
+    result = glmix("bench", "test_glnet", *arguments)
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "out" / "bench"
+    assert sorted(file.name for file in folder.iterdir()) == ["bench.json", "bench.md", "bench.png"]
+    told = json.loads((folder / "bench.json").read_text())
+    assert told["command"] == "glmix bench test_glnet --scaling 64 96 --stages --runs 2 --threads 1 -o out/bench"
+    assert told["machine"]["threads"] == 1
+    assert {"glmix", "torch", "timm"} <= set(told["versions"])
+    assert [row["height"] for row in told["rows"]] == [64, 96]
+    for row in told["rows"]:
+        assert row["seconds_per_megapixel"] == pytest.approx(row["seconds"] / row["height"] ** 2 * 1e6)
+        assert list(row["stage_seconds"]) == ["stem", "stage 0", "stage 1", "stage 2", "stage 3"]
+        assert sum(row["stage_seconds"].values()) < 3 * row["seconds"]
+    page = (folder / "bench.md").read_text()
+    assert result.stdout.strip() in page
+    assert told["command"] in page
+
+    code, printed, complaint = command("test_glnet", *arguments)
+    assert code == 2
+    assert "out/bench/bench.md is there already" in complaint
+    code, printed, _ = command("--render", folder / "bench.json")
+    assert code == 0
+    assert printed.strip() == result.stdout.strip()
+    (folder / "bench.png").unlink()
+    assert command("--render", folder / "bench.json", "-o", folder, "--overwrite")[0] == 0
+    assert (folder / "bench.md").read_text() == page
+    assert (folder / "bench.png").stat().st_size > 10_000
+
+
+def test_training_is_measured_and_a_failure_does_not_lose_the_others(command):
+    code, printed, _ = command(
+        "test_glnet(num_classes=3)", "test_resnet(num_classes=0)", "--train", "--forms", "eager", "--batch", 2,
+        "--size", 64, "--runs", 2, "--threads", 1, "--json",
+    )  # fmt: skip
+    assert code == 1
+    good, bad = json.loads(printed)["rows"]
+    assert good["error"] is None
+    assert good["peak_memory_mib"] > 0
+    assert bad["error"]
+    assert bad["runs"] == []
+
+
+@pytest.mark.slow
+def test_a_profile_names_operators(command):
+    code, printed, _ = command("test_glnet", "--profile", "--size", 64, "--batch", 1)
+    assert code == 0
+    assert "aten::mkldnn_convolution" in printed or "aten::convolution" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["test_glnett"], "timm knows no model named 'test_glnett'; did you mean test_glnet"),
+        (["test_glnet", "--forms", "fast"], "No form 'fast' in 'fast': the words are eager, plain"),
+        (["test_glnet", "--forms", "int8"], "int8 is there with onnxruntime and openvino"),
+        (["test_glnet", "--train", "--forms", "fused"], "in training there are eager, plain"),
+        (["test_resnet", "--forms", "fused"], "Nothing to measure: fused are forms of a GLNet, and test_resnet none"),
+        (["test_glnet", "--stages"], "--stages goes with --scaling"),
+        (["test_glnet", "--scaling", "64", "--size", "64"], "leave --size away"),
+        (["test_glnet", "--profile", "-o", "out"], "--profile prints its tables"),
+        (["test_glnet", "--train", "--scaling"], "not allowed with argument"),
+        (["test_glnet", "--runs", "0"], "runs must be 1 or more"),
+        (["test_glnet", "--render", "bench.json"], "--render measures nothing"),
+        (["--render", "bench.json"], "No such file"),
+    ],
+)
+def test_what_cannot_be_measured_says_why(arguments, words, command, tmp_path):
+    code, _, complaint = command(*arguments)
+    assert code == 2
+    assert words in complaint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_result_is_refused(command, tmp_path):
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "b.json").write_bytes(b"\xff\x00")
+    for name in ("a.json", "b.json"):
+        code, _, complaint = command("--render", name)
+        assert code == 2
+        assert f"{name} is no bench.json" in complaint
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_anything_is_measured(command, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    code, _, complaint = command("test_glnet", "-o", "out")
+    assert code == 2
+    assert "out" in complaint
+    assert (tmp_path / "out").read_text() == "a file"
+
+
+def test_a_missing_matplotlib_says_how_to_get_it(command, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, _, complaint = command("test_glnet", "-o", "out")
+    assert code == 2
+    assert "pip install 'glmix[slots]'" in complaint
