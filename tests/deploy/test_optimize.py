@@ -8,12 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import timm
 import torch
+from timm.layers import Attention
 from torch import nn
 
 import glmix
 from glmix.bench.plain import plain_form
 from glmix.deploy import optimize
+from glmix.deploy.attention import ShortAttention
 from glmix.deploy.optimize import can_compile, fastest_dtype, optimize_for_inference
+from glmix.layers import self_attention
+from glmix.layers.padding import attention_bias
 from glmix.slots import slot_maps
 
 from .models import trained
@@ -44,6 +48,24 @@ def test_narrow_models_take_the_same_images_and_give_float32_logits(dtype):
         assert fast.forward_features(X).dtype == dtype
     assert fast.stages[0].blocks[0].mixer.bridge.scale.dtype == torch.float32
     assert fast.head.fc.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("tokens", [49, 300])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_among_few_tokens_is_attention(tokens, masked):
+    attention = self_attention(64, 32).eval()
+    x = torch.randn(2, tokens, 64)
+    mask = attention_bias(torch.rand(2, 1, tokens) > 0.3, x.dtype) if masked else None
+    wanted = attention(x, mask)
+    attention.__class__ = ShortAttention
+    torch.testing.assert_close(attention(x, mask), wanted)
+
+
+def test_on_a_cpu_bfloat16_takes_it_and_float32_does_not():
+    model = trained("test_glnet")
+    for dtype, wanted in ((torch.bfloat16, ShortAttention), (torch.float32, Attention)):
+        fast = optimize_for_inference(model, dtype=dtype, compile=False)
+        assert {type(part) for part in fast.modules() if isinstance(part, Attention)} == {wanted}
 
 
 def test_the_model_itself_stays_as_it_was():

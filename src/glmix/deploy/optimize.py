@@ -6,10 +6,12 @@ from typing import Any, TypeVar
 
 import torch
 import torch._inductor.config as inductor
+from timm.layers import Attention
 from torch import Tensor, nn
 
-from ..layers import Block, SoftBridge, Stem
+from ..layers import Block, GLMix, GridAttention, SoftBridge, Stem
 from ..memory import keep_freed_memory
+from .attention import ShortAttention
 from .fuse import fuse
 
 __all__ = ["can_compile", "fastest_dtype", "optimize_for_inference"]
@@ -43,6 +45,10 @@ def optimize_for_inference(
     fast.to(memory_format=torch.channels_last)
     if dtype != torch.float32:
         _narrow(fast, dtype)
+    if dtype == torch.bfloat16 and device.type == "cpu":
+        for part in fast.modules():
+            if isinstance(part, GLMix | GridAttention) and type(part.attn) is Attention:
+                part.attn.__class__ = ShortAttention
     if can_compile(device) if compile is None else compile:
         fast.compile()
         fast._compiled_call_impl = _Frozen(fast._compiled_call_impl)
