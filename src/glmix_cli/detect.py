@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .inputs import check_device
 from .results import result_names, write_whole
 
 HELP = "Find objects in images: overlays and a COCO JSON, by a detector that `glmix fit` trained."
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from glmix.data.masks.pixels import read_upright
     from glmix.tasks.detection.predictor import DetectionPredictor, overlay
 
+    check_device(args.device)
     errors: list[dict[str, str]] = []
     names = result_names(args.images, errors)
     report = args.out / REPORT
@@ -49,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
     for file in tqdm(names, unit="image", disable=None):
         try:
             image = read_upright(file)
-        except (OSError, ValueError) as error:
+            found = detect(image)
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no memory for so large an image
             errors.append({"file": str(file), "error": str(error)})
             continue
-        found = detect(image)
         number = len(images) + 1
         images.append({"id": number, "file_name": str(file), "width": image.width, "height": image.height})
         for result, area in zip(found.coco(number, detect.category_ids), found.areas, strict=True):

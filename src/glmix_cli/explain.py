@@ -191,10 +191,7 @@ def _explain(file: Path, target: Path, models: Sequence[Model], args: argparse.N
 
 
 def _open_upright(file: Path, network: "GLNet") -> "Image":
-    from PIL import ImageOps
-
-    mode = "L" if network.in_chans == 1 else "RGB"
-    return ImageOps.exif_transpose(open_image(file, mode))
+    return open_image(file, "L" if network.in_chans == 1 else "RGB", upright=True)
 
 
 def _rows_and_columns(image: "Image", shorter: int | None, network: "GLNet") -> tuple[int, int]:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from glmix import GLNet
 
-__all__ = ["find_images", "label_names", "load_classifier", "open_image"]
+__all__ = ["check_device", "find_images", "label_names", "load_classifier", "open_image"]
 
 
 def load_classifier(name: str | None, checkpoint: Path | None) -> "GLNet":
@@ -60,11 +60,24 @@ def find_images(paths: Iterable[Path], errors: list[dict[str, str]]) -> Iterator
         yield from found
 
 
-def open_image(file: Path, mode: str) -> "Image":
-    from PIL import Image
+def check_device(name: str) -> None:
+    """Raise ValueError for a device that is not there."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # AssertionError from a torch that was built without it
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+
+
+def open_image(file: Path, mode: str, upright: bool = False) -> "Image":
+    """The image in a mode of Pillow's; `upright`: turned as its EXIF tag says."""
+    from PIL import Image, ImageOps
+
+    from glmix.data.decoding import eight_bits
 
     try:
         with Image.open(file) as image:
-            return image.convert(mode)
+            return eight_bits(ImageOps.exif_transpose(image) if upright else image).convert(mode)
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from error

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .inputs import check_device
 from .results import result_names, write_whole
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         if args.resize != [0, 0] and not 1 <= args.resize[1] <= args.resize[0]:
             raise ValueError(f"--resize takes the longer side and the shorter one, or 0 0, got {args.resize}.")
         options["resize"] = None if args.resize == [0, 0] else tuple(args.resize)
+    check_device(args.device)
     errors: list[dict[str, str]] = []
     names = result_names(args.images, errors)
     report = args.out / "segments.json"
@@ -72,10 +74,10 @@ def run(args: argparse.Namespace) -> int:
     for file, name in tqdm(names.items(), unit="image", disable=None):
         try:
             image = read_upright(file)
-        except (OSError, ValueError) as error:
+            labels = predict(image)
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no memory for so large an image
             errors.append({"file": str(file), "error": str(error)})
             continue
-        labels = predict(image)
         mask, picture = _targets(args.out, name)
         _save(palette_image(labels, predict.class_names), mask)
         _save(overlay(image, labels, predict.class_names), picture)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .inputs import label_names, load_classifier
+from .inputs import check_device, label_names, load_classifier
 
 if TYPE_CHECKING:
     from glmix import GLNet
@@ -43,6 +43,7 @@ class Model:
 
 def load_models(args: argparse.Namespace) -> list[Model]:
     """The model that is asked for, and those to compare it with: --model, --checkpoint, --untrained, --compare."""
+    check_device(args.device)
     if args.untrained and args.checkpoint is not None:
         raise ValueError("--untrained means random weights: leave --checkpoint out, or --untrained.")
     if args.untrained:
@@ -77,11 +78,7 @@ def _model(network: "GLNet", title: str, args: argparse.Namespace, warning: str 
 
     wanted = None if args.blocks is None or None in args.blocks else args.blocks
     blocks = last_blocks(network) if args.blocks is None else chosen_blocks(network, wanted)
-    try:
-        network = network.to(args.device).eval()
-    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
-        raise ValueError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
-    return Model(title, network, blocks, label_names(network), warning)
+    return Model(title, network.to(args.device).eval(), blocks, label_names(network), warning)
 
 
 def _trained(name: str | None, checkpoint: Path | None) -> "GLNet":

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .inputs import load_classifier
+from .inputs import check_device, load_classifier
 from .results import write_whole
 
 if TYPE_CHECKING:
@@ -136,14 +136,12 @@ def _load(args: argparse.Namespace) -> "GLNet":
     from glmix.slots.figure import page  # noqa: F401 - a missing extra is told before anything is computed
     from glmix.slots.maps import blocks_with_slots
 
+    check_device(args.device)
     model = load_classifier(args.model, args.checkpoint).eval()
     blocks_with_slots(model)
     if args.what == "discover" and model.num_classes == 0:
         raise ValueError("discovery needs a classifier, and this model has no classes.")
-    try:
-        return model.to(args.device)
-    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
-        raise ValueError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
+    return model.to(args.device)
 
 
 def _open(args: argparse.Namespace) -> "MaskFiles":

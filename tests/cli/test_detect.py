@@ -119,6 +119,23 @@ def test_the_command_says_what_the_predictor_says(run, checkpoint, photos, tmp_p
     assert (tmp_path / "out" / "a_overlay.png").is_file()
 
 
+def test_an_image_that_the_network_cannot_take_loses_none_of_the_others(run, checkpoint, photos, tmp_path, monkeypatch):
+    whole, count = DetectionPredictor.__call__, sum(file.is_file() for file in photos.rglob("*"))
+    seen = []
+
+    def no_room(self, image):
+        seen.append(image)
+        if len(seen) == 1:
+            raise torch.OutOfMemoryError("no room for it")
+        return whole(self, image)
+
+    monkeypatch.setattr(DetectionPredictor, "__call__", no_room)
+    result = run("detect", photos, "--checkpoint", checkpoint, "-o", "out", "--no-overlays")
+    assert result.returncode == 1
+    assert "no room for it" in result.stderr
+    assert len(json.loads((tmp_path / "out" / "detections.json").read_text())["images"]) == len(seen) - 1 < count
+
+
 def test_results_that_are_there_are_not_overwritten_unasked(run, checkpoint, photos):
     arguments = ["detect", photos / "a.png", "--checkpoint", checkpoint, "-o", "out", "--no-overlays"]
     assert run(*arguments).returncode == 0
@@ -133,6 +150,7 @@ def test_results_that_are_there_are_not_overwritten_unasked(run, checkpoint, pho
     [
         (["--checkpoint", "absent.ckpt"], "No checkpoint at absent.ckpt"),
         (["--checkpoint", "CHECKPOINT", "--score", "2"], "score must be from 0 to 1, got 2.0"),
+        (["--checkpoint", "CHECKPOINT", "--device", "cuda:99"], "--device cuda:99: "),
     ],
 )
 def test_what_cannot_be_done_says_why(run, checkpoint, photos, arguments, words):

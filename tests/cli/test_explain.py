@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -133,6 +134,17 @@ def test_a_photograph_is_turned_upright(explain, tmp_path, trained):
     Image.effect_noise((128, 64), 60).convert("RGB").save(tmp_path / "turned.jpg", exif=exif)
     _, out, _ = explain(tmp_path / "turned.jpg", *trained, "-o", tmp_path / "out", "--json")
     assert json.loads(out)["results"][0]["size"] == [128, 64]
+
+
+def test_grey_of_16_bits_is_not_clipped_and_is_turned_upright(tmp_path):
+    from glmix_cli.inputs import open_image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    levels = np.arange(32, dtype=np.uint16).reshape(4, 8) * 2048
+    Image.fromarray(levels).save(tmp_path / "deep.png", exif=exif)
+    seen = np.asarray(open_image(tmp_path / "deep.png", "L", upright=True))
+    assert np.array_equal(seen, np.rot90(levels >> 8, -1))
 
 
 @pytest.mark.parametrize(("asked", "size"), [("96", [96, 144]), ("native", [80, 120]), (None, [64, 96])])

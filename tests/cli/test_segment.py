@@ -107,6 +107,41 @@ def test_a_bad_file_loses_none_of_the_others(run: Here, checkpoint: Path, images
     assert not (tmp_path / "none").exists()
 
 
+def test_an_image_that_the_network_cannot_take_loses_none_of_the_others(
+    run: Here, checkpoint: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = SegmentationPredictor.__call__
+
+    def no_room(self: SegmentationPredictor, image: Image.Image) -> Any:
+        if image.size == (70, 50):
+            raise torch.OutOfMemoryError("no room for it")
+        return whole(self, image)
+
+    monkeypatch.setattr(SegmentationPredictor, "__call__", no_room)
+    code, _, errors = run("segment", images, "--checkpoint", checkpoint, "-o", "out")
+    assert code == 1
+    assert "a.jpg: no room for it" in errors
+    assert len(json.loads((tmp_path / "out" / "segments.json").read_text())["results"]) == 2
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
+def test_a_device_that_is_not_there_is_told(run: Here, checkpoint: Path, images: Path, device: str) -> None:
+    code, _, errors = run("segment", images, "--checkpoint", checkpoint, "-o", "out", "--device", device)
+    assert code == 2
+    assert f"--device {device}: " in errors
+
+
+def test_a_file_that_is_no_whole_checkpoint_is_told(run: Here, checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    content = checkpoint.read_bytes()
+    (tmp_path / "torn.ckpt").write_bytes(content[: len(content) // 2])
+    (tmp_path / "empty.ckpt").write_bytes(b"")
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    for file in (tmp_path / "torn.ckpt", tmp_path / "empty.ckpt", tmp_path / "list.ckpt", images / "a.jpg"):
+        code, _, errors = run("segment", images, "--checkpoint", file, "-o", "out")
+        assert code == 2
+        assert f"{file} is no checkpoint of `glmix fit`" in errors
+
+
 def test_results_of_another_image_are_never_replaced_silently(
     run: Here, checkpoint: Path, images: Path, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from glmix.data.masks.files import IGNORE, VOC_CLASSES, open_masks
+from glmix.data.masks.pixels import read_upright
 from glmix.data.scenes import SceneConfig, draw_scene, write_scenes
 
 SCENES = SceneConfig(size=32)
@@ -158,6 +159,10 @@ def test_an_image_is_turned_as_its_exif_tag_says(orientation: int, folder: Path)
         8: raw.transpose(Image.Transpose.ROTATE_90),
     }[orientation]
     assert np.array_equal(np.asarray(files.image(0)), np.asarray(upright))
+    deep = Image.fromarray(np.asarray(raw.convert("L")).astype(np.uint16) << 8)
+    deep.save(file.with_name("deep.png"), exif=tag)
+    sixteen = read_upright(file.with_name("deep.png"))
+    assert np.array_equal(np.asarray(sixteen), np.asarray(upright.convert("L").convert("RGB"))), "16 bits are too"
     if orientation < 5:
         assert files.mask(0).shape == (4, 6)
         return

@@ -200,6 +200,13 @@ def test_bad_requests_are_refused_in_words(options: dict[str, Any], message: str
 # ---- the loss
 
 
+def test_a_batch_too_small_for_batch_norm_is_told() -> None:
+    task = Segmentation(model="test_glnet", decoder_args={"decoder_channels": 16})
+    task.model = task.build(3).train()
+    with pytest.raises(ValueError, match=r"upernet learns with BatchNorm.*: set data\.batch_size to 2 or more"):
+        task.training_step((torch.randn(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.long)), 0)
+
+
 def test_pixels_that_do_not_count_do_not_count() -> None:
     logits, masks = torch.randn(2, 4, 6, 5), torch.randint(4, (2, 6, 5))
     masks[0, :3] = 255

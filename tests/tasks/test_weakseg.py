@@ -1,6 +1,7 @@
 """Weak segmentation through the real command, on scenes and on the layout of Pascal VOC, and what it measures with."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,27 @@ def test_seeds_of_other_settings_are_not_mixed(done: Path, capsys: pytest.Captur
     code = main(["weakseg", "seeds", "--config", str(done / "config.yaml"), "--set", "seeds.method", "cam"])
     assert code == 2
     assert "is from other settings of seeds" in capsys.readouterr().err
+
+
+def test_nothing_is_made_of_what_another_step_has_replaced(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done / "out", out)
+    options = ["--config", str(done / "config.yaml"), "--set", "out", str(out)]
+    assert main(["weakseg", "evaluate", *options]) == 0, "a copy goes on"
+    chosen = json.loads((out / "seeds.json").read_text())
+
+    (out / "seeds.json").write_text(json.dumps({**chosen, "threshold": 0.9}))
+    assert main(["weakseg", "evaluate", *options]) == 2
+    assert "model.safetensors is from other pseudo masks or other settings" in capsys.readouterr().err
+    (out / "seeds.json").write_text(json.dumps({**chosen, "classifier": 0}))
+    assert main(["weakseg", "seeds", *options]) == 2
+    assert "seeds.json is from another classifier" in capsys.readouterr().err
+    (out / "seeds.json").unlink()
+    for step, words in (("seeds", "Nothing says how the masks in"), ("evaluate", "There is no")):
+        assert main(["weakseg", step, *options]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_the_recipe_for_voc_runs_on_vocs_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,10 +4,9 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from .weights import INFO, load_weights
+from .weights import INFO, load_weights, open_run
 
 __all__ = ["DATA", "TASKS", "load_trained", "read_info"]
 
@@ -27,9 +26,7 @@ DATA = ("class_names", "mean", "std", "input_size", "crop_pct")
 def read_info(path: str | Path) -> dict[str, Any]:
     """What the checkpoint says of itself: model, model_args, num_classes, task, build_args, and all of `DATA`, None
     where the data did not tell it."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"No checkpoint at {path}.")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    checkpoint = open_run(Path(path))
     if INFO not in checkpoint:
         raise ValueError(f"{path} does not say which model it holds: it is no checkpoint of `glmix fit`.")
     info: dict[str, Any] = {**dict.fromkeys(DATA), **checkpoint[INFO]}

@@ -1,6 +1,7 @@
 """Models by name for a task, and weights to begin from: the authors', safetensors, or checkpoints of our own runs."""
 
 import inspect
+import pickle
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from ..models import MODEL_NAMES, GLNet, read_checkpoint
 from ..models.official import misfits
 
-__all__ = ["INFO", "build_model", "load_weights", "nearest"]
+__all__ = ["INFO", "build_model", "load_weights", "nearest", "open_run"]
 
 StateDict = dict[str, Tensor]
 INFO = "glmix"  # the entry of a checkpoint that says what it holds
@@ -42,13 +43,24 @@ def build_model(name: str, model_args: dict[str, Any], num_classes: int) -> nn.M
     return model
 
 
+def open_run(path: Path) -> dict[str, Any]:
+    """All that is in a `.ckpt` of `glmix fit`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"No checkpoint at {path}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no checkpoint of `glmix fit`, or is not whole.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise ValueError(f"{path} is no checkpoint of `glmix fit`: it has no state_dict.")
+    return content
+
+
 def _read(path: Path, use_ema: bool | None) -> StateDict:
     """The model's weights in any file that we know, under our names."""
     if path.suffix != ".ckpt":
         return read_checkpoint(path, use_ema)
-    if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint at {path}.")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    checkpoint = open_run(path)
     weights: StateDict = checkpoint["state_dict"]
     ema_is_better = checkpoint.get(INFO, {}).get("ema_is_better", False)
     prefix = "ema.module." if (ema_is_better if use_ema is None else use_ema) else "model."

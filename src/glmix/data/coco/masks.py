@@ -1,11 +1,14 @@
 """Masks as COCO writes them: run lengths, compressed or not, and polygons. Needs the extra `dense`."""
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["bad_segmentation", "decode_segmentation", "encode_mask", "to_rle"]
+
+REACH = 10  # how many sides of an image a polygon may reach beyond it
 
 
 def _api() -> Any:
@@ -21,10 +24,14 @@ def bad_segmentation(segmentation: Any, height: int, width: int) -> str | None:
     if isinstance(segmentation, dict):
         if not {"size", "counts"} <= set(segmentation):
             return f"run lengths need size and counts, found {', '.join(sorted(segmentation)) or 'nothing'}"
-        if list(segmentation["size"]) != [height, width]:
-            return f"run lengths of size {list(segmentation['size'])} for an image of {[height, width]} (rows, columns)"
-        counts = segmentation["counts"]
-        if isinstance(counts, list) and sum(counts) != height * width:
+        size, counts = segmentation["size"], segmentation["counts"]
+        if size != [height, width]:
+            return f"run lengths of size {size} for an image of {[height, width]} (rows, columns)"
+        if isinstance(counts, str):
+            return None
+        if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
+            return "run lengths that are neither whole numbers from 0 nor a string"
+        if sum(counts) != height * width:
             return f"run lengths of {sum(counts)} pixels for an image of {height * width}"
         return None
     if not isinstance(segmentation, list) or not segmentation:
@@ -33,7 +40,17 @@ def bad_segmentation(segmentation: Any, height: int, width: int) -> str | None:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             count = len(polygon) if isinstance(polygon, list) else 1
             return f"a polygon of {count} numbers; three or more points make 6, 8, 10 ..."
+        if not _is_near(polygon, max(height, width)):
+            return f"a polygon {str(polygon)[:60]} ..., which must be numbers, in the image or near"
     return None
+
+
+def _is_near(polygon: list[Any], side: int) -> bool:
+    """Whether all coordinates are numbers, and so near to an image that their outline fits the memory."""
+    try:
+        return math.isfinite(sum(polygon)) and max(map(abs, polygon)) <= REACH * side
+    except TypeError:
+        return False
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:

@@ -102,9 +102,17 @@ class Segmentation(Task):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         images, masks = batch
-        if not self.auxiliary:
-            return self.watch(pixel_cross_entropy(self.model(images), masks))
-        logits, second = self.model(images, auxiliary=True)
+        try:
+            logits, second = self.model(images, auxiliary=True) if self.auxiliary else (self.model(images), None)
+        except ValueError as error:
+            if len(images) > 1 or "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"{self.decoder} learns with BatchNorm, which a batch of one image is too small for: set "
+                "data.batch_size to 2 or more."
+            ) from error
+        if second is None:
+            return self.watch(pixel_cross_entropy(logits, masks))
         return self.watch(pixel_cross_entropy(logits, masks) + self.auxiliary * pixel_cross_entropy(second, masks))
 
     def _evaluate(self, batch: Any) -> None:

@@ -5,12 +5,13 @@ Each step leaves files that the next one reads, in one folder:
     classifier/                     the classifier, as timm reads it
     seeds.json                      the background threshold, and how it was chosen
     pseudo/SegmentationClass/*.png  pseudo masks of the training images, in VOC's palette
-    segmenter/                      the segmenter's weights
+    segmenter/                      the segmenter's weights, and from what it was trained
     result.json                     what all of it is worth on the validation images
 """
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,11 @@ def fit(config: WeakSeg, say: Say) -> None:
     save_model(model, folder)
 
 
+def _print_of(path: Path) -> int:
+    """A number that tells one file's content from another's."""
+    return zlib.crc32(path.read_bytes())
+
+
 def _classifier(config: WeakSeg) -> nn.Module:
     folder = Path(config.out) / "classifier"
     if not folder.exists():
@@ -138,6 +144,7 @@ def seeds(config: WeakSeg, say: Say, watch: Watch) -> None:
     out = Path(config.out)
     model, files = _classifier(config), config.data.source.open("train")
     settings = json.loads(json.dumps(dataclasses.asdict(config.seeds)))
+    weights = _print_of(out / "classifier" / "model.safetensors")
     path, folder = out / "seeds.json", out / "pseudo" / "SegmentationClass"
     if path.exists():
         chosen = json.loads(path.read_text())
@@ -146,8 +153,12 @@ def seeds(config: WeakSeg, say: Say, watch: Watch) -> None:
                 f"{path} is from other settings of seeds ({chosen['settings']}): delete it and {folder}, or choose "
                 "another folder with `out`."
             )
+        if chosen["classifier"] != weights:
+            raise ValueError(f"{path} is from another classifier: delete it and {folder}.")
+    elif next(folder.glob("*.png"), None) is not None:
+        raise ValueError(f"Nothing says how the masks in {folder} were made, as {path} is missing: delete them.")
     else:
-        chosen = {"settings": settings, "threshold": config.threshold}
+        chosen = {"settings": settings, "classifier": weights, "threshold": config.threshold}
         if config.threshold is None:
             held_out = range(len(files) - config.data.held_out, len(files))
             curve = _curve(config, model, files, held_out, watch, "held-out images")
@@ -192,6 +203,13 @@ def _pseudo_folder(config: WeakSeg) -> Path:
 def _segmenter(config: WeakSeg, say: Say) -> nn.Module:
     """The segmenter with its weights, trained if they are not there."""
     path, part = Path(config.out) / "segmenter" / "model.safetensors", config.segmenter
+    source = path.with_name("made.json")
+    made = {
+        "seeds": json.loads((Path(config.out) / "seeds.json").read_text()),
+        "segmenter": json.loads(json.dumps(dataclasses.asdict(part))),
+    }
+    if path.exists() and (not source.exists() or json.loads(source.read_text()) != made):
+        raise ValueError(f"{path} is from other pseudo masks or other settings: delete {path.parent} to train it anew.")
     data = PseudoMaskData(
         str(_pseudo_folder(config)),
         source=config.data.source,
@@ -221,6 +239,7 @@ def _segmenter(config: WeakSeg, say: Say) -> nn.Module:
         train_on_scenes(task, data, part.recipe, every_epoch=False)
         network = task.model.cpu()
         path.parent.mkdir(parents=True, exist_ok=True)
+        _write(source, made)
         state = {name: value.contiguous() for name, value in network.state_dict().items()}
         safetensors.torch.save_file(state, path.with_name(".model.part"))
         path.with_name(".model.part").replace(path)
@@ -245,6 +264,8 @@ def evaluate(config: WeakSeg, say: Say, watch: Watch) -> dict[str, Any]:
     out = Path(config.out)
     model, train, val = _classifier(config), config.data.source.open("train"), config.data.source.open("val")
     _pseudo_folder(config)
+    if not (out / "seeds.json").exists():
+        raise FileNotFoundError(f"There is no {out / 'seeds.json'}: run `glmix weakseg seeds` first.")
     threshold = json.loads((out / "seeds.json").read_text())["threshold"]
     curve = _curve(config, model, val, range(len(val)), watch, "seeds")
     rows = {
