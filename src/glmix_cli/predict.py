@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .inputs import find_images, label_names, load_classifier, open_image
+from .inputs import check_device, find_images, label_names, load_classifier, open_image
 
 HELP = "Classify images, given as files or as folders of them."
 
@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.topk < 1 or args.batch_size < 1:
         raise ValueError(f"--topk and --batch-size must be 1 or more, got {args.topk} and {args.batch_size}.")
+    check_device(args.device)
     model = load_classifier(args.model, args.checkpoint).to(args.device).eval()
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config, is_training=False)

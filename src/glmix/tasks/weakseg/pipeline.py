@@ -57,6 +57,9 @@ def _write(path: Path, contents: dict[str, Any]) -> None:
 # ---- fit
 
 
+LAST_OF_MODEL = "README.md"  # with it a saved model is whole
+
+
 def fit(config: WeakSeg, say: Say) -> None:
     """Draw the scenes if the data are scenes and not there yet, and train the classifier."""
     root = Path(config.data.source.root)
@@ -65,7 +68,7 @@ def fit(config: WeakSeg, say: Say) -> None:
         counts: Any = {"train": config.data.train_count, "val": config.data.val_count}
         write_scenes(root, "voc", config.data.scenes, counts)
     folder = Path(config.out) / "classifier"
-    if folder.exists():
+    if (folder / LAST_OF_MODEL).exists():
         say(f"{folder} is there already: delete it to train it anew.")
         return
     recipe = config.classifier.recipe
@@ -106,7 +109,7 @@ def _print_of(path: Path) -> int:
 
 def _classifier(config: WeakSeg) -> nn.Module:
     folder = Path(config.out) / "classifier"
-    if not folder.exists():
+    if not (folder / LAST_OF_MODEL).exists():
         raise FileNotFoundError(f"There is no classifier in {folder}: run `glmix weakseg fit` first.")
     model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
     return model.eval().to(_device())
@@ -148,12 +151,12 @@ def seeds(config: WeakSeg, say: Say, watch: Watch) -> None:
     path, folder = out / "seeds.json", out / "pseudo" / "SegmentationClass"
     if path.exists():
         chosen = json.loads(path.read_text())
-        if chosen["settings"] != settings:
+        if chosen.get("settings") != settings:
             raise ValueError(
-                f"{path} is from other settings of seeds ({chosen['settings']}): delete it and {folder}, or choose "
+                f"{path} is from other settings of seeds ({chosen.get('settings')}): delete it and {folder}, or choose "
                 "another folder with `out`."
             )
-        if chosen["classifier"] != weights:
+        if chosen.get("classifier") != weights:
             raise ValueError(f"{path} is from another classifier: delete it and {folder}.")
     elif next(folder.glob("*.png"), None) is not None:
         raise ValueError(f"Nothing says how the masks in {folder} were made, as {path} is missing: delete them.")
