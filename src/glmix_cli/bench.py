@@ -135,7 +135,7 @@ def _targets(folder: Path | None, overwrite: bool) -> list[Path]:
     if folder is None:
         return []
     from glmix.bench.plot import need_matplotlib
-    from glmix.deploy.export_files import make_sure_it_can_be_written
+    from glmix.files import make_sure_it_can_be_written
 
     need_matplotlib()
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _write(result: dict[str, Any], targets: Sequence[Path]) -> None:
     """All the files or none."""
     from glmix.bench import draw, format_report
-    from glmix.deploy.export_files import publish
+    from glmix.files import publish
 
     contents = (format_report(result).encode(), draw(result), (json.dumps(result, indent=1) + "\n").encode())
     with tempfile.TemporaryDirectory() as folder:

@@ -1,14 +1,13 @@
 """`glmix detect`: objects in images, as pictures with boxes and masks, and as a COCO JSON."""
 
 import argparse
-import io
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from .inputs import check_device
-from .results import result_names, write_whole
+from .results import result_names
 
 HELP = "Find objects in images: overlays and a COCO JSON, by a detector that `glmix fit` trained."
 REPORT = "detections.json"
@@ -33,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from glmix.data.masks.pixels import read_upright
+    from glmix.files import whole_file, write_whole
     from glmix.tasks.detection.predictor import DetectionPredictor, overlay
 
     check_device(args.device)
@@ -60,16 +60,15 @@ def run(args: argparse.Namespace) -> int:
         for result, area in zip(found.coco(number, detect.category_ids), found.areas, strict=True):
             annotations.append({"id": len(annotations) + 1, **result, "area": area, "iscrowd": 0})
         if file in pictures:
-            content = io.BytesIO()
-            overlay(image, found, detect.class_names).save(content, format="PNG", optimize=True)
-            write_whole(pictures[file], content.getvalue())
+            with whole_file(pictures[file]) as part:
+                overlay(image, found, detect.class_names).save(part, format="PNG", optimize=True)
 
     categories = [
         {"id": number, "name": name} for number, name in zip(detect.category_ids, detect.class_names, strict=True)
     ]
     contents = {"images": images, "annotations": annotations, "categories": categories, "errors": errors}
     if images:
-        write_whole(report, (json.dumps(contents) + "\n").encode())
+        write_whole(report, json.dumps(contents) + "\n")
     if args.json:
         print(json.dumps(contents))
     elif images:

@@ -1,13 +1,12 @@
-"""What commands write: a name for the results of each image, and files that are whole or not there."""
+"""A name for the results of each image."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from .inputs import find_images
 
-__all__ = ["result_names", "write_whole"]
+__all__ = ["result_names"]
 
 
 def result_names(paths: Sequence[Path], errors: list[dict[str, str]]) -> dict[Path, Path]:
@@ -26,14 +25,3 @@ def result_names(paths: Sequence[Path], errors: list[dict[str, str]]) -> dict[Pa
             raise ValueError(f"{taken[name]} and {file} would have results of the same name: give them apart.")
         taken[name] = file
     return names
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

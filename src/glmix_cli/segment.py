@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .inputs import check_device
-from .results import result_names, write_whole
+from .results import result_names
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from glmix.data.masks.pixels import read_upright
+    from glmix.files import write_whole
     from glmix.tasks.segmentation.inference import Inference
     from glmix.tasks.segmentation.predictor import SegmentationPredictor, overlay, palette_image
 
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         )
     contents = {"classes": list(predict.class_names), "results": results, "errors": errors}
     if results:
-        write_whole(report, (json.dumps(contents, indent=2) + "\n").encode())
+        write_whole(report, json.dumps(contents, indent=2) + "\n")
     if args.json:
         print(json.dumps(contents, indent=2))
     elif results:
@@ -123,8 +124,7 @@ def _shares(labels: Any, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _save(image: "Image", path: Path) -> None:
-    import io
+    from glmix.files import whole_file
 
-    content = io.BytesIO()
-    image.save(content, format="PNG", optimize=True)
-    write_whole(path, content.getvalue())
+    with whole_file(path) as part:
+        image.save(part, format="PNG", optimize=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .inputs import check_device, load_classifier
-from .results import write_whole
 
 if TYPE_CHECKING:
     from glmix import GLNet
@@ -88,6 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     _check(args)
+    from glmix.files import write_whole
+
     model = _load(args)
     errors: list[dict[str, str]] = []
     files = None if args.data == "scenes" else _open(args)
@@ -99,8 +100,8 @@ def run(args: argparse.Namespace) -> int:
     with _truths(args, files, size, errors) as (truths, progress):
         contents, text, notes = say(args, model, truths, progress, settings)
     contents["errors"] = errors
-    write_whole(_target(args, "json"), (json.dumps(contents, indent=2) + "\n").encode())
-    write_whole(_target(args, "md"), f"{text}\n{notes}".encode())
+    write_whole(_target(args, "json"), json.dumps(contents, indent=2) + "\n")
+    write_whole(_target(args, "md"), f"{text}\n{notes}")
     if args.json:
         print(json.dumps(contents, indent=2))
     else:

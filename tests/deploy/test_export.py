@@ -13,8 +13,8 @@ from PIL import Image
 from torch import nn
 
 from glmix.deploy import Calibration, ExportReport, export_model, load_exported
-from glmix.deploy.export_check import check, check_sizes, largest_error
-from glmix.deploy.export_graph import Deployed
+from glmix.deploy.export.check import check, check_sizes, largest_error
+from glmix.deploy.export.graph import Deployed
 from glmix.models import GLNet, Pyramid
 from glmix.slots import slot_maps
 
@@ -279,7 +279,7 @@ def test_what_cannot_be_exported_says_why(model, tmp_path):
 
 def test_int8_says_what_it_changed_and_keeps_products_of_activations_in_float(model, tmp_path, exported):
     onnx = pytest.importorskip("onnx")
-    from glmix.deploy.export_int8 import compare, quantise
+    from glmix.deploy.export.int8 import compare, quantise
 
     deployed = Deployed(model, preprocess="uint8")
     images = deployed.example(24, 96, 96).permute(0, 3, 1, 2)

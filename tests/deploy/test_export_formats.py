@@ -8,7 +8,7 @@ import timm
 import torch
 
 from glmix.deploy import Calibration, export_model, load_exported
-from glmix.deploy.export_graph import Deployed, capture
+from glmix.deploy.export.graph import Deployed, capture
 from glmix.models import MODEL_NAMES
 
 from .models import SIZES, close, make, normalised, page_blocks, pixels

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..deploy import Calibration, export_model
-from ..deploy.export_graph import INPUT
-from ..deploy.export_run import need
-from ..deploy.export_write import quiet
+from ..deploy.export.graph import INPUT
+from ..deploy.export.run import need
+from ..deploy.export.write import quiet
 from ..models import GLNet
 from .forms import Form
 from .prepared import Pass, Prepared

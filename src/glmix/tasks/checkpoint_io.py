@@ -1,6 +1,5 @@
 """Checkpoint files that are whole or not there: written beside, flushed to the disk, then renamed."""
 
-import os
 import warnings
 import zipfile
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-__all__ = ["AtomicCheckpointIO", "is_whole", "newest_whole", "step_files"]
+from ..files import whole_file
 
-PART = ".part"
+__all__ = ["AtomicCheckpointIO", "is_whole", "newest_whole", "step_files"]
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -26,19 +25,13 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         target = Path(path)
-        part = target.with_name(f".{target.name}{PART}")
         self.error = None
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
-            _flush_folder(target.parent)
+            with whole_file(target, flush=True) as part:
+                with part.open("wb") as file:  # a path's name would be in the archive
+                    torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as either
             self.error = error
-            part.unlink(missing_ok=True)
             warnings.warn(f"{target} could not be written ({error}); earlier checkpoints are untouched.", stacklevel=2)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -47,15 +40,6 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename last through a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def is_whole(path: Path) -> bool:

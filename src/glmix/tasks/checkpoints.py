@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_warn
 
+from ..files import PART, whole_file
 from .base import Task
-from .checkpoint_io import PART, AtomicCheckpointIO, step_files
+from .checkpoint_io import AtomicCheckpointIO, step_files
 
 __all__ = ["Checkpoints", "Preempted"]
 
@@ -181,10 +182,8 @@ class Checkpoints(Checkpoint):
 
 def _link(source: Path, target: Path) -> None:
     """Give a file a second name, replacing what had that name, without a moment in which there is none."""
-    part = target.with_name(f".{target.name}{PART}")
-    part.unlink(missing_ok=True)
-    try:
-        os.link(source, part)
-    except OSError:
-        shutil.copyfile(source, part)
-    os.replace(part, target)
+    with whole_file(target) as part:
+        try:
+            os.link(source, part)
+        except OSError:
+            shutil.copyfile(source, part)

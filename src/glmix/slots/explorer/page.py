@@ -7,7 +7,6 @@ import base64
 import hashlib
 import html
 import json
-import os
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -18,6 +17,7 @@ from typing import Any
 from PIL import Image
 from torch import nn
 
+from ...files import write_whole
 from .data import Labels, gather
 
 __all__ = ["SCRIPTS", "STYLES", "explore", "render", "write_page"]
@@ -61,13 +61,7 @@ def write_page(path: str | Path, image: Image.Image, models: Sequence[tuple[str,
     """Write `explore(image, models, **options)` to a file, whole or not at all."""
     path = Path(path)
     text = explore(image, models, **options)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, text)
 
 
 def render(data: dict[str, Any], title: str) -> str:

@@ -1,7 +1,6 @@
 """A page on which things are put in inches from its upper left corner: matplotlib's objects, no global state."""
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,8 @@ try:
     from matplotlib.figure import Figure
 except ImportError as error:
     raise ImportError(f"Figures of slots need the extra `slots` ({error}): pip install 'glmix[slots]'.") from error
+
+from ...files import write_whole
 
 __all__ = ["BAR", "QUIET", "TEXT", "Page", "badge", "save_figure"]
 
@@ -90,7 +91,6 @@ def badge(axes: Axes, x: float, y: float, letter: str, colour: str, size: float 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 130) -> None:
     """Write PNG or SVG, as the name ends: whole or not at all, and the same bytes for the same figure."""
-    part = path.with_name(f".{path.name}.part")
     kind = path.suffix.lower().lstrip(".")
     if kind not in ("png", "svg"):
         raise ValueError(f"A figure is written as .png or .svg, got {path.name!r}.")
@@ -98,8 +98,4 @@ def save_figure(figure: Figure, path: Path, dpi: int = 130) -> None:
     contents = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "glmix", "svg.fonttype": "path"}):
         figure.savefig(contents, format=kind, dpi=dpi, metadata=metadata)
-    try:
-        part.write_bytes(contents.getvalue())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, contents.getvalue())

@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import inspect
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from ...data.modules import ONE_OBJECT, ScenesData
 from ...data.scenes import SceneConfig
+from ...files import whole_file
 from ...models import GLNet
 from ..messages import explain
 from ..scene_runs import Recipe, train_on_scenes
@@ -261,13 +261,8 @@ def _saved(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write(path: Path, contents: dict[str, Any]) -> None:
-    """Write a file that is whole or not there."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w") as file:
-        json.dump(contents, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    with whole_file(path, flush=True) as part:
+        part.write_text(json.dumps(contents, indent=2))
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from ...data.masks.modules import SceneMaskData
 from ...data.modules import ScenesData
 from ...data.scene_tensors import SceneTensors
 from ...data.scenes import SceneConfig, Split
+from ...files import write_whole
 from ...models import GLNet, save_model
 from ...slots.weak.gradcam import grad_cam
 from ...slots.weak.looks import look
@@ -260,9 +261,7 @@ def carry_out(config: Comparison, seed: int, folder: Path, say: Callable[[str], 
             result: dict[str, Any] = saved["result"]
             return result
         result = make()
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps({"settings": settings, "result": result}) + "\n")
-        part.replace(path)
+        write_whole(path, json.dumps({"settings": settings, "result": result}) + "\n")
         return result
 
     say("classifier")

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ...data.masks.files import IGNORE, MaskFiles
 from ...data.scenes import write_scenes
 from ...data.scenes.write import voc_palette
+from ...files import whole_file, write_whole
 from ...models import GLNet, save_model
 from ...slots.weak.methods import seeds_of
 from ...slots.weak.seeds import SeedMaps
@@ -48,10 +49,7 @@ def _device() -> torch.device:
 
 
 def _write(path: Path, contents: dict[str, Any]) -> None:
-    """A file that is whole or not there."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(contents, indent=2) + "\n")
-    part.replace(path)
+    write_whole(path, json.dumps(contents, indent=2) + "\n")
 
 
 # ---- fit
@@ -175,10 +173,8 @@ def seeds(config: WeakSeg, say: Say, watch: Watch) -> None:
     for index in watch(iter(todo), len(todo), "pseudo masks"):
         mask = Image.fromarray(_look(config, model, files, transform, index).masks(threshold)[0].byte().numpy())
         mask.putpalette(voc_palette())
-        target = folder / f"{files.name(index)}.png"
-        part = target.with_name(f".{target.name}.part")
-        mask.save(part, format="PNG")
-        part.replace(target)
+        with whole_file(folder / f"{files.name(index)}.png") as part:
+            mask.save(part, format="PNG")
 
 
 # ---- evaluate
@@ -244,8 +240,8 @@ def _segmenter(config: WeakSeg, say: Say) -> nn.Module:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(source, made)
         state = {name: value.contiguous() for name, value in network.state_dict().items()}
-        safetensors.torch.save_file(state, path.with_name(".model.part"))
-        path.with_name(".model.part").replace(path)
+        with whole_file(path) as part:
+            safetensors.torch.save_file(state, part)
     return network.eval().to(_device())
 
 

@@ -10,12 +10,12 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from .export_check import TOLERANCE, Check, check, check_sizes, largest_error, own_size
-from .export_files import make_sure_it_can_be_written, publish
-from .export_graph import Deployed, Outputs, Preprocess, capture, smallest_size
-from .export_int8 import Calibration, Int8Report, compare, quantise
-from .export_run import Exported, need
-from .export_write import write_compiled, write_onnx, write_openvino, write_pt2
+from .check import TOLERANCE, Check, check, check_sizes, largest_error, own_size
+from ...files import make_sure_it_can_be_written, publish
+from .graph import Deployed, Outputs, Preprocess, capture, smallest_size
+from .int8 import Calibration, Int8Report, compare, quantise
+from .run import Exported, need
+from .write import write_compiled, write_onnx, write_openvino, write_pt2
 
 __all__ = ["ExportReport", "Format", "export_model", "export_targets"]
 

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .export_check import Run, mean_error
-from .export_graph import INPUT, Deployed
-from .export_run import need
-from .export_write import quiet
+from .check import Run, mean_error
+from .graph import INPUT, Deployed
+from .run import need
+from .write import quiet
 
 __all__ = ["BATCH", "Calibration", "Int8Report", "compare", "quantise"]
 

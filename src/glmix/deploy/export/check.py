@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .export_graph import Deployed
+from .graph import Deployed
 
 __all__ = [
     "BATCHES",

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from .export_graph import INPUT, Deployed
-from .export_run import ABOUT, need
+from .graph import INPUT, Deployed
+from .run import ABOUT, need
 
 __all__ = ["write_compiled", "write_onnx", "write_openvino", "write_pt2"]
 

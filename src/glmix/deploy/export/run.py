@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .export_graph import INPUT
+from .graph import INPUT
 
 __all__ = ["Exported", "load_exported", "need"]
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from .._version import __version__
-from ..layers import Bridge
-from ..models import GLNet, Pyramid
+from ..._version import __version__
+from ...layers import Bridge
+from ...models import GLNet, Pyramid
 
 __all__ = ["INPUT", "Deployed", "Outputs", "Preprocess", "capture", "smallest_size"]
 

@@ -1,0 +1,86 @@
+"""Files that are whole or not there."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+__all__ = ["PART", "make_sure_it_can_be_written", "part_of", "publish", "whole_file", "write_whole"]
+
+PART = ".part"  # how names of files end that are not whole
+
+
+def part_of(target: Path) -> Path:
+    """Where this process writes a file before it is whole: beside its place, so that renaming it is one step."""
+    return target.with_name(f".{target.name}.{os.getpid()}{PART}")
+
+
+@contextlib.contextmanager
+def whole_file(target: Path, *, flush: bool = False) -> Iterator[Path]:
+    """A name to write to; what is there at the end takes the place of `target`. An error leaves all as it was.
+
+    Folders that are missing are made. With `flush` it is on the disk before it has its name, so that no loss of power
+    leaves a torn file.
+    """
+    part = part_of(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield part
+        if flush:
+            _flush(part)
+        os.replace(part, target)
+        if flush and os.name == "posix":
+            _flush(target.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_whole(target: Path, content: bytes | str) -> None:
+    """A file of bytes or text, by `whole_file`."""
+    with whole_file(target) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def make_sure_it_can_be_written(targets: Sequence[Path], overwrite: bool) -> None:
+    """Find out before the work is done whether its result can be put there."""
+    for target in targets:
+        if target.is_dir():
+            raise IsADirectoryError(f"{target} is a folder: name a file in it.")
+        if target.exists() and not overwrite:
+            raise FileExistsError(f"{target} is there already; choose another name or overwrite it.")
+        if not target.parent.is_dir():
+            raise FileNotFoundError(f"{target.parent} is no folder, so {target.name} cannot be written to it.")
+        try:
+            part_of(target).touch()
+            part_of(target).unlink()
+        except OSError as error:
+            raise type(error)(error.errno, f"{target} cannot be written ({error.strerror})") from error
+
+
+def publish(files: Sequence[tuple[Path, Path]]) -> None:
+    """Copy files to where they belong, [(from, to), ...]: all of them to the disk, and then all renamed.
+
+    The last is the one that is read first, such as the graph that names its weights. Whoever finds it finds all.
+    """
+    try:
+        for source, target in files:
+            shutil.copyfile(source, part_of(target))
+            _flush(part_of(target))
+        if len(files) > 1:
+            files[-1][1].unlink(missing_ok=True)
+        for _, target in files:
+            os.replace(part_of(target), target)
+    except OSError as error:
+        raise type(error)(error.errno, f"{files[-1][1]} could not be written ({error.strerror})") from error
+    finally:
+        for _, target in files:
+            part_of(target).unlink(missing_ok=True)

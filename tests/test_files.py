@@ -1,0 +1,78 @@
+"""Files are whole or not there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glmix.files import make_sure_it_can_be_written, part_of, publish, whole_file, write_whole
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_an_error_while_writing_leaves_the_file_before_and_nothing_beside_it(tmp_path: Path, flush: bool) -> None:
+    target = tmp_path / "made" / "file.txt"
+    with whole_file(target, flush=flush) as part:
+        part.write_text("first")
+        assert not target.exists()
+    with pytest.raises(RuntimeError), whole_file(target, flush=flush) as part:
+        part.write_text("sec")
+        raise RuntimeError
+    assert target.read_text() == "first"
+    assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
+
+
+def test_text_and_bytes_are_written_alike(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a", "Käse\n")
+    write_whole(tmp_path / "b", "Käse\n".encode())
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_processes_that_write_one_file_at_once_leave_one_of_theirs(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from glmix.files import write_whole
+for _ in range(200):
+    write_whole(Path(sys.argv[1]), sys.argv[2] * 100_000)
+"""
+    target = tmp_path / "file"
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(target), letter]) for letter in "ab"]
+    seen = set()
+    while any(writer.poll() is None for writer in writers):
+        if target.exists():
+            seen.add(target.read_text())
+    assert all(writer.returncode == 0 for writer in writers)
+    assert seen <= {"a" * 100_000, "b" * 100_000}
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_files_that_belong_together_appear_together(tmp_path: Path) -> None:
+    sources = [tmp_path / "weights", tmp_path / "graph"]
+    for source in sources:
+        source.write_text(source.name)
+    out = tmp_path / "out"
+    out.mkdir()
+    targets = [out / source.name for source in sources]
+    publish(list(zip(sources, targets, strict=True)))
+    assert [target.read_text() for target in targets] == ["weights", "graph"]
+
+    sources[1].unlink()
+    sources[0].write_text("others")
+    with pytest.raises(FileNotFoundError, match="graph could not be written"):
+        publish(list(zip(sources, targets, strict=True)))
+    assert [target.read_text() for target in targets] == ["weights", "graph"]
+    assert sorted(os.listdir(out)) == ["graph", "weights"]
+
+
+def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    with pytest.raises(FileExistsError, match="there is there already"):
+        make_sure_it_can_be_written([tmp_path / "there"], overwrite=False)
+    make_sure_it_can_be_written([tmp_path / "there"], overwrite=True)
+    with pytest.raises(IsADirectoryError, match="name a file in it"):
+        make_sure_it_can_be_written([tmp_path], overwrite=True)
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        make_sure_it_can_be_written([tmp_path / "there" / "file"], overwrite=False)
+    assert not part_of(tmp_path / "there").exists()
