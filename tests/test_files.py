@@ -16,9 +16,14 @@ def test_an_error_while_writing_leaves_the_file_before_and_nothing_beside_it(tmp
     with whole_file(target, flush=flush) as part:
         part.write_text("first")
         assert not target.exists()
-    with pytest.raises(RuntimeError), whole_file(target, flush=flush) as part:
-        part.write_text("sec")
-        raise RuntimeError
+
+    def fail() -> None:
+        with whole_file(target, flush=flush) as part:
+            part.write_text("sec")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert target.read_text() == "first"
     assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
 

@@ -27,9 +27,8 @@ class AtomicCheckpointIO(CheckpointIO):
         target = Path(path)
         self.error = None
         try:
-            with whole_file(target, flush=True) as part:
-                with part.open("wb") as file:  # a path's name would be in the archive
-                    torch.save(checkpoint, file)
+            with whole_file(target, flush=True) as part, part.open("wb") as file:
+                torch.save(checkpoint, file)  # not to a path, whose name would be in the archive
         except (OSError, RuntimeError) as error:  # torch reports a full disk as either
             self.error = error
             warnings.warn(f"{target} could not be written ({error}); earlier checkpoints are untouched.", stacklevel=2)

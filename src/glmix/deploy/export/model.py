@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from .check import TOLERANCE, Check, check, check_sizes, largest_error, own_size
 from ...files import make_sure_it_can_be_written, publish
+from .check import TOLERANCE, Check, check, check_sizes, largest_error, own_size
 from .graph import Deployed, Outputs, Preprocess, capture, smallest_size
 from .int8 import Calibration, Int8Report, compare, quantise
 from .run import Exported, need

@@ -240,8 +240,8 @@ def _segmenter(config: WeakSeg, say: Say) -> nn.Module:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(source, made)
         state = {name: value.contiguous() for name, value in network.state_dict().items()}
-        with whole_file(path) as part:
-            safetensors.torch.save_file(state, part)
+        with whole_file(path) as beside:
+            safetensors.torch.save_file(state, beside)
     return network.eval().to(_device())
 
 
