@@ -14,9 +14,9 @@ from torch import nn
 import glmix
 from glmix.bench.plain import plain_form
 from glmix.deploy import optimize
-from glmix.deploy.attention import ShortAttention
 from glmix.deploy.optimize import can_compile, fastest_dtype, optimize_for_inference
-from glmix.layers import self_attention
+from glmix.deploy.parts import BandedMlp, BoundedBridge, ShortAttention
+from glmix.layers import ConvMlp, SoftBridge, self_attention
 from glmix.layers.padding import attention_bias
 from glmix.slots import slot_maps
 
@@ -59,6 +59,47 @@ def test_attention_among_few_tokens_is_attention(tokens, masked):
     wanted = attention(x, mask)
     attention.__class__ = ShortAttention
     torch.testing.assert_close(attention(x, mask), wanted)
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("rows", [1, 3, 11, 50, 200])
+def test_an_mlp_in_bands_is_the_mlp(monkeypatch, depthwise, dilation, rows):
+    mlp = ConvMlp(16, 48, depthwise=depthwise, dilation=dilation).eval()
+    x = torch.randn(3, 16, 33, 20)
+    wanted = mlp(x)
+    seen = []
+    mlp.fc1.register_forward_hook(lambda _, __, h: seen.append(h.nbytes))
+    mlp.__class__ = BandedMlp
+    monkeypatch.setattr(BandedMlp, "CACHE", rows * 48 * 20 * 4)
+    torch.testing.assert_close(mlp(x), wanted, rtol=1e-5, atol=1e-6)
+    beyond = 2 * dilation * depthwise
+    assert max(seen) <= 48 * 20 * 4 * (max(rows, 4) + beyond)  # at most 32 bands of 99 rows
+    assert len(seen) <= 33
+    mask = torch.ones(3, 33, 20, dtype=torch.bool)
+    assert torch.equal(mlp(x, mask), ConvMlp.forward(mlp, x, mask))
+
+
+@pytest.mark.parametrize("scale", [0.1, -3.0, 40.0])
+def test_a_bounded_bridge_is_soft_clustering(scale):
+    bridge = SoftBridge(16, (4, 4), scale=scale)
+    y, x = torch.randn(2, 2, 16, 9, 12).double()
+    x[0, :, :3, :3] = y[0, :, :3, :3] = 0  # nothing but black
+    wanted = bridge.double()(y, x)
+    bridge.float().__class__ = BoundedBridge
+    for found, exact in zip(bridge(y.float(), x.float()), wanted, strict=True):
+        torch.testing.assert_close(found, exact.float(), rtol=2e-5, atol=1e-7)
+    mask = torch.ones(2, 9, 12, dtype=torch.bool)
+    assert torch.equal(bridge(y.float(), x.float(), mask)[0], SoftBridge.forward(bridge, y.float(), x.float(), mask)[0])
+
+
+def test_a_scale_without_a_safe_bound_keeps_two_softmaxes():
+    model = trained("test_glnet")
+    model.stages[0].blocks[0].mixer.bridge.scale.data.fill_(100.0)
+    fast = optimize_for_inference(model, dtype=torch.float32, compile=False)
+    assert error(fast(X), model(X)) <= 1e-5
+    kinds = [type(part) for part in fast.modules() if isinstance(part, SoftBridge)]
+    assert kinds == [SoftBridge] + [BoundedBridge] * (len(kinds) - 1)
 
 
 def test_on_a_cpu_bfloat16_takes_it_and_float32_does_not():

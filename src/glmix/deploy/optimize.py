@@ -9,10 +9,10 @@ import torch._inductor.config as inductor
 from timm.layers import Attention
 from torch import Tensor, nn
 
-from ..layers import Block, GLMix, GridAttention, SoftBridge, Stem
+from ..layers import Block, ConvMlp, GLMix, GridAttention, SoftBridge, Stem
 from ..memory import keep_freed_memory
-from .attention import ShortAttention
 from .fuse import fuse
+from .parts import BandedMlp, BoundedBridge, ShortAttention
 
 __all__ = ["can_compile", "fastest_dtype", "optimize_for_inference"]
 
@@ -45,10 +45,7 @@ def optimize_for_inference(
     fast.to(memory_format=torch.channels_last)
     if dtype != torch.float32:
         _narrow(fast, dtype)
-    if dtype == torch.bfloat16 and device.type == "cpu":
-        for part in fast.modules():
-            if isinstance(part, GLMix | GridAttention) and type(part.attn) is Attention:
-                part.attn.__class__ = ShortAttention
+    _reorder(fast, dtype, device)
     if can_compile(device) if compile is None else compile:
         fast.compile()
         fast._compiled_call_impl = _Frozen(fast._compiled_call_impl)
@@ -72,6 +69,19 @@ def can_compile(device: torch.device | str = "cpu") -> bool:
     if torch.device(device).type == "cuda":
         return torch.utils._triton.has_triton()
     return any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl"))
+
+
+def _reorder(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    """Let parts compute the same in another order, see `parts`."""
+    on_cpu = device.type == "cpu"
+    short = on_cpu and dtype == torch.bfloat16
+    for part in model.modules():
+        if type(part) is SoftBridge and part.scale.abs().item() <= BoundedBridge.LARGEST:
+            part.__class__ = BoundedBridge
+        elif type(part) is ConvMlp and on_cpu:
+            part.__class__ = BandedMlp
+        elif isinstance(part, GLMix | GridAttention) and type(part.attn) is Attention and short:
+            part.attn.__class__ = ShortAttention
 
 
 class _Frozen:

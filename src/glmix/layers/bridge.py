@@ -110,13 +110,17 @@ class SoftBridge(Bridge):
             )
         super().set_grid(grid, follow_aspect)
 
-    def forward(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def logits(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """How alike seeds and pixels are, (B, S, N): cosines by the scale."""
         if self.seeds is not None:
             seeds = self.seeds.expand(y.shape[0], -1, -1)
         else:
             rows, cols = self.grid_for(x, mask)
             seeds = pool_to_grid(x, rows, cols, mask)
-        return soft_pair(cosine_logits(seeds, pixels_of(y), self.scale), y.dtype, mask)
+        return cosine_logits(seeds, pixels_of(y), self.scale)
+
+    def forward(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return soft_pair(self.logits(y, x, mask), y.dtype, mask)
 
 
 class KMeansBridge(Bridge):
