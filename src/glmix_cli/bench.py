@@ -36,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--forms",
         nargs="+",
         metavar="FORM",
-        help="how they are run, words joined by + (default: eager channels_last fused bf16 fused+bf16, in training "
-        "eager channels_last bf16)",
+        help="how they are run, words joined by + (default: eager optimized optimized+bf16, in training eager bf16)",
     )
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument(
@@ -106,7 +105,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
     elif args.profile:
         chosen = {"kind": "profile", "forms": ("eager",)}
     elif args.train:
-        chosen = {"kind": "training", "forms": ("eager", "channels_last", "bf16")}
+        chosen = {"kind": "training", "forms": ("eager", "bf16")}
     if args.forms:
         chosen["forms"] = tuple(args.forms)
     if args.size is not None:

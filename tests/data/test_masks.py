@@ -139,6 +139,13 @@ def test_every_kind_of_image_becomes_rgb(mode: str, folder: Path) -> None:
     assert files.mask(0).shape == (4, 6)
 
 
+def test_an_image_of_fractions_is_refused_rather_than_black(folder: Path) -> None:
+    (folder / "images" / "train" / "a.png").unlink()
+    Image.fromarray(np.full((4, 6), 0.5, np.float32)).save(folder / "images" / "train" / "a.tif")
+    with pytest.raises(ValueError, match=r"a.tif cannot be read .*fractions.*save it in 8 or 16 bits"):
+        open_masks(folder, "train", "folder").image(0)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_image_is_turned_as_its_exif_tag_says(orientation: int, folder: Path) -> None:
     file = folder / "images" / "train" / "a.png"

@@ -17,7 +17,7 @@ WORDS = {
     "onnxruntime": "exported and run there, on the CPU",
     "openvino": "exported and run there, on the CPU",
 }
-DEFAULT_FORMS = ("eager", "channels_last", "fused", "bf16", "fused+bf16")
+DEFAULT_FORMS = ("eager", "optimized", "optimized+bf16")
 
 NETWORKS = ("eager", "plain", "fused", "optimized")
 RUNTIMES = ("compiled", "onnxruntime", "openvino")

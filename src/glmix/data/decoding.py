@@ -16,7 +16,9 @@ UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBom
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """An image of 16 bits in grey as one of 8, where Pillow would clip; any other as it is."""
+    """An image of 16 bits in grey as one of 8, where Pillow would clip; any other as it is. Fractions are refused."""
+    if image.mode == "F":
+        raise ValueError("its values are fractions, and nothing says which of them is white: save it in 8 or 16 bits")
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))

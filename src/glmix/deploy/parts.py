@@ -17,7 +17,7 @@ class BoundedBridge(SoftBridge):
     """Soft clustering whose two softmaxes share their exponentials, for a compiler to fuse.
 
     Logits are cosines by a scale, so they are never above it: no maximum has to be found first. Three times as fast
-    as two softmaxes when compiled on a CPU, and as fast when not.
+    as two softmaxes when compiled for a CPU, and as fast when not.
     """
 
     LARGEST = 40.0  # a scale: exp(-80) is a normal number of float32
@@ -34,10 +34,11 @@ class BandedMlp(ConvMlp):
     """A ConvMlp that takes a few images, or a few rows of one, at a time: what lies between its layers stays in the
     cache of a CPU.
 
-    Its depthwise convolution looks beyond a band's borders, so the first layer gets those rows too.
+    With a depthwise convolution that is a fifth faster in float32, without one it needs less memory in the same time.
+    The convolution looks beyond a band's borders, so the first layer gets those rows too.
     """
 
-    CACHE = 5 << 20  # bytes between the layers: from 2 to 10 MiB measured alike, at 20 MiB half as fast
+    CACHE = 5 << 20  # bytes between the layers: from 2 to 10 MiB measured alike
     MOST = 32  # bands, as a compiler unrolls them
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
