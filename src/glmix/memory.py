@@ -21,4 +21,6 @@ def keep_freed_memory() -> bool:
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return False
-    return bool(library.mallopt(_M_MMAP_THRESHOLD, 1 << 30) and library.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
+    # older versions of glibc refuse more than 32 MiB
+    kept = any(library.mallopt(_M_MMAP_THRESHOLD, size) for size in (1 << 30, 1 << 25))
+    return bool(kept and library.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
