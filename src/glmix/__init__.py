@@ -9,11 +9,13 @@ Importing this package registers the models with timm:
 
 from ._version import __version__
 from .deploy import fuse, optimize_for_inference
+from .errors import InputError
 from .models import GLNet, GLNetTokenLabel, Pyramid, load_official, save_model, set_slot_grid
 
 __all__ = [
     "GLNet",
     "GLNetTokenLabel",
+    "InputError",
     "Pyramid",
     "__version__",
     "fuse",

@@ -1,10 +1,14 @@
 """The command line: `glmix COMMAND ...`, one module a command, each thin over the library.
 
 It is a package beside `glmix`, not in it, because importing `glmix` imports torch, and help must not wait for that.
-A command's module imports the library inside `run`. Exit codes: 0 done, 1 done in part, 2 not done.
+A command's module imports the library inside `run`.
+
+Exit codes: 0 done; 1 done in part, or a bug, which shows its traceback; 2 not done, for a reason that the user can fix;
+130 interrupted; 141 the reader of the output has closed it.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -46,6 +50,10 @@ COMMANDS = {
 }
 
 
+DEBUG = "--debug"
+DEBUG_HELP = "show the traceback of every error, also of those that you can fix yourself"
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="glmix",
@@ -53,10 +61,12 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="`glmix COMMAND --help` explains a command. Start with `glmix demo`.",
     )
     parser.add_argument("--version", action="version", version=f"glmix {metadata.version('glmix')}")
+    parser.add_argument(DEBUG, action="store_true", help=DEBUG_HELP)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(command)
+        command.add_argument(DEBUG, action="store_true", help=DEBUG_HELP)
         command.set_defaults(run=module.run)
     for name, help_line in fit.COMMANDS.items():
         commands.add_parser(name, help=help_line, add_help=False)
@@ -64,25 +74,53 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the arguments behind `glmix`; those of the process if None.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        Exception: whatever is a bug, not a mistake of the user; with `--debug` every exception.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
+    debug = DEBUG in argv
+    argv = [arg for arg in argv if arg != DEBUG]
     command = argv[0] if argv else ""
     try:
-        if command in fit.COMMANDS:
-            return fit.main(argv)
-        args = build_parser().parse_args(argv)
-        from glmix.memory import keep_freed_memory
-
-        keep_freed_memory()
-        code: int = args.run(args)
-    except (OSError, ValueError) as error:
-        print(f"glmix {command}: {error}", file=sys.stderr)
-        return 2
-    except ImportError as error:
-        if "pip install" not in str(error):  # a missing extra says how to get it; all else is a fault
+        code = _run(command, argv)
+        sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
+    except BrokenPipeError:  # such as behind `| head`: nobody reads on, which is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print(f"\nglmix {command}: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug or not _can_be_fixed_by_user(error):
             raise
         print(f"glmix {command}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"\nglmix {command}: interrupted", file=sys.stderr)
-        return 130
     return code
+
+
+def _run(command: str, argv: Sequence[str]) -> int:
+    if command in fit.COMMANDS:
+        return fit.main(argv)
+    args = build_parser().parse_args(argv)
+    from glmix.memory import keep_freed_memory
+
+    keep_freed_memory()
+    code: int = args.run(args)
+    return code
+
+
+def _can_be_fixed_by_user(error: Exception) -> bool:
+    """Tell mistakes of the user and states of the machine from bugs, which keep their traceback."""
+    from glmix.errors import InputError, MissingExtraError, is_file_error
+
+    return isinstance(error, InputError | MissingExtraError) or is_file_error(error)

@@ -23,12 +23,13 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
+    from glmix.errors import InputError
     from glmix.tasks.ablation.report import write_report
     from glmix.tasks.ablation.speed import measure_speed
     from glmix.tasks.ablation.study import carry_out, plan, read_ablation
 
     if args.threads < 1:
-        raise ValueError(f"--threads must be at least 1, got {args.threads}.")
+        raise InputError(f"--threads must be at least 1, got {args.threads}.")
     torch.set_num_threads(args.threads)
     config = read_ablation(args.config)
     out = args.out or Path("out", "ablations", args.config.stem)

@@ -68,12 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from glmix.errors import InputError
+
     if args.profile and args.out is not None:
-        raise ValueError("--profile prints its tables and writes no files: leave -o away.")
+        raise InputError("--profile prints its tables and writes no files: leave -o away.")
     if args.stages and args.scaling is None:
-        raise ValueError("--stages goes with --scaling.")
+        raise InputError("--stages goes with --scaling.")
     if args.size is not None and args.scaling is not None:
-        raise ValueError("--scaling takes its sizes itself: leave --size away.")
+        raise InputError("--scaling takes its sizes itself: leave --size away.")
     from glmix.bench import measure
     from glmix.bench.report import format_results
 
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         plan = _plan(args)
         plan.check()
     elif args.models or args.forms:
-        raise ValueError("--render measures nothing: leave models and forms away.")
+        raise InputError("--render measures nothing: leave models and forms away.")
     targets = _targets(args.out, args.overwrite)
     if plan is None:
         result = _read(args.render)
@@ -144,12 +146,14 @@ def _targets(folder: Path | None, overwrite: bool) -> list[Path]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    from glmix.errors import InputError
+
     try:
         result: dict[str, Any] = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no bench.json: {error}") from error
+        raise InputError(f"{path} is no bench.json: {error}") from error
     if not isinstance(result, dict) or not {"kind", "machine", "settings", "matmul", "rows"} <= set(result):
-        raise ValueError(f"{path} is no bench.json: it lacks what `glmix bench -o` writes.")
+        raise InputError(f"{path} is no bench.json: it lacks what `glmix bench -o` writes.")
     return result
 
 

@@ -22,9 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     import glmix
+    from glmix.errors import InputError
 
     if (args.folder / "config.json").exists() and not args.overwrite:
-        raise ValueError(f"{args.folder} holds a model already; choose another folder or say --overwrite.")
+        raise InputError(f"{args.folder} holds a model already; choose another folder or say --overwrite.")
     model = glmix.load_official(args.checkpoint, args.variant, use_ema=args.use_ema)
     card = glmix.save_model(model, args.folder)
     print(f"Wrote {args.folder}/config.json, model.safetensors and README.md, its model card:\n", file=sys.stderr)

@@ -27,12 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
+    from glmix.errors import InputError
     from glmix.tasks.demo import ARTEFACTS, DemoConfig, run_demo
     from glmix.tasks.progress import progress
     from glmix.tasks.scene_runs import Recipe
 
     if args.threads < 1:
-        raise ValueError(f"--threads must be at least 1, got {args.threads}.")
+        raise InputError(f"--threads must be at least 1, got {args.threads}.")
     torch.set_num_threads(args.threads)
     config = DemoConfig(args.scenes, Recipe(epochs=args.epochs), args.seed)
     demo = run_demo(
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     for name, (what, _) in ARTEFACTS.items():
         print(f"  {name:16s} {what}")
     if demo.accuracy < args.at_least / 100:
-        raise ValueError(
+        raise InputError(
             f"the network is right about {demo.accuracy:.1%} of {len(demo.scenes):,} held-out scenes, and at least "
             f"{args.at_least:g} % were asked for. Give it more --epochs or --scenes."
         )

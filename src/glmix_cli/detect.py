@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from glmix.data.masks.pixels import read_upright
+    from glmix.errors import InputError
     from glmix.files import whole_file, write_whole
     from glmix.tasks.detection.predictor import DetectionPredictor, overlay
 
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.overwrite:
         there = next((path for path in (report, *pictures.values()) if path.exists()), None)
         if there is not None:
-            raise ValueError(f"{there} is there already: choose another folder, or replace it with --overwrite.")
+            raise InputError(f"{there} is there already: choose another folder, or replace it with --overwrite.")
     detect = DetectionPredictor.from_checkpoint(args.checkpoint, score=args.score, device=args.device)
 
     images: list[dict[str, Any]] = []

@@ -87,12 +87,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from glmix.errors import InputError
     from glmix.slots.figure import draw  # noqa: F401 - a missing extra is told before anything is computed
 
     if args.topk < 1:
-        raise ValueError(f"--topk must be 1 or more, got {args.topk}.")
+        raise InputError(f"--topk must be 1 or more, got {args.topk}.")
     if args.html and len(args.compare) > 1:
-        raise ValueError(f"A page compares two models, and --compare names {len(args.compare)} beside the first.")
+        raise InputError(f"A page compares two models, and --compare names {len(args.compare)} beside the first.")
     models = load_models(args)
     _make_writable(args.out)
 

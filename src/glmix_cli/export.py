@@ -78,10 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from glmix.errors import InputError
+
     if args.int8 != (args.calibrate is not None):
-        raise ValueError("--int8 and --calibrate go together: int8 needs images to find its ranges with.")
+        raise InputError("--int8 and --calibrate go together: int8 needs images to find its ranges with.")
     if args.calibrate_count < 2:
-        raise ValueError(f"--calibrate-count must be 2 or more, got {args.calibrate_count}.")
+        raise InputError(f"--calibrate-count must be 2 or more, got {args.calibrate_count}.")
     from glmix.deploy import export_model, export_targets
 
     errors: list[dict[str, str]] = []
@@ -112,16 +114,18 @@ def run(args: argparse.Namespace) -> int:
 def _load(args: argparse.Namespace) -> "GLNet":
     import timm
 
+    from glmix.errors import InputError
+
     if not args.untrained:
         if args.model is None and args.checkpoint is None:
-            raise ValueError("give --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained.")
+            raise InputError("give --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained.")
         return load_classifier(args.model, args.checkpoint)
     if args.checkpoint is not None or args.model is None:
-        raise ValueError("--untrained takes a --model and no --checkpoint.")
+        raise InputError("--untrained takes a --model and no --checkpoint.")
     import glmix  # registers the models
 
     if args.model not in glmix.models.MODEL_NAMES:
-        raise ValueError(f"{args.model} is no model of ours; `glmix models` lists them.")
+        raise InputError(f"{args.model} is no model of ours; `glmix models` lists them.")
     network: GLNet = timm.create_model(args.model)
     return network
 
@@ -132,6 +136,7 @@ def _calibration(args: argparse.Namespace, model: "GLNet", errors: list[dict[str
     import torch
 
     from glmix.deploy import Calibration
+    from glmix.errors import InputError
 
     config = timm.data.resolve_model_data_config(model)
     if args.calibrate == SCENES and not Path(SCENES).is_dir():
@@ -139,17 +144,18 @@ def _calibration(args: argparse.Namespace, model: "GLNet", errors: list[dict[str
     else:
         images = _pictures(Path(args.calibrate), config, args.calibrate_count, errors)
     if len(images) < 2:
-        raise ValueError(f"--calibrate {args.calibrate}: at least 2 images are needed, found {len(images)}.")
+        raise InputError(f"--calibrate {args.calibrate}: at least 2 images are needed, found {len(images)}.")
     stacked = torch.stack(images)
     return Calibration(stacked[::2], stacked[1::2])
 
 
 def _scenes(config: dict[str, Any], count: int) -> list["Tensor"]:
     from glmix.data.scenes import SceneConfig, SceneDataset
+    from glmix.errors import InputError
 
     channels, height, width = config["input_size"]
     if channels != 3 or height != width:
-        raise ValueError(f"Scenes are square and in colour, and the model takes {channels} x {height} x {width}.")
+        raise InputError(f"Scenes are square and in colour, and the model takes {channels} x {height} x {width}.")
     scenes = SceneDataset(SceneConfig(size=height, objects=(1, 1)), "val", count)
     return [scenes[index][0] for index in range(count)]
 
@@ -159,8 +165,10 @@ def _pictures(folder: Path, config: dict[str, Any], count: int, errors: list[dic
     import timm
     from tqdm import tqdm
 
+    from glmix.errors import InputError
+
     if not folder.is_dir():
-        raise ValueError(f"--calibrate takes a folder of images or '{SCENES}', and {folder} is neither.")
+        raise InputError(f"--calibrate takes a folder of images or '{SCENES}', and {folder} is neither.")
     transform = timm.data.create_transform(**config, is_training=False, normalize=False)
     mode = "L" if config["input_size"][0] == 1 else "RGB"
     files = list(find_images([folder], errors))

@@ -17,18 +17,19 @@ def load_classifier(name: str | None, checkpoint: Path | None) -> "GLNet":
     import timm
 
     import glmix
+    from glmix.errors import InputError
 
     if checkpoint is not None and checkpoint.suffix == ".ckpt":
         from glmix.tasks.trained import load_trained
 
         trained = load_trained(checkpoint)
         if not isinstance(trained, glmix.GLNet):
-            raise ValueError(f"{checkpoint} holds a {type(trained).__name__}, and this command needs a classifier.")
+            raise InputError(f"{checkpoint} holds a {type(trained).__name__}, and this command needs a classifier.")
         return trained
     if checkpoint is not None:
         return glmix.load_official(checkpoint, name)
     if name is None or not name.startswith("local-dir:"):
-        raise ValueError(f"{name} has no weights of its own to predict with: give them with --checkpoint.")
+        raise InputError(f"{name} has no weights of its own to predict with: give them with --checkpoint.")
     model: GLNet = timm.create_model(name, pretrained=True)
     return model
 
@@ -64,10 +65,12 @@ def check_device(name: str) -> None:
     """Raise ValueError for a device that is not there."""
     import torch
 
+    from glmix.errors import InputError
+
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # AssertionError from a torch that was built without it
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from error
 
 
 def open_image(file: Path, mode: str, upright: bool = False) -> "Image":
@@ -75,9 +78,10 @@ def open_image(file: Path, mode: str, upright: bool = False) -> "Image":
     from PIL import Image, ImageOps
 
     from glmix.data.decoding import eight_bits
+    from glmix.errors import InputError
 
     try:
         with Image.open(file) as image:
             return eight_bits(ImageOps.exif_transpose(image) if upright else image).convert(mode)
     except Image.DecompressionBombError as error:
-        raise ValueError(str(error)) from error
+        raise InputError(str(error)) from error

@@ -26,8 +26,10 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
+    from glmix.errors import InputError
+
     if args.topk < 1 or args.batch_size < 1:
-        raise ValueError(f"--topk and --batch-size must be 1 or more, got {args.topk} and {args.batch_size}.")
+        raise InputError(f"--topk and --batch-size must be 1 or more, got {args.topk} and {args.batch_size}.")
     check_device(args.device)
     model = load_classifier(args.model, args.checkpoint).to(args.device).eval()
     config = timm.data.resolve_model_data_config(model)

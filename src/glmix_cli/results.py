@@ -12,6 +12,8 @@ __all__ = ["result_names"]
 def result_names(paths: Sequence[Path], errors: list[dict[str, str]]) -> dict[Path, Path]:
     """{image: what its results are called}: its path below the folder that was given, with its suffix where two would
     be called the same otherwise."""
+    from glmix.errors import InputError
+
     whole = {
         file: file.relative_to(path) if path.is_dir() else Path(file.name)
         for path in paths
@@ -22,6 +24,6 @@ def result_names(paths: Sequence[Path], errors: list[dict[str, str]]) -> dict[Pa
     taken: dict[Path, Path] = {}
     for file, name in names.items():
         if name in taken:
-            raise ValueError(f"{taken[name]} and {file} would have results of the same name: give them apart.")
+            raise InputError(f"{taken[name]} and {file} would have results of the same name: give them apart.")
         taken[name] = file
     return names

@@ -60,10 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from glmix.errors import InputError
+
     if args.out is None and args.sheet is None and not args.report:
-        raise ValueError("nothing to do: give OUT with --layout, --sheet FILE or --report.")
+        raise InputError("nothing to do: give OUT with --layout, --sheet FILE or --report.")
     if (args.out is None) != (args.layout is None):
-        raise ValueError("OUT and --layout go together: the folder to write, and how.")
+        raise InputError("OUT and --layout go together: the folder to write, and how.")
     config = _config(args)
     if args.sheet is not None:
         _draw_sheet(config, args.sheet)
@@ -119,11 +121,12 @@ def _measure(config: "SceneConfig", count_train: int, count_val: int) -> None:
     from tqdm import tqdm
 
     from glmix.data.scenes import baseline_accuracies, draw_scene
+    from glmix.errors import InputError
 
     if not config.single:
-        raise ValueError(f"The baselines of --report need scenes of one object, --objects 1, got {config.objects}.")
+        raise InputError(f"The baselines of --report need scenes of one object, --objects 1, got {config.objects}.")
     if count_train < 1 or count_val < 1:
-        raise ValueError(f"--count-train and --count-val must be at least 1, got {count_train} and {count_val}.")
+        raise InputError(f"--count-train and --count-val must be at least 1, got {count_train} and {count_val}.")
     start = time.perf_counter()
     train = [draw_scene(config, "train", index) for index in tqdm(range(count_train), unit="scene", leave=False)]
     milliseconds = 1e3 * (time.perf_counter() - start) / count_train

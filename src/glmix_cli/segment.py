@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from glmix.data.masks.pixels import read_upright
+    from glmix.errors import InputError
     from glmix.files import write_whole
     from glmix.tasks.segmentation.inference import Inference
     from glmix.tasks.segmentation.predictor import SegmentationPredictor, overlay, palette_image
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.resize is not None:
         if args.resize != [0, 0] and not 1 <= args.resize[1] <= args.resize[0]:
-            raise ValueError(f"--resize takes the longer side and the shorter one, or 0 0, got {args.resize}.")
+            raise InputError(f"--resize takes the longer side and the shorter one, or 0 0, got {args.resize}.")
         options["resize"] = None if args.resize == [0, 0] else tuple(args.resize)
     check_device(args.device)
     errors: list[dict[str, str]] = []
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         wanted = [report, *(file for name in names.values() for file in _targets(args.out, name))]
         there = next((file for file in wanted if file.exists()), None)
         if there is not None:
-            raise ValueError(f"{there} is there already: choose another folder, or replace it with --overwrite.")
+            raise InputError(f"{there} is there already: choose another folder, or replace it with --overwrite.")
     predict = SegmentationPredictor.from_checkpoint(args.checkpoint, **options)
 
     results: list[dict[str, Any]] = []

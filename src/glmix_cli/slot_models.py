@@ -43,16 +43,18 @@ class Model:
 
 def load_models(args: argparse.Namespace) -> list[Model]:
     """The model that is asked for, and those to compare it with: --model, --checkpoint, --untrained, --compare."""
+    from glmix.errors import InputError
+
     check_device(args.device)
     if args.untrained and args.checkpoint is not None:
-        raise ValueError("--untrained means random weights: leave --checkpoint out, or --untrained.")
+        raise InputError("--untrained means random weights: leave --checkpoint out, or --untrained.")
     if args.untrained:
         first = _random_model(args.model, args.seed)
         warning = _warning(args.seed)
     elif args.model is None and args.checkpoint is None:
-        raise ValueError("give --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained.")
+        raise InputError("give --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained.")
     elif args.checkpoint is None and not args.model.startswith("local-dir:"):
-        raise ValueError(f"{args.model} has no weights: give --checkpoint, or --untrained to see random ones.")
+        raise InputError(f"{args.model} has no weights: give --checkpoint, or --untrained to see random ones.")
     else:
         first = _trained(args.model, args.checkpoint)
         warning = None
@@ -69,7 +71,7 @@ def load_models(args: argparse.Namespace) -> list[Model]:
     counts = {len(model.blocks) for model in models}
     if len(counts) > 1:
         shown = ", ".join(f"{len(model.blocks)} of {model.title}" for model in models)
-        raise ValueError(f"Models side by side need as many blocks each: {shown}. Choose some with --blocks.")
+        raise InputError(f"Models side by side need as many blocks each: {shown}. Choose some with --blocks.")
     return models
 
 
@@ -84,6 +86,7 @@ def _model(network: "GLNet", title: str, args: argparse.Namespace, warning: str 
 def _trained(name: str | None, checkpoint: Path | None) -> "GLNet":
     """The GLNet of any checkpoint, also of one in which it is the backbone of something else."""
     import glmix
+    from glmix.errors import InputError
 
     if checkpoint is None or checkpoint.suffix != ".ckpt":
         return load_classifier(name, checkpoint)
@@ -92,7 +95,7 @@ def _trained(name: str | None, checkpoint: Path | None) -> "GLNet":
     network = load_trained(checkpoint)
     found = next((module for module in network.modules() if isinstance(module, glmix.GLNet)), None)
     if found is None:
-        raise ValueError(f"{checkpoint} holds a {type(network).__name__} without a GLNet in it.")
+        raise InputError(f"{checkpoint} holds a {type(network).__name__} without a GLNet in it.")
     return found
 
 
@@ -100,10 +103,12 @@ def _random_model(name: str | None, seed: int) -> "GLNet":
     import timm
     import torch
 
+    from glmix.errors import InputError
+
     if name is None:
-        raise ValueError("--untrained needs the --model of which it makes one.")
+        raise InputError("--untrained needs the --model of which it makes one.")
     if not name.startswith("local-dir:") and not timm.is_model(name):
-        raise ValueError(f"{name} is no model that timm knows; `glmix models` lists ours.")
+        raise InputError(f"{name} is no model that timm knows; `glmix models` lists ours.")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network: GLNet = timm.create_model(name)

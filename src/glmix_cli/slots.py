@@ -86,6 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from glmix.errors import InputError
+
     _check(args)
     from glmix.files import write_whole
 
@@ -94,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     files = None if args.data == "scenes" else _open(args)
     size = args.size or min(model.pretrained_cfg["input_size"][1:])
     if size < SMALLEST:
-        raise ValueError(f"--size must be at least {SMALLEST} pixels, got {size}.")
+        raise InputError(f"--size must be at least {SMALLEST} pixels, got {size}.")
     settings = _settings(args, model, size)
     say = _score if args.what == "score" else _discover
     with _truths(args, files, size, errors) as (truths, progress):
@@ -112,28 +114,31 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """What can be found wrong before anything is loaded."""
+    from glmix.errors import InputError
+
     if args.batch_size < 1 or (args.count is not None and args.count < 1):
-        raise ValueError(f"--batch-size and --count must be 1 or more, got {args.batch_size} and {args.count}.")
+        raise InputError(f"--batch-size and --count must be 1 or more, got {args.batch_size} and {args.count}.")
     if args.data == "scenes" and args.layout is not None:
-        raise ValueError("--layout is for a folder; the folder ./scenes is meant by --data ./scenes.")
+        raise InputError("--layout is for a folder; the folder ./scenes is meant by --data ./scenes.")
     if args.data != "scenes" and args.layout is None:
-        raise ValueError(f"--data {args.data} needs its --layout: ade20k, voc or folder.")
+        raise InputError(f"--data {args.data} needs its --layout: ade20k, voc or folder.")
     if args.what == "discover" and args.layout == "ade20k":
-        raise ValueError(
+        raise InputError(
             "ADE20K names stuff and things alike and has no background, from which objects could be told: "
             "take --data scenes or a folder in the layout voc."
         )
     if args.model is None and args.checkpoint is None:
-        raise ValueError("give --checkpoint, or --model local-dir:FOLDER.")
+        raise InputError("give --checkpoint, or --model local-dir:FOLDER.")
     there = next((path for path in _targets(args) if path.exists()), None)
     if there is not None and not args.overwrite:
-        raise ValueError(f"{there} is there already: choose another folder, or replace it with --overwrite.")
+        raise InputError(f"{there} is there already: choose another folder, or replace it with --overwrite.")
     args.out.mkdir(parents=True, exist_ok=True)
     if not os.access(args.out, os.W_OK | os.X_OK):
         raise PermissionError(f"{args.out} cannot be written to.")
 
 
 def _load(args: argparse.Namespace) -> "GLNet":
+    from glmix.errors import InputError
     from glmix.slots.figure import page  # noqa: F401 - a missing extra is told before anything is computed
     from glmix.slots.maps import blocks_with_slots
 
@@ -141,7 +146,7 @@ def _load(args: argparse.Namespace) -> "GLNet":
     model = load_classifier(args.model, args.checkpoint).eval()
     blocks_with_slots(model)
     if args.what == "discover" and model.num_classes == 0:
-        raise ValueError("discovery needs a classifier, and this model has no classes.")
+        raise InputError("discovery needs a classifier, and this model has no classes.")
     return model.to(args.device)
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ..errors import InputError
+
 __all__ = ["DEFAULT_FORMS", "Form", "WORDS"]
 
 WORDS = {
@@ -45,10 +47,10 @@ class Form:
         words = text.split("+")
         unknown = [word for word in words if word not in WORDS]
         if unknown:
-            raise ValueError(f"No form {unknown[0]!r} in {text!r}: the words are {', '.join(WORDS)}, joined by +.")
+            raise InputError(f"No form {unknown[0]!r} in {text!r}: the words are {', '.join(WORDS)}, joined by +.")
 
         def refuse(why: str) -> None:
-            raise ValueError(f"The form {text!r} means nothing: {why}.")
+            raise InputError(f"The form {text!r} means nothing: {why}.")
 
         if len(set(words)) < len(words):
             refuse("a word stands in it twice")

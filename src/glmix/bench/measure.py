@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from ..errors import InputError
 from .forms import DEFAULT_FORMS, Form
 from .machine import describe_machine, versions
 from .specs import ModelSpec
@@ -50,22 +51,22 @@ class Plan:
     def check(self) -> None:
         """Say what cannot be, before anything is built."""
         if self.kind not in get_args(Kind):
-            raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {self.kind!r}.")
+            raise InputError(f"kind must be one of {', '.join(get_args(Kind))}, got {self.kind!r}.")
         numbers = {"batch": self.images, "runs": self.runs, "threads": 1 if self.threads is None else self.threads}
         for name, number in (*numbers.items(), *(("size", size) for size in self.sizes)):
             if number < 1:
-                raise ValueError(f"{name} must be 1 or more, got {number}.")
+                raise InputError(f"{name} must be 1 or more, got {number}.")
         if self.latency_runs < 0:
-            raise ValueError(f"latency_runs must be 0 or more, got {self.latency_runs}.")
+            raise InputError(f"latency_runs must be 0 or more, got {self.latency_runs}.")
         if len(self.sizes) > 1 and self.kind != "scaling":
-            raise ValueError(f"Several sizes are for scaling; {self.kind} takes one, got {list(self.sizes)}.")
+            raise InputError(f"Several sizes are for scaling; {self.kind} takes one, got {list(self.sizes)}.")
         if torch.device(self.device).type not in ("cpu", "cuda"):
-            raise ValueError(f"device must be cpu or cuda, got {self.device!r}.")
+            raise InputError(f"device must be cpu or cuda, got {self.device!r}.")
         if self.device != "cpu" and not torch.cuda.is_available():
-            raise ValueError(f"device is {self.device}, and PyTorch finds no GPU here.")
+            raise InputError(f"device is {self.device}, and PyTorch finds no GPU here.")
         specs, forms = self.parsed()
         if not any(spec.is_ours or not form.needs_glnet for spec in specs for form in forms):
-            raise ValueError(
+            raise InputError(
                 f"Nothing to measure: {', '.join(self.forms)} are forms of a GLNet, and {', '.join(self.models)} none."
             )
 
@@ -77,7 +78,7 @@ class Plan:
         specs = [ModelSpec.parse(text) for text in dict.fromkeys(self.models)]
         forms = [Form.parse(text, training=self.kind == "training") for text in dict.fromkeys(self.forms)]
         if not specs or not forms:
-            raise ValueError("There must be a model and a form at least.")
+            raise InputError("There must be a model and a form at least.")
         return specs, forms
 
     def sizes_of(self, spec: ModelSpec) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..deploy import fuse
 from ..deploy.optimize import optimize_for_inference
+from ..errors import InputError
 from ..memory import keep_freed_memory
 from ..models import GLNet
 from .forms import Form
@@ -35,7 +36,7 @@ def prepare(
     network = _network(model, form)
     if form.is_exported:
         if device != "cpu":
-            raise ValueError(f"The form {form} is measured on the CPU, and the device is {device}.")
+            raise InputError(f"The form {form} is measured on the CPU, and the device is {device}.")
         return prepare_exported(network, form, (channels, *size), folder, threads)
     narrow = "bf16" in form.words
     if form.network == "optimized":
@@ -70,7 +71,7 @@ def prepare(
 def _network(model: nn.Module, form: Form) -> nn.Module:
     """The module that computes in a form, from the model as it is."""
     if form.needs_glnet and not isinstance(model, GLNet):
-        raise ValueError(f"Only a GLNet has a form {form}, and this is a {type(model).__name__}.")
+        raise InputError(f"Only a GLNet has a form {form}, and this is a {type(model).__name__}.")
     if "keep_memory" in form.words:
         keep_freed_memory()
     if form.network == "plain":

@@ -11,6 +11,7 @@ from timm.layers import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import InputError
 from ..layers import Block, GLMix, GridAttention, LocalBranch, ResidualConv2d, SoftBridge
 from ..models import GLNet
 from ..models.stage import Stage
@@ -29,7 +30,7 @@ class PlainGLNet(nn.Module):
     def __init__(self, model: GLNet) -> None:
         super().__init__()
         if not isinstance(model, GLNet):
-            raise ValueError(f"Only a GLNet has a plain form, got {type(model).__name__}.")
+            raise InputError(f"Only a GLNet has a plain form, got {type(model).__name__}.")
         self.stem = model.stem.layers
         stages = [stage for stage in model.stages if isinstance(stage, Stage)]
         self.downsamples = nn.ModuleList([stage.downsample for stage in stages])
@@ -88,7 +89,7 @@ class PlainAttention(nn.Module):
         super().__init__()
         bridge = mixer.bridge if isinstance(mixer, GLMix) else None
         if bridge is not None and (not isinstance(bridge, SoftBridge) or bridge.follow_aspect):
-            raise ValueError(f"The plain form has soft clustering on a fixed grid of slots alone, got {bridge}.")
+            raise InputError(f"The plain form has soft clustering on a fixed grid of slots alone, got {bridge}.")
         self.bridge = bridge
         self.attention = None if mixer.attn is None else _multihead(mixer.attn)
 

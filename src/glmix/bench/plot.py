@@ -4,6 +4,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..errors import MissingExtraError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -21,7 +23,7 @@ def need_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError("The picture needs matplotlib: pip install 'glmix[slots]'") from error
+        raise MissingExtraError("The picture needs matplotlib: pip install 'glmix[slots]'") from error
 
 
 def draw(result: dict[str, Any]) -> bytes:

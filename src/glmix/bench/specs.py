@@ -7,6 +7,7 @@ from typing import Any
 
 import timm
 
+from ..errors import InputError
 from ..models import MODEL_NAMES
 
 __all__ = ["ModelSpec"]
@@ -37,14 +38,14 @@ class ModelSpec:
                     raise ValueError
                 options = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
             except (SyntaxError, ValueError) as error:
-                raise ValueError(
+                raise InputError(
                     f"{text} is no model: arguments are written as in Python, NAME(key=value, ...), with numbers, "
                     "quoted words, tuples, True, False or None for values."
                 ) from error
         if not name.startswith(FOLDERS) and not timm.is_model(name):
             near = difflib.get_close_matches(name, timm.list_models(), 3)
             hint = f"; did you mean {', '.join(near)}?" if near else "; `timm.list_models()` lists them all."
-            raise ValueError(f"timm knows no model named {name!r}{hint}")
+            raise InputError(f"timm knows no model named {name!r}{hint}")
         return cls(text, name, options)
 
     @property

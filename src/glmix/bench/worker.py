@@ -19,6 +19,7 @@ import torch
 
 import glmix  # noqa: F401  (registers the models)
 
+from ..errors import InputError
 from .forms import Form
 from .macs import count_by_kind
 from .memory import added_memory, give_back_freed_memory, settle_memory
@@ -133,7 +134,7 @@ class Session:
         from torch.profiler import ProfilerActivity, profile
 
         if self.prepared.network is None:
-            raise ValueError("only what runs in PyTorch can be profiled by its operators.")
+            raise InputError("only what runs in PyTorch can be profiled by its operators.")
         activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if self.device != "cpu" else [])
         with profile(activities=activities) as profiler:
             self.passes[batch]()

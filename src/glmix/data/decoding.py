@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..errors import InputError
+
 __all__ = ["UNREADABLE", "BadImages", "decode", "eight_bits", "reduced_side"]
 
 # what Pillow raises for files that are no image, are cut off, or would fill the memory
@@ -18,7 +20,7 @@ UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBom
 def eight_bits(image: Image.Image) -> Image.Image:
     """An image of 16 bits in grey as one of 8, where Pillow would clip; any other as it is. Fractions are refused."""
     if image.mode == "F":
-        raise ValueError("its values are fractions, and nothing says which of them is white: save it in 8 or 16 bits")
+        raise InputError("its values are fractions, and nothing says which of them is white: save it in 8 or 16 bits")
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
@@ -54,7 +56,7 @@ class BadImages:
 
     def __init__(self, limit: int) -> None:
         if limit < 0:
-            raise ValueError(f"max_bad_images must be 0 or more, got {limit}.")
+            raise InputError(f"max_bad_images must be 0 or more, got {limit}.")
         self.limit = limit
         # in shared memory: workers mark a place that the name decides, so that none needs a lock
         self._seen = torch.zeros(2**16, dtype=torch.uint8).share_memory_()

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, default_collate
 
+from ..errors import InputError
 from .decoding import BadImages, reduced_side
 from .loaders import eval_loader, stream_loader, train_loader
 from .readers import ReaderKind, find_split, open_folder, open_hfds, open_hfds_streaming, open_tar, open_wds, split_path
@@ -73,11 +74,11 @@ class ImageSource:
     def __post_init__(self) -> None:
         if self.reader.startswith("hfds"):
             if self.name is None:
-                raise ValueError(f"The reader {self.reader} needs the name of a data set.")
+                raise InputError(f"The reader {self.reader} needs the name of a data set.")
         elif self.root is None:
-            raise ValueError(f"The reader {self.reader} needs root, the folder that holds the data.")
+            raise InputError(f"The reader {self.reader} needs root, the folder that holds the data.")
         if self.reader == "wds" and self.num_classes is None:
-            raise ValueError("Shards do not say how many classes there are: the reader wds needs num_classes.")
+            raise InputError("Shards do not say how many classes there are: the reader wds needs num_classes.")
         if self.class_map is not None and not Path(self.class_map).is_file():
             raise FileNotFoundError(f"There is no class map {self.class_map}.")
 
@@ -92,10 +93,10 @@ class ImageSource:
         classes = getattr(reader, "class_to_idx", None)
         found = max(classes.values()) + 1 if classes else None
         if self.num_classes is not None and found is not None and found != self.num_classes:
-            raise ValueError(f"num_classes is {self.num_classes}, but {self._where(split)} has {found} classes.")
+            raise InputError(f"num_classes is {self.num_classes}, but {self._where(split)} has {found} classes.")
         num_classes = found or self.num_classes
         if num_classes is None:
-            raise ValueError(f"{self._where(split)} does not say how many classes it has: give num_classes.")
+            raise InputError(f"{self._where(split)} does not say how many classes it has: give num_classes.")
         names = sorted(classes, key=classes.__getitem__) if classes else None
         return OpenSplit(self, reader, num_classes, names, seed)
 

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ..errors import MissingExtraError
+
 try:
     from torchdata.stateful_dataloader import StatefulDataLoader  # type: ignore[import-untyped]
 except ImportError as error:
-    raise ImportError(f"Loading training data needs {error.name}: pip install 'glmix[train]'") from error
+    raise MissingExtraError(f"Loading training data needs {error.name}: pip install 'glmix[train]'") from error
 
 from .sampling import EpochSampler, ShardSampler, process_rank
 

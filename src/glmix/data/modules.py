@@ -11,10 +11,12 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from ..errors import InputError, MissingExtraError
+
 try:
     from lightning.pytorch import LightningDataModule
 except ImportError as error:
-    raise ImportError(f"Data modules need {error.name}: pip install 'glmix[train]'") from error
+    raise MissingExtraError(f"Data modules need {error.name}: pip install 'glmix[train]'") from error
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -71,13 +73,13 @@ class ScenesData(LightningDataModule):
         super().__init__()
         multi_label = not scenes.single if multi_label is None else multi_label
         if not multi_label and not scenes.single:
-            raise ValueError(
+            raise InputError(
                 f"Scenes of {scenes.objects[0]} to {scenes.objects[1]} objects have several classes: leave "
                 "multi_label out or set it to true, or ask for scenes.objects [1, 1]."
             )
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("repeats", repeats)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+                raise InputError(f"{name} must be at least 1, got {value}.")
         self.scenes = scenes
         self.counts: dict[Split, int] = {"train": train_count, "val": val_count, "test": test_count}
         self.batch_size = batch_size
@@ -163,13 +165,13 @@ class ImageData(LightningDataModule):
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("repeats", repeats)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+                raise InputError(f"{name} must be at least 1, got {value}.")
         if num_workers < 0:
-            raise ValueError(f"num_workers must be 0 or more, got {num_workers}.")
+            raise InputError(f"num_workers must be 0 or more, got {num_workers}.")
         if source.streams and repeats > 1:
-            raise ValueError(f"Repeated augmentation needs random access, which the reader {source.reader} has not.")
+            raise InputError(f"Repeated augmentation needs random access, which the reader {source.reader} has not.")
         if source.streams and token_labels is not None:
-            raise ValueError(f"Token labels need files with names, which the reader {source.reader} has not.")
+            raise InputError(f"Token labels need files with names, which the reader {source.reader} has not.")
         self.source, self.transforms, self.token_labels = source, transforms, token_labels
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size

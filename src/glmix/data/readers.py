@@ -10,6 +10,8 @@ from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
+from ..errors import InputError, MissingExtraError
+
 __all__ = ["ReaderKind", "find_split", "open_folder", "open_hfds", "open_hfds_streaming", "open_tar", "open_wds"]
 
 ReaderKind = Literal["folder", "tar", "wds", "hfds", "hfds-streaming"]
@@ -21,7 +23,7 @@ def require(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"This reader needs {module}: pip install {module}") from error
+        raise MissingExtraError(f"This reader needs {module}: pip install {module}") from error
 
 
 def find_split(root: str | os.PathLike[str], split: str, suffix: str = "") -> Path | None:
@@ -55,18 +57,18 @@ def open_folder(path: Path, class_map: Mapping[str, int] | str | None = None) ->
     known = get_img_extensions(as_set=True)
     classes = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
     if not classes:
-        raise ValueError(f"{path} has no folders of classes: images belong in {path / 'CLASS'}.")
+        raise InputError(f"{path} has no folders of classes: images belong in {path / 'CLASS'}.")
     for name in classes:
         if not any(Path(file).suffix.lower() in known for _, _, files in os.walk(path / name) for file in files):
-            raise ValueError(
+            raise InputError(
                 f"The class folder {path / name} has no image ({', '.join(sorted(known))}): fill it or remove it."
             )
     if any(Path(entry.name).suffix.lower() in known for entry in os.scandir(path) if entry.is_file()):
-        raise ValueError(f"{path} has images outside of its class folders ({', '.join(classes[:8])}).")
+        raise InputError(f"{path} has images outside of its class folders ({', '.join(classes[:8])}).")
     if isinstance(class_map, Mapping):
         unknown = [name for name in classes if name not in class_map]
         if unknown:
-            raise ValueError(f"{path / unknown[0]} is a class that the training data do not have.")
+            raise InputError(f"{path / unknown[0]} is a class that the training data do not have.")
     return ReaderImageFolder(str(path), class_map=class_map or "")
 
 
@@ -93,11 +95,11 @@ class _TarReader(ReaderImageInTar):  # type: ignore[misc]
 def open_tar(path: Path, class_map: Mapping[str, int] | str | None = None) -> Any:
     """Images in one tar file, or in a folder of tar files, one folder or file a class."""
     if path.is_dir() and not any(path.glob("*.tar")):
-        raise ValueError(f"{path} has no .tar files.")
+        raise InputError(f"{path} has no .tar files.")
     try:
         return _TarReader(path, class_map)
     except ValueError as error:
-        raise ValueError(f"{path} holds no images in folders of the known classes.") from error
+        raise InputError(f"{path} holds no images in folders of the known classes.") from error
 
 
 def open_hfds(name: str, root: str | None, split: str, input_key: str, target_key: str) -> Any:
@@ -170,7 +172,7 @@ def open_wds(
         if missing:
             raise FileNotFoundError(f"{len(missing)} of {len(shards)} shards are missing: {Path(root, missing[0])}.")
     if training and len(shards) < processes:
-        raise ValueError(
+        raise InputError(
             f"{len(shards)} shards are too few for {processes} loading processes (num_workers in each process of "
             "training): every one needs a shard of its own."
         )

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from ..errors import InputError
 from .decoding import UNREADABLE, BadImages, decode
 from .sampling import Draw, seeded
 from .token_labels import TokenLabelTransform
@@ -19,7 +20,7 @@ ImageTransform = Callable[[Image.Image], Tensor]
 def checked_label(label: Any, num_classes: int, name: str) -> int:
     """The label, if it is one of the classes."""
     if not 0 <= int(label) < num_classes:
-        raise ValueError(
+        raise InputError(
             f"{name} has the label {label}, but with num_classes={num_classes} labels go from 0 to {num_classes - 1}."
         )
     return int(label)

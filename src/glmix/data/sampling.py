@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from ..errors import InputError
+
 __all__ = ["Draw", "EpochSampler", "ShardSampler", "process_rank", "seed_of", "seeded"]
 
 
@@ -89,14 +91,14 @@ class EpochSampler(Sampler[Draw]):
     ) -> None:
         for name, value in (("batch_size", batch_size), ("repeats", repeats), ("world", world)):
             if operator.index(value) < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+                raise InputError(f"{name} must be at least 1, got {value}.")
         if not 0 <= rank < world:
-            raise ValueError(f"rank must be from 0 to {world - 1}, got {rank}.")
+            raise InputError(f"rank must be from 0 to {world - 1}, got {rank}.")
         if seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {seed}.")
+            raise InputError(f"seed must be 0 or more, got {seed}.")
         batches = length // (batch_size * world)
         if batches < 1:
-            raise ValueError(
+            raise InputError(
                 f"There are {length} training samples, too few for one batch of {batch_size} in each of {world} "
                 f"process{'es' * (world > 1)}: batch_size may be at most {length // world}."
             )

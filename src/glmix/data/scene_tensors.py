@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..errors import InputError
 from .sampling import Draw, seed_of
 from .scenes import SceneConfig, Split, draw_scene
 
@@ -58,7 +59,7 @@ class SceneTensors(Dataset[tuple[Tensor, ...]]):
         grid: int | None = None,
     ) -> None:
         if length < 1:
-            raise ValueError(f"A split needs at least one scene, got {length} for {split}.")
+            raise InputError(f"A split needs at least one scene, got {length} for {split}.")
         scenes = [draw_scene(config, split, index) for index in range(length)]
         self.images = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2).contiguous()
         if target == "label":

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from ..errors import InputError
 from .decoding import UNREADABLE, BadImages, decode
 from .readers import require
 from .samples import checked_label
@@ -48,13 +49,13 @@ def read_wds(reader: Any, seed: int, epoch: int, turn: int) -> Iterator[RawSampl
         name = f"{sample['__key__']} in {sample['__url__']}"
         content = next((sample[key] for key in reader.input_key.split(";") if key in sample), None)
         if content is None:
-            raise ValueError(f"{name} has no image: its parts are {', '.join(sorted(sample))}.")
+            raise InputError(f"{name} has no image: its parts are {', '.join(sorted(sample))}.")
         if reader.target_key:
             label = json.loads(sample["json"])[reader.target_key]
         elif "cls" in sample:
             label = int(sample["cls"])
         else:
-            raise ValueError(f"{name} has no label: it needs a part .cls, or target_key and a part .json.")
+            raise InputError(f"{name} has no label: it needs a part .cls, or target_key and a part .json.")
         yield RawSample(name, content, label)
 
 

@@ -21,6 +21,7 @@ from torchvision import transforms
 from torchvision.ops import roi_align
 from torchvision.transforms import functional
 
+from ..errors import InputError
 from .scenes import SceneConfig, Split, draw_scene
 from .transforms import TransformConfig
 
@@ -59,9 +60,9 @@ class TokenLabels:
         if not self.root.is_dir():
             raise FileNotFoundError(f"There is no folder of label maps at {self.root}.")
         if grid < 1:
-            raise ValueError(f"The grid of dense labels needs at least 1 cell a side, got {grid}.")
+            raise InputError(f"The grid of dense labels needs at least 1 cell a side, got {grid}.")
         if not 0 <= smoothing < 1:
-            raise ValueError(f"smoothing must be from 0 to below 1, got {smoothing}.")
+            raise InputError(f"smoothing must be from 0 to below 1, got {smoothing}.")
         self.num_classes, self.grid, self.scores, self.extent = num_classes, grid, scores, extent
         self.smoothing = smoothing
 
@@ -96,18 +97,18 @@ class TokenLabels:
             raise FileNotFoundError(f"The image {image} has no label map: there is no {path}.") from None
         if not isinstance(stored, Tensor) or stored.ndim != 4 or len(stored) != 2:
             found = tuple(stored.shape) if isinstance(stored, Tensor) else type(stored).__name__
-            raise ValueError(f"{path} is no label map: it must hold a tensor (2, 5, h, w), got {found}.")
+            raise InputError(f"{path} is no label map: it must hold a tensor (2, 5, h, w), got {found}.")
         stored = stored.float()
         values, classes = stored
         if classes.max() >= self.num_classes or classes.min() < 0:
-            raise ValueError(
+            raise InputError(
                 f"{path} speaks of class {int(classes.max())}, but there are {self.num_classes}: they must be the "
                 "classes of the data."
             )
         if self.scores == "logits":
             stored[0] = values.softmax(0)
         elif values.min() < 0 or values.max() > 1.01:
-            raise ValueError(
+            raise InputError(
                 f"{path} holds scores from {values.min():.3g} to {values.max():.3g}, which are no probabilities: if "
                 "they are logits, say so (token_scores: logits)."
             )
@@ -186,7 +187,7 @@ def _resampling(step: Any) -> Any:
 def save_label_map(path: str | os.PathLike[str], shares: Tensor) -> None:
     """Write how much of each class each place shows, shares (K, h, w), in the stored layout."""
     if shares.ndim != 3 or len(shares) > 2048:
-        raise ValueError(f"shares must be (K, h, w) of at most 2048 classes, got {tuple(shares.shape)}.")
+        raise InputError(f"shares must be (K, h, w) of at most 2048 classes, got {tuple(shares.shape)}.")
     if len(shares) < KEPT:
         shares = torch.cat([shares, shares.new_zeros(KEPT - len(shares), *shares.shape[1:])])
     values, classes = shares.topk(KEPT, dim=0)

@@ -10,6 +10,8 @@ from timm.data.auto_augment import posterize
 from torch import Tensor
 from torchvision.transforms import Compose
 
+from ..errors import InputError
+
 __all__ = ["TransformConfig"]
 
 
@@ -49,16 +51,16 @@ class TransformConfig:
         for name in ("scale", "ratio", "mean", "std"):  # lists, which YAML gives, become tuples
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.size < 1:
-            raise ValueError(f"size must be at least 1 pixel, got {self.size}.")
+            raise InputError(f"size must be at least 1 pixel, got {self.size}.")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale must be two shares, 0 < smallest <= largest <= 1, got {self.scale}.")
+            raise InputError(f"scale must be two shares, 0 < smallest <= largest <= 1, got {self.scale}.")
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio must be two numbers, 0 < narrowest <= widest, got {self.ratio}.")
+            raise InputError(f"ratio must be two numbers, 0 < narrowest <= widest, got {self.ratio}.")
         for name in ("hflip", "vflip", "erasing"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be a probability from 0 to 1, got {getattr(self, name)}.")
+                raise InputError(f"{name} must be a probability from 0 to 1, got {getattr(self, name)}.")
         if not 0 < self.crop <= 1:
-            raise ValueError(f"crop must be a share of the side, above 0 and at most 1, got {self.crop}.")
+            raise InputError(f"crop must be a share of the side, above 0 and at most 1, got {self.crop}.")
 
     def train(self) -> Callable[[Image.Image], Tensor]:
         """The transform of training; it draws from the global generators of Python, numpy and torch."""

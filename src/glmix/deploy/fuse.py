@@ -14,6 +14,7 @@ from timm.layers import LayerScale2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..errors import InputError
 from ..layers import Block, GLMix, GridAttention, ResidualConv2d, Stem
 from ..models import GLNet
 from ..models.stage import Stage
@@ -54,7 +55,7 @@ def fuse(model: ModuleT, *, head: bool = True) -> ModuleT:
     parts = list(fused.modules())
     if not any(isinstance(part, Block) for part in parts):
         captured = any(isinstance(part, torch.fx.GraphModule | torch.jit.ScriptModule) for part in parts)
-        raise ValueError(
+        raise InputError(
             f"{type(model).__name__} is a graph that was traced, scripted or exported, in which nothing can be fused: "
             "give the model that it was made from."
             if captured

@@ -9,6 +9,7 @@ import torch._inductor.config as inductor
 from timm.layers import Attention
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..layers import Block, ConvMlp, GLMix, GridAttention, SoftBridge, Stem
 from ..memory import keep_freed_memory
 from .fuse import fuse
@@ -37,7 +38,7 @@ def optimize_for_inference(
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     dtype = fastest_dtype(device) if dtype is None else dtype
     if not dtype.is_floating_point:
-        raise ValueError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16, got {dtype}.")
+        raise InputError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16, got {dtype}.")
     if any(isinstance(part, Block) for part in model.modules()):
         fast = fuse(model)
     else:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from .slots import (
     cosine_logits,
     fit_grid,
@@ -36,7 +37,7 @@ Seeds = Literal["pooled", "learned"]
 def slot_grid_of(num_slots: int) -> tuple[int, int]:
     """The most nearly square grid with exactly `num_slots` cells: 64 -> (8, 8), 96 -> (8, 12)."""
     if num_slots < 1:
-        raise ValueError(f"num_slots must be at least 1, got {num_slots}.")
+        raise InputError(f"num_slots must be at least 1, got {num_slots}.")
     rows = max(r for r in range(1, int(num_slots**0.5) + 1) if num_slots % r == 0)
     return rows, num_slots // rows
 
@@ -53,14 +54,14 @@ class Bridge(nn.Module):
         """Change the grid of slots, also of a trained model: neither pooled seeds nor regions have parameters."""
         rows, cols = grid
         if rows < 1 or cols < 1:
-            raise ValueError(f"A slot grid needs at least one row and one column, got {rows} x {cols}.")
+            raise InputError(f"A slot grid needs at least one row and one column, got {rows} x {cols}.")
         self.rows, self.cols = int(rows), int(cols)
         self.follow_aspect = follow_aspect
 
     def grid_for(self, x: Tensor, mask: Tensor | None) -> tuple[int, int]:
         if self.follow_aspect:
             if mask is not None:
-                raise ValueError(
+                raise InputError(
                     "A grid of slots that follows the aspect ratio of the image is one for the whole batch, and images "
                     "that are padded to one size differ in theirs: set a fixed slot grid, or batch images of one size."
                 )
@@ -104,7 +105,7 @@ class SoftBridge(Bridge):
     @torch.jit.ignore
     def set_grid(self, grid: tuple[int, int], follow_aspect: bool = False) -> None:
         if getattr(self, "seeds", None) is not None:
-            raise ValueError(
+            raise InputError(
                 f"This model has {self.rows * self.cols} learned seeds, so its slots cannot be changed to "
                 f"{grid[0]} x {grid[1]}; only models with pooled seeds can change them."
             )
@@ -129,7 +130,7 @@ class KMeansBridge(Bridge):
     def __init__(self, grid: tuple[int, int], follow_aspect: bool = False, *, iterations: int = 3) -> None:
         super().__init__(grid, follow_aspect)
         if iterations < 0:
-            raise ValueError(f"kmeans_iterations must be 0 or more, got {iterations}.")
+            raise InputError(f"kmeans_iterations must be 0 or more, got {iterations}.")
         self.iterations = iterations
 
     def forward(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -162,18 +163,18 @@ def make_bridge(
 ) -> Bridge:
     """The bridge that `clustering` names; combinations that mean nothing are refused. Only `soft` has a scale."""
     if seeds not in ("pooled", "learned"):
-        raise ValueError(f"seeds must be 'pooled' or 'learned', got {seeds!r}.")
+        raise InputError(f"seeds must be 'pooled' or 'learned', got {seeds!r}.")
     if seeds == "learned" and clustering != "soft":
-        raise ValueError(
+        raise InputError(
             f"Learned seeds need clustering='soft', got {clustering!r}: no gradient reaches seeds through hard or "
             "fixed assignments. Use seeds='pooled'."
         )
     if seeds == "learned" and follow_aspect:
-        raise ValueError("Learned seeds are fixed in number, so slots cannot follow the aspect ratio of the image.")
+        raise InputError("Learned seeds are fixed in number, so slots cannot follow the aspect ratio of the image.")
     if clustering == "soft":
         return SoftBridge(dim, grid, follow_aspect, seeds=seeds, scale=scale, device=device, dtype=dtype)
     if clustering == "kmeans":
         return KMeansBridge(grid, follow_aspect, iterations=kmeans_iterations)
     if clustering == "static":
         return StaticBridge(grid, follow_aspect)
-    raise ValueError(f"clustering must be 'soft', 'kmeans' or 'static', got {clustering!r}.")
+    raise InputError(f"clustering must be 'soft', 'kmeans' or 'static', got {clustering!r}.")

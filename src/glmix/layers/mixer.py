@@ -9,6 +9,7 @@ import torch
 from timm.layers import Attention
 from torch import Tensor, nn
 
+from ..errors import InputError
 from .bridge import Bridge
 from .padding import attention_bias, hide
 from .recompute import computed_again
@@ -20,7 +21,7 @@ __all__ = ["GLMix", "GridAttention", "LocalBranch", "self_attention"]
 def self_attention(dim: int, head_dim: int, *, device: Any = None, dtype: Any = None) -> Attention:
     """Multi-head self-attention with heads of `head_dim` channels and biases."""
     if dim % head_dim != 0:
-        raise ValueError(f"A width of {dim} channels does not divide into attention heads of {head_dim}.")
+        raise InputError(f"A width of {dim} channels does not divide into attention heads of {head_dim}.")
     return Attention(dim, num_heads=dim // head_dim, qkv_bias=True, device=device, dtype=dtype)
 
 
@@ -30,7 +31,7 @@ class LocalBranch(nn.Module):
     def __init__(self, dim: int, kernel_size: int = 5, dilation: int = 1, *, device: Any = None, dtype: Any = None):
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"local_kernel must be an odd number, got {kernel_size}.")
+            raise InputError(f"local_kernel must be an odd number, got {kernel_size}.")
         dd = {"device": device, "dtype": dtype}
         padding = dilation * (kernel_size // 2)
         self.pointwise_in = nn.Conv2d(dim, dim, 1, **dd)
@@ -59,7 +60,7 @@ class GLMix(nn.Module):
     def __init__(self, local: LocalBranch | None, bridge: Bridge | None, attn: Attention | None) -> None:
         super().__init__()
         if local is None and bridge is None:
-            raise ValueError("A glmix block needs its local branch, its slot branch, or both: got neither.")
+            raise InputError("A glmix block needs its local branch, its slot branch, or both: got neither.")
         self.local = local
         self.bridge = bridge
         self.attn = attn

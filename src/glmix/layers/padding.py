@@ -11,6 +11,8 @@ import torch
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from ..errors import InputError
+
 __all__ = ["attention_bias", "cells_of", "check_mask", "convolve", "drop_pixels", "hide", "pool_masked"]
 
 
@@ -18,7 +20,7 @@ def check_mask(mask: Tensor, x: Tensor) -> Tensor:
     """Pass a mask for the images x (B, C, H, W) on, or say what is wrong with it."""
     expected = (x.shape[0], x.shape[2], x.shape[3])
     if mask.dtype != torch.bool or mask.shape != expected:
-        raise ValueError(
+        raise InputError(
             f"The mask of images {list(x.shape)} must be boolean of shape {list(expected)}, true where the image is; "
             f"got {mask.dtype} of shape {list(mask.shape)}."
         )

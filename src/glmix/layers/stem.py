@@ -7,6 +7,7 @@ import torch
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from ..errors import InputError
 from .capture import is_exporting
 from .padding import check_mask, convolve
 
@@ -25,11 +26,11 @@ def check_image(x: Tensor, in_chans: int, min_size: int) -> Tensor:
     if is_exporting():
         return x
     if x.ndim != 4:
-        raise ValueError(f"Images must have 4 dimensions (batch, channels, height, width), got shape {list(x.shape)}.")
+        raise InputError(f"Images must have 4 dimensions (batch, channels, height, width), got shape {list(x.shape)}.")
     if x.shape[1] != in_chans:
-        raise ValueError(f"This model takes images with {in_chans} channels, got {x.shape[1]} in {list(x.shape)}.")
+        raise InputError(f"This model takes images with {in_chans} channels, got {x.shape[1]} in {list(x.shape)}.")
     if x.shape[2] < min_size or x.shape[3] < min_size:
-        raise ValueError(
+        raise InputError(
             f"Images must be at least {min_size} x {min_size} pixels, got {x.shape[2]} x {x.shape[3]} (height x width)."
         )
     return x
@@ -59,7 +60,7 @@ class Stem(nn.Module):
                 norm2=nn.BatchNorm2d(dim, **dd),
             )
         else:
-            raise ValueError(f"stem must be 'patch' or 'conv', got {style!r}.")
+            raise InputError(f"stem must be 'patch' or 'conv', got {style!r}.")
         self.layers = nn.Sequential(layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ def transition(
     """
     dd = {"device": device, "dtype": dtype}
     if kernel_size not in (2, 3):
-        raise ValueError(f"transition_kernel must be 2 or 3, got {kernel_size}.")
+        raise InputError(f"transition_kernel must be 2 or 3, got {kernel_size}.")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if kernel_size == 2 and stride == 1:
         layers["pad"] = nn.ZeroPad2d((0, dilation, 0, dilation))
@@ -107,5 +108,5 @@ def transition(
     elif order == "conv_norm":
         layers["norm"] = nn.BatchNorm2d(dim, **dd)
     else:
-        raise ValueError(f"transition_order must be 'norm_conv' or 'conv_norm', got {order!r}.")
+        raise InputError(f"transition_order must be 'norm_conv' or 'conv_norm', got {order!r}.")
     return nn.Sequential(layers)

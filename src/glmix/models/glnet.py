@@ -8,6 +8,7 @@ from timm.layers import Attention, ClassifierHead, calculate_drop_path_rates
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..layers import (
     Block,
     Clustering,
@@ -108,7 +109,7 @@ class GLNet(nn.Module):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         stages = len(widths)
         if output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}.")
+            raise InputError(f"output_stride must be 8, 16 or 32, got {output_stride}.")
         mixer_names = per_stage("mixers", mixers, stages)
         grids = grids_of(slot_grid, num_slots, stages)
 
@@ -129,7 +130,7 @@ class GLNet(nn.Module):
             if name == "attn":
                 return GridAttention(self_attention(dim, chosen["head_dim"], **dd))
             if name != "glmix":
-                raise ValueError(f"A mixer must be 'glmix' or 'attn', got {name!r} in stage {i}.")
+                raise InputError(f"A mixer must be 'glmix' or 'attn', got {name!r} in stage {i}.")
             bridge = make_bridge(
                 dim,
                 **bridge_options[i],
@@ -269,7 +270,7 @@ class GLNet(nn.Module):
             mask: for a padded batch, see `forward_features`.
         """
         if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
+            raise InputError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
         take, last = feature_take_indices(len(self.stages), indices)
         final = len(self.stages) - 1
         intermediates: list[Tensor] = []

@@ -7,6 +7,7 @@ import safetensors.torch
 import timm
 from timm.models._hub import save_config_for_hf
 
+from ..errors import InputError
 from .glnet import GLNet
 from .official import PUBLISHED_TOP1, misfits
 
@@ -78,7 +79,7 @@ def save_model(model: GLNet, folder: str | Path) -> str:
     name = model.pretrained_cfg["architecture"]
     read = timm.create_model(name, num_classes=model.num_classes, device="meta", **model_args)
     if lines := misfits(weights, read):
-        raise ValueError(
+        raise InputError(
             f"These weights would not be read into {name} again ({lines[0]}): a fused, wrapped or otherwise changed "
             "model is saved by torch.save; save the folder before changing the model."
         )

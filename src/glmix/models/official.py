@@ -14,6 +14,7 @@ from timm.models import clean_state_dict
 from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
 
+from ..errors import InputError
 from .glnet import GLNet
 
 __all__ = [
@@ -132,11 +133,11 @@ def _read_file(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts save their arguments
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(_refusal(path)) from error
+        raise InputError(_refusal(path)) from error
     except (EOFError, RuntimeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a PyTorch or safetensors checkpoint: {error}") from error
+        raise InputError(f"{path} is not a PyTorch or safetensors checkpoint: {error}") from error
     if not isinstance(checkpoint, dict):
-        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a dict with weights.")
+        raise InputError(f"{path} holds a {type(checkpoint).__name__}, not a dict with weights.")
     return checkpoint
 
 
@@ -154,7 +155,7 @@ def _refusal(path: Path) -> str:
 
 def _as_state_dict(weights: Any, path: Path) -> StateDict:
     if not isinstance(weights, dict) or not any(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise ValueError(f"{path} holds no weights: expected a state dict, or one under 'model' or 'model_ema'.")
+        raise InputError(f"{path} holds no weights: expected a state dict, or one under 'model' or 'model_ema'.")
     state_dict = {name: t for name, t in clean_state_dict(weights).items() if isinstance(t, Tensor)}
     return to_our_names(state_dict) if is_official(state_dict) else state_dict
 
@@ -176,7 +177,7 @@ def misfits(state_dict: StateDict, model: nn.Module, replaced: tuple[str, ...] =
 def _refuse_misfits(lines: list[str], what: str) -> None:
     if lines:
         shown = "\n  ".join(lines[:20]) + (f"\n  ... and {len(lines) - 20} more" if len(lines) > 20 else "")
-        raise ValueError(f"The checkpoint does not fit {what}:\n  {shown}")
+        raise InputError(f"The checkpoint does not fit {what}:\n  {shown}")
 
 
 def _skeleton(variant: str, state_dict: StateDict) -> nn.Module:
@@ -214,7 +215,7 @@ def load_official(
         kwargs: arguments of `timm.create_model`, such as `drop_path_rate` or `slot_grid`.
     """
     if variant is not None and not timm.is_model(variant):
-        raise ValueError(
+        raise InputError(
             f"{variant} is no model that timm knows; the official ones are {', '.join(OFFICIAL_VARIANTS)}."
         )
     state_dict = read_checkpoint(path, use_ema)

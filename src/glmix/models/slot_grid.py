@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import InputError
 from ..layers import Bridge, slot_grid_of
 
 __all__ = ["Grid", "as_grid", "grids_of", "per_stage", "set_slot_grid"]
@@ -16,7 +17,7 @@ def per_stage(name: str, value: Any, stages: int) -> list[Any]:
     """One value for all stages, or a sequence with one for each."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != stages:
-            raise ValueError(f"{name} must be one value or {stages} of them, one a stage; got {value!r}.")
+            raise InputError(f"{name} must be one value or {stages} of them, one a stage; got {value!r}.")
         return list(value)
     return [value] * stages
 
@@ -34,7 +35,7 @@ def as_grid(grid: Grid | Sequence[int]) -> tuple[int, int]:
     if isinstance(grid, int):
         return grid, grid
     if len(grid) != 2:
-        raise ValueError(f"A slot grid is one number or (rows, columns), got {grid!r}.")
+        raise InputError(f"A slot grid is one number or (rows, columns), got {grid!r}.")
     return grid[0], grid[1]
 
 
@@ -49,10 +50,10 @@ def set_slot_grid(
         follow_aspect: let the grid follow the aspect ratio of each image, with about as many slots.
     """
     if (grid is None) == (num_slots is None):
-        raise ValueError(f"Give either grid or num_slots, got grid={grid} and num_slots={num_slots}.")
+        raise InputError(f"Give either grid or num_slots, got grid={grid} and num_slots={num_slots}.")
     rows_cols = slot_grid_of(num_slots) if num_slots is not None else as_grid(grid)  # type: ignore[arg-type]
     bridges = [module for module in model.modules() if isinstance(module, Bridge)]
     if not bridges:
-        raise ValueError(f"{type(model).__name__} has no block with slots.")
+        raise InputError(f"{type(model).__name__} has no block with slots.")
     for bridge in bridges:
         bridge.set_grid(rows_cols, follow_aspect)

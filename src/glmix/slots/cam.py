@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import InputError
 from ..models import GLNet
 from .maps import evaluating
 
@@ -22,12 +23,12 @@ def class_evidence(model: nn.Module, features: Tensor) -> Tensor:
     """
     net: Any = getattr(model, "_orig_mod", model)
     if not isinstance(net, GLNet):
-        raise ValueError(f"Class activation is a GLNet's; this model is a {type(net).__name__}.")
+        raise InputError(f"Class activation is a GLNet's; this model is a {type(net).__name__}.")
     fc, pool = net.head.fc, net.head.global_pool.pool_type
     if not isinstance(fc, nn.Linear):
-        raise ValueError("The model has no classifier (num_classes is 0), and class activation is what one says.")
+        raise InputError("The model has no classifier (num_classes is 0), and class activation is what one says.")
     if pool not in ("avg", "fast", "fastavg"):
-        raise ValueError(f"Class activation needs a classifier behind average pooling; this model pools by {pool!r}.")
+        raise InputError(f"Class activation needs a classifier behind average pooling; this model pools by {pool!r}.")
     return F.conv2d(features, fc.weight[:, :, None, None], fc.bias)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import InputError
 from .maps import BlockMaps
 from .measures import assignment_logits, effective_slots_per_pixel
 
@@ -36,7 +37,7 @@ def tempered(logits: Tensor, effective: float) -> Tensor:
         effective: the number aimed at, at least 1.
     """
     if not effective >= 1:
-        raise ValueError(f"A pixel has at least 1 effective slot, got {effective}.")
+        raise InputError(f"A pixel has at least 1 effective slot, got {effective}.")
     low = logits.new_full((len(logits),), -SHARPEST)
     high = -low
     for _ in range(STEPS):
@@ -111,7 +112,7 @@ def slot_kernel(
             temperature as it was learnt.
     """
     if not maps:
-        raise ValueError("A kernel needs the maps of at least one block.")
+        raise InputError("A kernel needs the maps of at least one block.")
     rows, cols = grid or max((block.grid for block in maps), key=lambda size: size[0] * size[1])
     parts = []
     for block in maps:

@@ -6,6 +6,8 @@ Letters: B images, K classes, S slots, N pixels of a block's grid, h x w positio
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import InputError
+
 __all__ = ["slot_evidence"]
 
 
@@ -17,9 +19,9 @@ def slot_evidence(activation: Tensor, assignment: Tensor, grid: tuple[int, int])
     """
     batch, _, pixels = assignment.shape
     if grid[0] * grid[1] != pixels:
-        raise ValueError(f"An assignment of {pixels} pixels does not lie on a grid {grid[0]} x {grid[1]}.")
+        raise InputError(f"An assignment of {pixels} pixels does not lie on a grid {grid[0]} x {grid[1]}.")
     if activation.ndim != 4 or activation.shape[0] != batch:
-        raise ValueError(f"The class activation must be ({batch}, K, h, w), got {tuple(activation.shape)}.")
+        raise InputError(f"The class activation must be ({batch}, K, h, w), got {tuple(activation.shape)}.")
     height, width = activation.shape[2:]
     positions = F.adaptive_avg_pool2d(assignment.float().unflatten(2, grid), (height, width))  # (B, S, h, w)
     shared: Tensor = activation.float().flatten(2) @ positions.flatten(2).transpose(1, 2)  # (B, K, S)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..layers import Bridge, GLMix
 from ..layers.slots import cluster, pixels_of
 
@@ -58,7 +59,7 @@ def blocks_with_slots(model: nn.Module) -> dict[str, GLMix]:
     }
     if not found:
         captured = any(isinstance(m, torch.fx.GraphModule | torch.jit.ScriptModule) for m in model.modules())
-        raise ValueError(
+        raise InputError(
             f"{type(model).__name__} is a graph that was traced, scripted or exported, in which no slots can be seen: "
             "give the model that it was made from."
             if captured
@@ -86,7 +87,7 @@ def _chosen(blocks: Sequence[int] | None, names: Sequence[str]) -> set[int]:
     unknown = [index for index in blocks if not -count <= index < count]
     if unknown or not blocks:
         asked = ", ".join(map(str, unknown)) if unknown else "none"
-        raise ValueError(
+        raise InputError(
             f"The model has {count} block{'s' if count > 1 else ''} with slots, numbered 0 to {count - 1} "
             f"({names[0]} to {names[-1]}) or from the end, -1 to -{count}; asked for: {asked}."
         )

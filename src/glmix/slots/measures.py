@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import InputError
+
 __all__ = [
     "assignment_logits",
     "effective_slots_per_image",
@@ -50,6 +52,6 @@ def resize_assignment(assignment: Tensor, grid: tuple[int, int], size: tuple[int
     Logits are interpolated, then the softmax is taken: borders between slots stay as sharp as the slots are sure.
     """
     if assignment.shape[2] != grid[0] * grid[1]:
-        raise ValueError(f"An assignment of {assignment.shape[2]} pixels does not lie on a grid {grid[0]} x {grid[1]}.")
+        raise InputError(f"An assignment of {assignment.shape[2]} pixels does not lie on a grid {grid[0]} x {grid[1]}.")
     logits = assignment_logits(assignment).unflatten(2, grid)  # (B, S, H, W)
     return F.interpolate(logits, size, mode="bilinear", align_corners=False).flatten(2).softmax(1)

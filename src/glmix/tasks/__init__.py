@@ -1,10 +1,12 @@
 """One LightningModule a task, on one shared base. Needs the extra `train`."""
 
+from ..errors import MissingExtraError
+
 try:
     import lightning.pytorch  # noqa: F401
     import torchmetrics  # noqa: F401
 except ImportError as error:
-    raise ImportError(f"Training needs the extra `train` ({error}): pip install 'glmix[train]'.") from error
+    raise MissingExtraError(f"Training needs the extra `train` ({error}): pip install 'glmix[train]'.") from error
 
 from .base import NonFiniteLossError, Task
 from .classification import Classification, MixConfig

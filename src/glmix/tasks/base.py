@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from ..errors import InputError
 from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
 from .randomness import seed_position
 from .sharding import shard
@@ -20,7 +21,7 @@ __all__ = ["NonFiniteLossError", "Task"]
 NO_STEP = 2**62
 
 
-class NonFiniteLossError(ValueError):
+class NonFiniteLossError(InputError):
     """The loss was infinite or no number."""
 
 
@@ -62,7 +63,7 @@ class Task(L.LightningModule):
     ) -> None:
         super().__init__()
         if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), or be null for no average, got {ema_decay}.")
+            raise InputError(f"ema_decay must lie in [0, 1), or be null for no average, got {ema_decay}.")
         self.model_name = model
         self.model_args = dict(model_args or {})
         self.num_classes = num_classes
@@ -131,9 +132,9 @@ class Task(L.LightningModule):
         data = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
         found: int | None = getattr(data, "num_classes", None)
         if self.num_classes is None and found is None:
-            raise ValueError("The data do not say how many classes they have: set model.num_classes.")
+            raise InputError("The data do not say how many classes they have: set model.num_classes.")
         if found is not None and self.num_classes not in (None, found):
-            raise ValueError(
+            raise InputError(
                 f"The data have {found} classes and the model was asked to have {self.num_classes}: set "
                 f"model.num_classes to {found}, or leave it out."
             )
@@ -156,7 +157,7 @@ class Task(L.LightningModule):
         loader = trainer.fit_loop._data_source.dataloader()
         batch_size = getattr(trainer.datamodule, "batch_size", None) or getattr(loader, "batch_size", None)  # type: ignore[attr-defined]
         if not batch_size:
-            raise ValueError("The data do not say their batch size, which the learning rate is scaled with.")
+            raise InputError("The data do not say their batch size, which the learning rate is scaled with.")
         self.global_batch = batch_size * trainer.world_size * trainer.accumulate_grad_batches
         optimizer = build_optimizer(self.model, self.optimizer_config, self.global_batch)
         steps, epochs = self._length(loader)
@@ -176,12 +177,12 @@ class Task(L.LightningModule):
         elif math.isfinite(batches):
             batches = max(1, int(batches * limit))
         if not math.isfinite(batches):
-            raise ValueError("These data do not say how long an epoch is: set trainer.limit_train_batches to a number.")
+            raise InputError("These data do not say how long an epoch is: set trainer.limit_train_batches to a number.")
         steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
         if trainer.max_steps > 0:
             return steps, trainer.max_steps / steps
         if trainer.max_epochs is None or trainer.max_epochs < 0:
-            raise ValueError("The schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
+            raise InputError("The schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
         return steps, trainer.max_epochs
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:

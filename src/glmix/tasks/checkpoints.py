@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_warn
 
+from ..errors import InputError
 from ..files import PART, whole_file
 from .base import Task
 from .checkpoint_io import AtomicCheckpointIO, step_files
@@ -44,7 +45,7 @@ class Checkpoints(Checkpoint):
 
     def __init__(self, every_n_steps: int = 500, keep: int = 2) -> None:
         if every_n_steps < 1 or keep < 1:
-            raise ValueError(f"every_n_steps and keep must be at least 1, got {every_n_steps} and {keep}.")
+            raise InputError(f"every_n_steps and keep must be at least 1, got {every_n_steps} and {keep}.")
         self.every_n_steps = every_n_steps
         self.keep = keep
         self.received: int | None = None

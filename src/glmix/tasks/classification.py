@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
 
+from ..errors import InputError
 from .base import Task
 
 __all__ = ["Classification", "MixConfig"]
@@ -51,7 +52,7 @@ class Classification(Task):
     ) -> None:
         super().__init__(**kwargs)
         if multi_label and mix is not None:
-            raise ValueError("mix mixes one class an image with another: leave it out with multi_label.")
+            raise InputError("mix mixes one class an image with another: leave it out with multi_label.")
         self.mix_config = mix
         self.smoothing = smoothing
         self.multi_label = multi_label
@@ -99,7 +100,7 @@ class Classification(Task):
         images, targets = batch[0], batch[1]
         if self.mix is not None:
             if len(images) % 2:
-                raise ValueError(
+                raise InputError(
                     f"mixup and cutmix pair the images of a batch, whose size must be even: {len(images)}."
                 )
             images, targets = self.mix(images, targets)

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from ..data import modules  # noqa: F401
 from ..data.coco import modules as coco_modules  # noqa: F401
 from ..data.masks import modules as mask_modules  # noqa: F401
+from ..errors import InputError
 from . import classification, detection, segmentation, token_label  # noqa: F401
 from .base import Task
 from .checkpoint_io import AtomicCheckpointIO, newest_whole
@@ -87,13 +88,13 @@ class CLI(LightningCLI):
             self.config = parser.parse_args(args)
         except ArgumentError as error:
             chosen = self._subcommand_parsers.get(args[0], parser)
-            raise ValueError(explain(str(error), [action.dest for action in chosen._actions])) from error
+            raise InputError(explain(str(error), [action.dest for action in chosen._actions])) from error
 
     def before_instantiate_classes(self) -> None:
         trainer = self._get(self.config, "trainer")
         asked = trainer.accelerator
         if asked in ("gpu", "cuda") and not torch.cuda.is_available():
-            raise ValueError(
+            raise InputError(
                 f"trainer.accelerator is {asked!r}, but torch {torch.__version__} finds no CUDA device here. Set it to "
                 "'auto' or 'cpu', or install a torch with CUDA and check nvidia-smi."
             )
@@ -153,13 +154,13 @@ def _resume(root: Path, how: str) -> Path | None:
         return newest_whole(folder)
     if how == "never":
         if newest_whole(folder) is not None:
-            raise ValueError(
+            raise InputError(
                 f"{root} holds a run already. Leave out --resume never to continue it, or give another "
                 "--trainer.default_root_dir."
             )
         return None
     if not Path(how).is_file():
-        raise ValueError(f"--resume takes 'auto', 'never' or a .ckpt file; there is no file {how!r}.")
+        raise InputError(f"--resume takes 'auto', 'never' or a .ckpt file; there is no file {how!r}.")
     return Path(how)
 
 
@@ -167,14 +168,14 @@ def _weights(root: Path, which: str, model: Task) -> Path | None:
     """The checkpoint to evaluate; None for what the model began with."""
     if which != "auto":
         if not Path(which).is_file():
-            raise ValueError(f"--weights takes 'auto' or a .ckpt file; there is no file {which!r}.")
+            raise InputError(f"--weights takes 'auto' or a .ckpt file; there is no file {which!r}.")
         return Path(which)
     if model.checkpoint is not None:
         return None
     folder = Checkpoints.folder(root)
     found = folder / "best.ckpt" if (folder / "best.ckpt").is_file() else newest_whole(folder)
     if found is None:
-        raise ValueError(
+        raise InputError(
             f"There are no weights: {folder} has no checkpoint. Give --weights or --model.checkpoint FILE."
         )
     return found
@@ -186,7 +187,7 @@ def run(argv: Sequence[str]) -> None:
     try:
         CLI(argv)
     except MisconfigurationException as error:
-        raise ValueError(str(error)) from error
+        raise InputError(str(error)) from error
 
 
 def quieten() -> None:

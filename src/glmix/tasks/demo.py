@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..data.modules import ScenesData
 from ..data.scenes import Scene, SceneConfig, baseline_accuracies, draw_scene
+from ..errors import InputError
 from ..models import GLNet, save_model
 from ..slots.explorer import write_page
 from .figures import learning_curve, prediction_sheet, save_figure
@@ -49,9 +50,9 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         if self.train_count < 64:
-            raise ValueError(f"train_count must be at least 64, one batch, got {self.train_count}.")
+            raise InputError(f"train_count must be at least 64, one batch, got {self.train_count}.")
         if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}.")
+            raise InputError(f"seed must be 0 or more, got {self.seed}.")
 
     @property
     def held_out(self) -> int:
@@ -156,7 +157,7 @@ def run_demo(
 ) -> Demo:
     """Train, save to `out`/model, read that back, judge it and write the artefacts beside it."""
     if (out / "model").exists() and not (out / "result.json").exists():
-        raise ValueError(f"{out / 'model'} is there already, and not from a demo that ended: choose another folder.")
+        raise InputError(f"{out / 'model'} is there already, and not from a demo that ended: choose another folder.")
     out.mkdir(parents=True, exist_ok=True)
     scenes = SceneConfig(objects=(1, 1))
     say(f"Drawing {config.train_count:,} scenes to learn and {2 * config.held_out:,} to hold out.")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.scenes import Scene
+from ..errors import MissingExtraError
 from .scene_runs import Epoch
 
 try:
@@ -15,7 +16,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 except ImportError as error:
-    raise ImportError(f"Figures need the extra `train` ({error}): pip install 'glmix[train]'.") from error
+    raise MissingExtraError(f"Figures need the extra `train` ({error}): pip install 'glmix[train]'.") from error
 
 __all__ = ["Figure", "learning_curve", "prediction_sheet", "save_figure"]
 

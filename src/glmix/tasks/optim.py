@@ -8,6 +8,8 @@ from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRSchedu
 from torch import nn
 from torch.optim import Optimizer
 
+from ..errors import InputError
+
 __all__ = ["OptimizerConfig", "ScheduleConfig", "build_optimizer", "build_schedule", "undecayed"]
 
 
@@ -63,7 +65,7 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         if (self.kind == "step") != bool(self.milestones):
-            raise ValueError(
+            raise InputError(
                 f"schedule.milestones are the epochs at which the kind 'step' falls, got {self.milestones} for "
                 f"{self.kind!r}."
             )
@@ -119,10 +121,10 @@ def build_schedule(
     total = round(steps_per_epoch * epochs)
     warmup = round(steps_per_epoch * config.warmup_epochs) if config.warmup_steps is None else config.warmup_steps
     if total < 1:
-        raise ValueError(f"A schedule needs at least one step, got {steps_per_epoch} steps an epoch, {epochs} epochs.")
+        raise InputError(f"A schedule needs at least one step, got {steps_per_epoch} steps an epoch, {epochs} epochs.")
     if warmup >= total:
         length = f"{config.warmup_epochs:g} epochs" if config.warmup_steps is None else f"{warmup} steps"
-        raise ValueError(
+        raise InputError(
             f"The warm-up takes {length} and the whole training {epochs:g} epochs of {steps_per_epoch} steps: set "
             "schedule.warmup_epochs or schedule.warmup_steps below trainer.max_epochs or trainer.max_steps."
         )

@@ -12,6 +12,7 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from ..errors import InputError
 from .base import Task
 from .classification import Classification
 from .optim import OptimizerConfig, ScheduleConfig
@@ -39,13 +40,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {self.epochs}.")
+            raise InputError(f"epochs must be at least 1, got {self.epochs}.")
         if not self.lr > 0:
-            raise ValueError(f"lr must be above 0, got {self.lr}.")
+            raise InputError(f"lr must be above 0, got {self.lr}.")
         if not self.clip > 0:
-            raise ValueError(f"clip must be above 0, got {self.clip}.")
+            raise InputError(f"clip must be above 0, got {self.clip}.")
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup must be a share of the training, from 0 to below 1, got {self.warmup}.")
+            raise InputError(f"warmup must be a share of the training, from 0 to below 1, got {self.warmup}.")
 
     def task(self, model: str, model_args: dict[str, Any], seed: int, *, multi_label: bool = False) -> Classification:
         """A network and how it is trained, ready for `train_on_scenes`."""

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..models import GLNetTokenLabel
 from .classification import Classification
 
@@ -40,7 +41,7 @@ class TokenLabelling(Classification):
     ) -> None:
         super().__init__(smoothing=smoothing, **kwargs)
         if self.mix_config is not None or self.multi_label:
-            raise ValueError(
+            raise InputError(
                 "Token labelling mixes images itself and takes one class an image: no mix, no multi_label."
             )
         self.dense_weight = dense_weight
@@ -49,7 +50,7 @@ class TokenLabelling(Classification):
     def build(self, num_classes: int) -> nn.Module:
         model = super().build(num_classes)
         if not isinstance(model, GLNetTokenLabel):
-            raise ValueError(
+            raise InputError(
                 f"Token labelling needs a model with a dense head, such as glnet_4g_tklb; {self.model_name} has none."
             )
         return model
@@ -60,12 +61,12 @@ class TokenLabelling(Classification):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if len(batch) != 3:
-            raise ValueError(f"Token labelling needs batches (images, targets, dense), got {len(batch)} parts.")
+            raise InputError(f"Token labelling needs batches (images, targets, dense), got {len(batch)} parts.")
         images, targets, dense = batch
         assert isinstance(self.model, GLNetTokenLabel)
         cls, aux, box = self.model.forward_dense(images)
         if aux.shape != dense.shape:
-            raise ValueError(
+            raise InputError(
                 f"The labels of a batch form a grid {tuple(dense.shape)}, the model's features {tuple(aux.shape)} "
                 "(images, rows, columns, classes): choose the label grid as a 32nd of the image size."
             )

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import InputError
 from .weights import INFO, load_weights, open_run
 
 __all__ = ["DATA", "TASKS", "load_trained", "read_info"]
@@ -28,10 +29,10 @@ def read_info(path: str | Path) -> dict[str, Any]:
     where the data did not tell it."""
     checkpoint = open_run(Path(path))
     if INFO not in checkpoint:
-        raise ValueError(f"{path} does not say which model it holds: it is no checkpoint of `glmix fit`.")
+        raise InputError(f"{path} does not say which model it holds: it is no checkpoint of `glmix fit`.")
     info: dict[str, Any] = {**dict.fromkeys(DATA), **checkpoint[INFO]}
     if info.get("task") not in TASKS:
-        raise ValueError(f"{path} holds the task {info.get('task')!r}; known are {', '.join(TASKS)}.")
+        raise InputError(f"{path} holds the task {info.get('task')!r}; known are {', '.join(TASKS)}.")
     return info
 
 

@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..models import MODEL_NAMES, GLNet, read_checkpoint
 from ..models.official import misfits
 
@@ -29,14 +30,14 @@ def nearest(name: str, accepted: Iterable[str]) -> str:
 def build_model(name: str, model_args: dict[str, Any], num_classes: int) -> nn.Module:
     """A model of timm, by name. The arguments of a GLNet are checked, as a misspelt one would go unnoticed in YAML."""
     if not timm.is_model(name):
-        raise ValueError(f"No model is named {name!r}.{nearest(name, timm.list_models())} `glmix models` lists ours.")
+        raise InputError(f"No model is named {name!r}.{nearest(name, timm.list_models())} `glmix models` lists ours.")
     if name in MODEL_NAMES:
         accepted = set(inspect.signature(GLNet).parameters) - {"num_classes", "device", "dtype"}
         for key in model_args:
             if key == "num_classes":
-                raise ValueError("model_args must not hold num_classes: set num_classes of the task, or leave it out.")
+                raise InputError("model_args must not hold num_classes: set num_classes of the task, or leave it out.")
             if key not in accepted:
-                raise ValueError(
+                raise InputError(
                     f"{name} has no argument {key!r}.{nearest(key, accepted)} It takes {', '.join(sorted(accepted))}."
                 )
     model: nn.Module = timm.create_model(name, num_classes=num_classes, **model_args)
@@ -50,9 +51,9 @@ def open_run(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is no checkpoint of `glmix fit`, or is not whole.") from error
+        raise InputError(f"{path} is no checkpoint of `glmix fit`, or is not whole.") from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise ValueError(f"{path} is no checkpoint of `glmix fit`: it has no state_dict.")
+        raise InputError(f"{path} is no checkpoint of `glmix fit`: it has no state_dict.")
     return content
 
 
@@ -66,7 +67,7 @@ def _read(path: Path, use_ema: bool | None) -> StateDict:
     prefix = "ema.module." if (ema_is_better if use_ema is None else use_ema) else "model."
     found = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     if not found:
-        raise ValueError(f"{path} holds no {'averaged' if prefix.startswith('ema') else 'raw'} weights.")
+        raise InputError(f"{path} holds no {'averaged' if prefix.startswith('ema') else 'raw'} weights.")
     return found
 
 
@@ -87,7 +88,7 @@ def load_weights(model: nn.Module, path: str | Path, use_ema: bool | None = None
     lines = misfits(weights, model, replaced)
     if lines:
         shown = "\n  ".join(lines[:20]) + (f"\n  ... and {len(lines) - 20} more" if len(lines) > 20 else "")
-        raise ValueError(f"{path} does not fit {cfg.get('architecture', type(model).__name__)}:\n  {shown}")
+        raise InputError(f"{path} does not fit {cfg.get('architecture', type(model).__name__)}:\n  {shown}")
     model.load_state_dict({k: v for k, v in weights.items() if not (replaced and k.startswith(replaced))}, strict=False)
     return list(replaced)
 

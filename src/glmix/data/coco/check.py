@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...errors import InputError
 from .masks import bad_segmentation
 
 __all__ = ["check_content", "inside"]
@@ -37,25 +38,25 @@ def check_content(
     named = {entry["id"]: entry.get("name") for entry in content["categories"]}
     for category, name in named.items():
         if not isinstance(name, str):
-            raise ValueError(f"{path}: category {category} has no name.")
+            raise InputError(f"{path}: category {category} has no name.")
         if categories is not None and categories.get(category) != name:
             there = f"call it {categories[category]!r}" if category in categories else "have no such id"
             known = ", ".join(f"{k} {v}" for k, v in list(categories.items())[:10]) + ", ..." * (len(categories) > 10)
-            raise ValueError(
+            raise InputError(
                 f"{path}: category {category} is {name!r}, but the data that are trained on {there}. They have {known}."
             )
     if not named:
-        raise ValueError(f"{path} has no categories.")
+        raise InputError(f"{path} has no categories.")
     sizes = {}
     for entry in content["images"]:
         size = entry.get("width"), entry.get("height")
         if not all(isinstance(side, int) and side > 0 for side in size) or not isinstance(entry.get("file_name"), str):
-            raise ValueError(f"{path}: image {entry['id']} needs file_name, width and height, found {entry}.")
+            raise InputError(f"{path}: image {entry['id']} needs file_name, width and height, found {entry}.")
         sizes[entry["id"]] = size
     for item in content["annotations"]:
         wrong = _wrong(item, sizes, named, masks=masks, boxes=boxes)
         if wrong is not None:
-            raise ValueError(f"{path}: annotation {item['id']} {wrong}.")
+            raise InputError(f"{path}: annotation {item['id']} {wrong}.")
 
 
 def _check_ids(entries: Sequence[Any], kind: str, path: Path) -> None:
@@ -63,11 +64,11 @@ def _check_ids(entries: Sequence[Any], kind: str, path: Path) -> None:
     for place, entry in enumerate(entries):
         number = entry.get("id") if isinstance(entry, dict) else None
         if isinstance(number, bool) or not isinstance(number, int):
-            raise ValueError(
+            raise InputError(
                 f"{path}: {kind} number {place} in its list has the id {number!r}, which must be a whole number."
             )
         if number in seen:
-            raise ValueError(f"{path}: the {kind} id {number} is there twice; ids must differ.")
+            raise InputError(f"{path}: the {kind} id {number} is there twice; ids must differ.")
         seen.add(number)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
+from ...errors import InputError
 from ..decoding import UNREADABLE, eight_bits
 from .check import check_content
 
@@ -152,11 +153,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}).") from error
+        raise InputError(f"{path} is no JSON ({error}).") from error
     lists = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in lists):
         found = ", ".join(content) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path} must be an object with the lists {', '.join(lists)}; it has {found or 'nothing'}.")
+        raise InputError(f"{path} must be an object with the lists {', '.join(lists)}; it has {found or 'nothing'}.")
     return content
 
 
@@ -191,9 +192,9 @@ def read_stored(path: Path, size: tuple[int, int] | None = None, source: Path | 
                 ImageOps.exif_transpose(image, in_place=True)
             rgb = eight_bits(image).convert("RGB")
     except UNREADABLE as error:
-        raise ValueError(f"The image {path} cannot be read ({type(error).__name__}: {error}).") from error
+        raise InputError(f"The image {path} cannot be read ({type(error).__name__}: {error}).") from error
     if size is not None and rgb.size != size:
-        raise ValueError(
+        raise InputError(
             f"The image {path} is {stored[0]} x {stored[1]} pixels (width x height), but {source} says "
             f"{size[0]} x {size[1]}."
         )

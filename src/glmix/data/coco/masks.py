@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import MissingExtraError
+
 __all__ = ["bad_segmentation", "decode_segmentation", "encode_mask", "to_rle"]
 
 REACH = 10  # how many sides of an image a polygon may reach beyond it
@@ -15,7 +17,7 @@ def _api() -> Any:
     try:
         from faster_coco_eval import mask  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ImportError(f"COCO's masks need {error.name}: pip install 'glmix[dense]'") from error
+        raise MissingExtraError(f"COCO's masks need {error.name}: pip install 'glmix[dense]'") from error
     return mask
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from ...errors import InputError, MissingExtraError
+
 try:
     from lightning.pytorch import LightningDataModule
 except ImportError as error:
-    raise ImportError(f"Data modules need {error.name}: pip install 'glmix[train]'") from error
+    raise MissingExtraError(f"Data modules need {error.name}: pip install 'glmix[train]'") from error
 
 from ..loaders import eval_loader, train_loader
 from ..modules import training_of
@@ -37,9 +39,9 @@ class _ObjectData(LightningDataModule):
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+                raise InputError(f"{name} must be at least 1, got {value}.")
         if num_workers < 0:
-            raise ValueError(f"num_workers must be 0 or more, got {num_workers}.")
+            raise InputError(f"num_workers must be 0 or more, got {num_workers}.")
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers, self.masks, self.seed = num_workers, masks, seed
@@ -110,7 +112,7 @@ class CocoData(_ObjectData):
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, masks, seed)
         if (test_images is None) != (test_annotations is None):
-            raise ValueError("test_images and test_annotations go together: give both or neither.")
+            raise InputError("test_images and test_annotations go together: give both or neither.")
         self.root = Path(root)
         self.places: dict[Split, tuple[str, str]] = {
             "train": (train_images, train_annotations),
@@ -135,7 +137,7 @@ class CocoData(_ObjectData):
             categories = files.categories
             kept = files.with_objects() if split == "train" and not self.keep_empty else None
             if kept is not None and not len(kept):
-                raise ValueError(f"{files.path} has no objects to train on.")
+                raise InputError(f"{files.path} has no objects to train on.")
             self.samples[split] = DetectionSamples(
                 CocoSource(files), self.transforms.build(), masks=self.masks, indices=kept, seed=self.seed
             )

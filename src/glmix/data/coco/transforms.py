@@ -8,6 +8,8 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from ...errors import InputError
+
 __all__ = ["DetectionTransform", "flips", "shortest_edge"]
 
 
@@ -94,14 +96,14 @@ class DetectionTransform:
             value = tuple(getattr(self, name))
             object.__setattr__(self, name, value)
             if not value or min(value) < 1:
-                raise ValueError(f"{name} must be one or more numbers of pixels, got {value}.")
+                raise InputError(f"{name} must be one or more numbers of pixels, got {value}.")
         if self.max_size < max(self.min_sizes):
-            raise ValueError(f"max_size must be at least {max(self.min_sizes)}, of min_sizes, got {self.max_size}.")
+            raise InputError(f"max_size must be at least {max(self.min_sizes)}, of min_sizes, got {self.max_size}.")
         if len(self.crop_range) != 2 or self.crop_range[0] > self.crop_range[1]:
-            raise ValueError(f"crop_range must be a shortest and a longest side, got {self.crop_range}.")
+            raise InputError(f"crop_range must be a shortest and a longest side, got {self.crop_range}.")
         for name in ("crop", "hflip", "vflip"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be a probability from 0 to 1, got {getattr(self, name)}.")
+                raise InputError(f"{name} must be a probability from 0 to 1, got {getattr(self, name)}.")
 
     def build(self) -> Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]:
         """A function of image and target, which draws from torch's global generator.

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ...errors import InputError
 from ..readers import split_path
 from .pixels import read_ids, read_upright, upright_size
 
@@ -94,7 +95,7 @@ class MaskFiles:
         if classes.min() < 0:
             row, column = np.argwhere(classes < 0)[0]
             nothing = f"{IGNORE} says" if self.zero_is_class else f"0 and {IGNORE} say"
-            raise ValueError(
+            raise InputError(
                 f"The mask {self.masks[index]} has the class id {ids[row, column]} (row {row}, column {column}). With "
                 f"{self.num_classes} classes ids go from {first} to {first + self.num_classes - 1}, and {nothing} "
                 "nothing about a pixel."
@@ -108,7 +109,7 @@ class MaskFiles:
             return None
         ids = self._fitting(path, index)
         if ids.min() < 0 or ids.max() > IGNORE:
-            raise ValueError(f"{path} has the object number {ids.max()}; numbers go from 0 to {IGNORE}.")
+            raise InputError(f"{path} has the object number {ids.max()}; numbers go from 0 to {IGNORE}.")
         return ids.astype(np.uint8)
 
     def labels(self, index: int) -> set[int]:
@@ -120,11 +121,11 @@ class MaskFiles:
         try:
             names = ElementTree.parse(described).findall("object/name")
         except ElementTree.ParseError as error:
-            raise ValueError(f"{described} is no XML ({error}).") from error
+            raise InputError(f"{described} is no XML ({error}).") from error
         found = set()
         for name in names:
             if name.text not in self.class_names:
-                raise ValueError(f"{described} has an object {name.text!r}; classes are {', '.join(self.class_names)}.")
+                raise InputError(f"{described} has an object {name.text!r}; classes are {', '.join(self.class_names)}.")
             found.add(self.class_names.index(name.text))
         return found
 
@@ -140,7 +141,7 @@ class MaskFiles:
         size, turned = upright_size(self.images[index])
         if ids.shape[::-1] != size:
             why = " once its EXIF tag has turned it upright; a mask must fit the upright image" if turned else ""
-            raise ValueError(
+            raise InputError(
                 f"The mask {path} is {ids.shape[1]} x {ids.shape[0]} pixels, but its image {self.images[index]} is "
                 f"{size[0]} x {size[1]}{why}."
             )
@@ -172,7 +173,7 @@ def open_masks(
         zero_is_class: whether the id 0 is a class; None: as in the layout.
     """
     if layout not in get_args(MaskLayout):
-        raise ValueError(f"layout must be one of {', '.join(get_args(MaskLayout))}, got {layout!r}.")
+        raise InputError(f"layout must be one of {', '.join(get_args(MaskLayout))}, got {layout!r}.")
     folder, usual = Path(root), CONVENTIONS[layout]
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}: root must hold the data.")
@@ -217,7 +218,7 @@ def _listed(folder: Path, split: str) -> list[str]:
     names = file.read_text().split()
     if len(set(names)) < len(names):
         twice = next(name for k, name in enumerate(names) if name in names[:k])
-        raise ValueError(f"{file} names {twice} twice.")
+        raise InputError(f"{file} names {twice} twice.")
     return names
 
 
@@ -232,7 +233,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
                 continue
             name = Path(path, stem).relative_to(folder).as_posix()
             if name in found:
-                raise ValueError(f"{folder} has two files named {name}: {found[name].name} and {file}.")
+                raise InputError(f"{folder} has two files named {name}: {found[name].name} and {file}.")
             found[name] = Path(path, file)
     return found
 
@@ -276,12 +277,12 @@ def _class_names(folder: Path, layout: MaskLayout, classes: int | Sequence[str] 
     elif layout == "voc":
         names = list(VOC_CLASSES)
     else:
-        raise ValueError(
+        raise InputError(
             f"Nothing says which classes {folder} has: give classes, their names or their number, or write the file "
             f"{lines}, a name a line in the order of their ids."
         )
     if not 1 <= len(names) < IGNORE or len(set(names)) < len(names):
-        raise ValueError(f"There must be 1 to {IGNORE - 1} classes of different names, got {len(names)}: {names[:9]}.")
+        raise InputError(f"There must be 1 to {IGNORE - 1} classes of different names, got {len(names)}: {names[:9]}.")
     return tuple(names)
 
 
@@ -291,7 +292,7 @@ def _names_in_table(path: Path) -> list[str]:
     if [row[0].strip() for row in rows] != [str(k) for k in range(1, len(rows) + 1)] or any(
         len(row) < 2 for row in rows
     ):
-        raise ValueError(
+        raise InputError(
             f"{path} is no table of classes: below a line of headings each line must begin with an id, which counts "
             "from 1 without a gap, and end with the name, with tabs between."
         )

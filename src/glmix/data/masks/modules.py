@@ -12,10 +12,12 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from ...errors import InputError, MissingExtraError
+
 try:
     from lightning.pytorch import LightningDataModule
 except ImportError as error:
-    raise ImportError(f"Data modules need {error.name}: pip install 'glmix[train]'") from error
+    raise MissingExtraError(f"Data modules need {error.name}: pip install 'glmix[train]'") from error
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -65,9 +67,9 @@ class MaskSource:
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(self.classes))
             if self.num_classes not in (None, len(self.classes)):
-                raise ValueError(f"num_classes is {self.num_classes}, but classes names {len(self.classes)}.")
+                raise InputError(f"num_classes is {self.num_classes}, but classes names {len(self.classes)}.")
         if self.check is not None and self.check < 0:
-            raise ValueError(f"check must be 0 or more, or null for all masks, got {self.check}.")
+            raise InputError(f"check must be 0 or more, or null for all masks, got {self.check}.")
 
     def open(self, split: Split) -> MaskFiles:
         """Pair the files of a split and look at some; errors name what is wrong."""
@@ -109,9 +111,9 @@ class MaskData(LightningDataModule):
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+                raise InputError(f"{name} must be at least 1, got {value}.")
         if num_workers < 0:
-            raise ValueError(f"num_workers must be 0 or more, got {num_workers}.")
+            raise InputError(f"num_workers must be 0 or more, got {num_workers}.")
         self.source, self.transforms = source, transforms
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers, self.seed = num_workers, seed
@@ -186,7 +188,7 @@ class SceneMaskData(LightningDataModule):
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+                raise InputError(f"{name} must be at least 1, got {value}.")
         self.scenes = scenes
         self.counts: dict[Split, int] = {"train": train_count, "val": val_count, "test": test_count}
         self.batch_size = batch_size

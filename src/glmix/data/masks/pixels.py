@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
+from ...errors import InputError
 from ..decoding import UNREADABLE, eight_bits
 
 __all__ = ["read_ids", "read_upright", "upright_size"]
@@ -26,7 +27,7 @@ def _opened(path: str | os.PathLike[str], kind: str) -> Iterator[Image.Image]:
         with Image.open(path) as image:
             yield image
     except UNREADABLE as error:
-        raise ValueError(f"The {kind} {path} cannot be read ({type(error).__name__}: {error}).") from error
+        raise InputError(f"The {kind} {path} cannot be read ({type(error).__name__}: {error}).") from error
 
 
 def read_upright(path: str | os.PathLike[str]) -> Image.Image:
@@ -47,7 +48,7 @@ def read_ids(path: str | os.PathLike[str]) -> NDArray[np.int32]:
     """(H, W): the number that a mask holds at each pixel, of a palette the index; turned as its own EXIF tag says."""
     with _opened(path, "mask") as mask:
         if mask.mode not in ID_MODES:
-            raise ValueError(
+            raise InputError(
                 f"The mask {path} is a picture in {mask.mode}. A mask holds one class id a pixel: save it in grey (L) "
                 "or with a palette (P), the id itself as the value."
             )

@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as V
 
+from ...errors import InputError
 from .files import IGNORE
 
 __all__ = ["MaskTransform", "MaskTransformConfig", "PhotometricDistortion", "fitted_size"]
@@ -61,16 +62,16 @@ class MaskTransformConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.resize is not None and (len(self.resize) != 2 or not 1 <= self.resize[1] <= self.resize[0]):
-            raise ValueError(f"resize must be two sides in pixels, longer and shorter, got {self.resize}.")
+            raise InputError(f"resize must be two sides in pixels, longer and shorter, got {self.resize}.")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale must be two factors, 0 < smallest <= largest, got {self.scale}.")
+            raise InputError(f"scale must be two factors, 0 < smallest <= largest, got {self.scale}.")
         if self.crop < 1:
-            raise ValueError(f"crop must be at least 1 pixel, got {self.crop}.")
+            raise InputError(f"crop must be at least 1 pixel, got {self.crop}.")
         if not 0 < self.category_max_ratio <= 1:
-            raise ValueError(f"category_max_ratio must be a share above 0, at most 1, got {self.category_max_ratio}.")
+            raise InputError(f"category_max_ratio must be a share above 0, at most 1, got {self.category_max_ratio}.")
         for name in ("hflip", "photometric"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be a probability from 0 to 1, got {getattr(self, name)}.")
+                raise InputError(f"{name} must be a probability from 0 to 1, got {getattr(self, name)}.")
 
     def train(self) -> MaskTransform:
         """Image and mask to (3, crop, crop) float and (crop, crop) int64; draws from torch's global generator."""

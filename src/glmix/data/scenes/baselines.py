@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...errors import InputError
 from .draw import Scene
 
 __all__ = ["baseline_accuracies", "colour_histograms", "fit_logistic", "patch_histograms", "patch_words"]
@@ -35,7 +36,7 @@ def baseline_accuracies(train: Sequence[Scene], test: Sequence[Scene]) -> dict[s
 def _stack(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
     """Images (B, 3, H, W), uint8, and labels (B,)."""
     if any(len(scene.labels) != 1 for scene in scenes):
-        raise ValueError("The baselines classify scenes of exactly one object: draw them with objects=(1, 1).")
+        raise InputError("The baselines classify scenes of exactly one object: draw them with objects=(1, 1).")
     images = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2)
     return images, torch.from_numpy(np.concatenate([scene.labels for scene in scenes]))
 

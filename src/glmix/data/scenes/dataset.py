@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from ...errors import InputError
 from .draw import Scene, SceneConfig, Split, draw_scene
 
 __all__ = ["SceneDataset", "Target", "collate_instances"]
@@ -45,18 +46,18 @@ class SceneDataset(Dataset[tuple[Any, Any]]):
         cache: bool = False,
     ) -> None:
         if split not in get_args(Split):
-            raise ValueError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}.")
+            raise InputError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}.")
         if length < 1:
-            raise ValueError(f"length must be at least 1, got {length}.")
+            raise InputError(f"length must be at least 1, got {length}.")
         if target not in _TARGETS:
-            raise ValueError(f"target must be one of {', '.join(_TARGETS)}, got {target!r}.")
+            raise InputError(f"target must be one of {', '.join(_TARGETS)}, got {target!r}.")
         if target == "label" and not config.single:
-            raise ValueError(
+            raise InputError(
                 f"The target 'label' needs scenes of one object, objects=(1, 1), got {config.objects}; "
                 "'labels' takes any number."
             )
         if transform is not None and transforms is not None:
-            raise ValueError("Give transform, for the image alone, or transforms, for image and target: not both.")
+            raise InputError("Give transform, for the image alone, or transforms, for image and target: not both.")
         self.config = config
         self.split: Split = split
         self.length = length
@@ -82,7 +83,7 @@ class SceneDataset(Dataset[tuple[Any, Any]]):
     def preload(self) -> None:
         """Fill the cache now."""
         if self.cache is None:
-            raise ValueError("This data set keeps no scenes: build it with cache=True to preload them.")
+            raise InputError("This data set keeps no scenes: build it with cache=True to preload them.")
         for index in range(self.length):
             self.scene(index)
 

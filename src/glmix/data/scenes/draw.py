@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import InputError
 from .patterns import SHAPES, TEXTURES, Floats, clouds, turned, unit_grid
 
 __all__ = ["Labelling", "Scene", "SceneConfig", "Split", "draw_scene"]
@@ -54,32 +55,32 @@ class SceneConfig:
         for name in ("shapes", "textures", "objects"):  # lists, which YAML gives, become tuples
             value = getattr(self, name)
             if isinstance(value, str):
-                raise ValueError(f"{name} must be a sequence, got the single string {value!r}.")
+                raise InputError(f"{name} must be a sequence, got the single string {value!r}.")
             object.__setattr__(self, name, tuple(value))
         if self.size < 16:
-            raise ValueError(f"size must be at least 16 pixels, got {self.size}.")
+            raise InputError(f"size must be at least 16 pixels, got {self.size}.")
         for name, known in (("shapes", SHAPES), ("textures", TEXTURES)):
             chosen = getattr(self, name)
             unknown = [item for item in chosen if item not in known]
             if unknown:
-                raise ValueError(f"{name} has no {unknown[0]!r}; it may name {', '.join(known)}.")
+                raise InputError(f"{name} has no {unknown[0]!r}; it may name {', '.join(known)}.")
             if not chosen or len(set(chosen)) < len(chosen):
-                raise ValueError(f"{name} must be one or more different names, got {chosen}.")
+                raise InputError(f"{name} must be one or more different names, got {chosen}.")
         if self.labelling not in get_args(Labelling):
-            raise ValueError(f"labelling must be 'pair' or 'latin', got {self.labelling!r}.")
+            raise InputError(f"labelling must be 'pair' or 'latin', got {self.labelling!r}.")
         if self.labelling == "latin" and len(self.shapes) != len(self.textures):
-            raise ValueError(
+            raise InputError(
                 f"Latin labelling needs as many textures as shapes, got {len(self.shapes)} shapes and "
                 f"{len(self.textures)} textures."
             )
         if len(self.objects) != 2 or not 1 <= self.objects[0] <= self.objects[1] <= 255:
-            raise ValueError(f"objects must be two numbers, 1 <= fewest <= most <= 255, got {self.objects}.")
+            raise InputError(f"objects must be two numbers, 1 <= fewest <= most <= 255, got {self.objects}.")
         if not 0 <= self.camouflage <= 1:
-            raise ValueError(f"camouflage must be a probability from 0 to 1, got {self.camouflage}.")
+            raise InputError(f"camouflage must be a probability from 0 to 1, got {self.camouflage}.")
         if not 0 <= self.noise <= 1:
-            raise ValueError(f"noise must be from 0 to 1, got {self.noise}.")
+            raise InputError(f"noise must be from 0 to 1, got {self.noise}.")
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be from 0 to 2**32 - 1, got {self.seed}.")
+            raise InputError(f"seed must be from 0 to 2**32 - 1, got {self.seed}.")
 
     @property
     def single(self) -> bool:
@@ -155,9 +156,9 @@ class Scene:
 def draw_scene(config: SceneConfig, split: Split, index: int) -> Scene:
     """The scene with this index; indices have no end, and splits share no scene."""
     if split not in get_args(Split):
-        raise ValueError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}.")
+        raise InputError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}.")
     if index < 0:
-        raise ValueError(f"index must be 0 or more, got {index}.")
+        raise InputError(f"index must be 0 or more, got {index}.")
     rng = np.random.default_rng((config.seed, get_args(Split).index(split), index))
     # Places come first from the stream: two configurations that differ in looks alone agree in every mask.
     instances, shapes, textures, whole_areas = _place(config, rng)

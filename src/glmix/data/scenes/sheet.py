@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ...errors import InputError
 from .draw import Scene, SceneConfig
 
 __all__ = ["class_colours", "contact_sheet"]
@@ -25,7 +26,7 @@ def class_colours(num_classes: int) -> NDArray[np.uint8]:
 def contact_sheet(scenes: Sequence[Scene], config: SceneConfig, columns: int = 8, scale: int = 2) -> Image.Image:
     """Rows of `columns` scenes, each pixel drawn `scale` times as large, and under each scene its mask with boxes."""
     if columns < 1 or scale < 1:
-        raise ValueError(f"columns and scale must be at least 1, got {columns} and {scale}.")
+        raise InputError(f"columns and scale must be at least 1, got {columns} and {scale}.")
     cell = config.size * scale
     columns = min(columns, len(scenes))
     width = MARGIN + columns * (cell + MARGIN)

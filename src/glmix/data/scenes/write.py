@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ...errors import InputError
 from .draw import Scene, SceneConfig, Split, draw_scene
 
 __all__ = ["Layout", "run_lengths", "write_scenes"]
@@ -51,13 +52,13 @@ def write_scenes(
         progress: called after each scene.
     """
     if layout not in _WRITERS:
-        raise ValueError(f"layout must be one of {', '.join(_WRITERS)}, got {layout!r}.")
+        raise InputError(f"layout must be one of {', '.join(_WRITERS)}, got {layout!r}.")
     if layout == "imagefolder" and not config.single:
-        raise ValueError(
+        raise InputError(
             f"The layout imagefolder has one class an image and needs objects=(1, 1), got {config.objects}."
         )
     if not counts or any(count < 1 for count in counts.values()):
-        raise ValueError(f"Every split needs at least one scene, got {dict(counts)}.")
+        raise InputError(f"Every split needs at least one scene, got {dict(counts)}.")
 
     def scenes(split: Split) -> Iterator[Scene]:
         for index in range(counts[split]):
@@ -94,7 +95,7 @@ def _write_imagefolder(folder: Path, config: SceneConfig, splits: dict[Split, It
             Image.fromarray(scene.image).save(folder / split / names[label] / f"{index:08d}.png")
         if len(seen) < len(names):
             missing = names[min(set(range(len(names))) - seen)]
-            raise ValueError(f"Among the scenes of {split} none shows the class {missing}: ask for more scenes.")
+            raise InputError(f"Among the scenes of {split} none shows the class {missing}: ask for more scenes.")
 
 
 def _write_segmentation(folder: Path, config: SceneConfig, splits: dict[Split, Iterable[Scene]]) -> None:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...errors import InputError
 from .graph import Deployed
 
 __all__ = [
@@ -104,18 +105,18 @@ def check(
         with torch.inference_mode():
             expected = {name: out.numpy() for name, out in zip(deployed.names, deployed(images), strict=True)}
         if not all(np.isfinite(value).all() for value in expected.values()):
-            raise ValueError(f"The model itself gives values that are not finite, on {where}: its weights are broken.")
+            raise InputError(f"The model itself gives values that are not finite, on {where}: its weights are broken.")
         try:
             found = run(images.numpy())
         except Exception as error:  # each library has errors of its own
-            raise ValueError(
+            raise InputError(
                 f"The exported graph does not run on {where}, so it was not kept: {str(error).strip().splitlines()[0]}"
             ) from error
         errors = {name: measure(found[name], value) for name, value in expected.items()}
         worst = max(errors, key=lambda name: errors[name])
         if not errors[worst] <= tolerance:
             shape = "x".join(map(str, found[worst].shape))
-            raise ValueError(
+            raise InputError(
                 f"The exported graph is not the model, so it was not kept: on {where} its output {worst!r} ({shape}) "
                 f"is off by {errors[worst]:.1e}, and the tolerance is {tolerance:.0e}."
             )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..._version import __version__
+from ...errors import InputError
 from ...layers import Bridge
 from ...models import GLNet, Pyramid
 
@@ -43,16 +44,16 @@ class Deployed(nn.Module):
     def __init__(self, model: nn.Module, outputs: Outputs = "classes", preprocess: Preprocess = "none") -> None:
         super().__init__()
         if outputs not in get_args(Outputs):
-            raise ValueError(f"outputs must be one of {', '.join(get_args(Outputs))}, got {outputs!r}.")
+            raise InputError(f"outputs must be one of {', '.join(get_args(Outputs))}, got {outputs!r}.")
         if preprocess not in get_args(Preprocess):
-            raise ValueError(f"preprocess must be one of {', '.join(get_args(Preprocess))}, got {preprocess!r}.")
+            raise InputError(f"preprocess must be one of {', '.join(get_args(Preprocess))}, got {preprocess!r}.")
         self.outputs: Outputs = outputs
         self.preprocess: Preprocess = preprocess
         model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
         self.network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
         backbone = next((module for module in self.network.modules() if isinstance(module, GLNet)), None)
         if backbone is None:
-            raise ValueError(f"{type(model).__name__} holds no GLNet: this exports GLNets and what is built on one.")
+            raise InputError(f"{type(model).__name__} holds no GLNet: this exports GLNets and what is built on one.")
         self.config: dict[str, Any] = timm.data.resolve_model_data_config(backbone)
         self.channels = backbone.in_chans
         self.min_size: int = backbone.stem.min_size
@@ -65,7 +66,7 @@ class Deployed(nn.Module):
     def _set_normalisation(self) -> None:
         mean, std = (torch.tensor(self.config[key], dtype=torch.float64) for key in ("mean", "std"))
         if self.preprocess != "none" and len(mean) != self.channels:
-            raise ValueError(
+            raise InputError(
                 f"preprocess={self.preprocess!r} needs a mean and a deviation of each of {self.channels} channels, and "
                 f"the model's configuration has {len(mean)}: set pretrained_cfg['mean'] and ['std'], or use 'none'."
             )
@@ -77,7 +78,7 @@ class Deployed(nn.Module):
         """Have each bridge note what it makes; returns the names of the blocks that they stand in."""
         found = {name.removesuffix(".mixer.bridge"): m for name, m in self.network.named_modules() if _is_bridge(m)}
         if not found:
-            raise ValueError("outputs='slots' needs a model with slots, and this one has no block with any.")
+            raise InputError("outputs='slots' needs a model with slots, and this one has no block with any.")
         for name, bridge in found.items():
 
             def note(module: nn.Module, args: tuple[Any, ...], pair: tuple[Tensor, Tensor], name: str = name) -> None:
@@ -94,7 +95,7 @@ class Deployed(nn.Module):
         if isinstance(self.network, Pyramid):
             return tuple(f"stage{index}" for index in self.network.out_indices)
         if not hasattr(self.network, "forward_intermediates"):
-            raise ValueError(f"outputs='features' needs a GLNet or a Pyramid, got {type(self.network).__name__}.")
+            raise InputError(f"outputs='features' needs a GLNet or a Pyramid, got {type(self.network).__name__}.")
         return tuple(f"stage{index}" for index in range(len(backbone.stages)))
 
     def _describe(self, backbone: GLNet) -> dict[str, str]:
@@ -161,7 +162,7 @@ def _is_bridge(module: nn.Module) -> bool:
 def capture(deployed: Deployed) -> ExportedProgram:
     """The graph of a model, for images of any number and of any size from the smallest on (`smallest_size`)."""
     if any(isinstance(module, Bridge) and module.follow_aspect for module in deployed.modules()):
-        raise ValueError(
+        raise InputError(
             "This model's grid of slots follows the aspect ratio of the image, so each shape of image has a graph of "
             "its own and none can be exported for all: give it a fixed one with model.set_slot_grid((8, 8))."
         )
@@ -172,7 +173,7 @@ def capture(deployed: Deployed) -> ExportedProgram:
     except torch._dynamo.exc.UserError as error:
         found = re.search(r"You marked .*? constant \(\d+\)", str(error))  # the sentence that names the size
         told = found[0].strip() if found else str(error).splitlines()[0]
-        raise ValueError(f"The graph fixes a size that must be free: {told}") from error
+        raise InputError(f"The graph fixes a size that must be free: {told}") from error
 
 
 def smallest_size(program: ExportedProgram, deployed: Deployed) -> int:
@@ -186,7 +187,7 @@ def smallest_size(program: ExportedProgram, deployed: Deployed) -> int:
     for dim, name in deployed.free_dims.items():
         size = image.meta["val"].shape[dim]
         if not isinstance(size, torch.SymInt):
-            raise ValueError(f"The graph fixes the {name} of its images at {size}.")
+            raise InputError(f"The graph fixes the {name} of its images at {size}.")
         if name != "batch":
             found.append(int(program.range_constraints[size.node.expr].lower))
     return max(deployed.min_size, *found)

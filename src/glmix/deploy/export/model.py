@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from ...errors import InputError
 from ...files import make_sure_it_can_be_written, publish
 from .check import TOLERANCE, Check, check, check_sizes, largest_error, own_size
 from .graph import Deployed, Outputs, Preprocess, capture, smallest_size
@@ -158,16 +159,16 @@ def export_targets(
     target = Path(path)
     by_suffix: dict[str, Any] = {suffix: name for name, suffix in SUFFIXES.items()}
     if format is None and target.suffix not in by_suffix:
-        raise ValueError(f"{target} does not say its format: name one, or a file that ends in {', '.join(by_suffix)}.")
+        raise InputError(f"{target} does not say its format: name one, or a file that ends in {', '.join(by_suffix)}.")
     chosen: Format = by_suffix[target.suffix] if format is None else format
     if chosen not in get_args(Format):
-        raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {chosen!r}.")
+        raise InputError(f"format must be one of {', '.join(get_args(Format))}, got {chosen!r}.")
     if target.suffix != SUFFIXES[chosen]:
-        raise ValueError(f"A file of format {chosen} is named something{SUFFIXES[chosen]}, got {target}.")
+        raise InputError(f"A file of format {chosen} is named something{SUFFIXES[chosen]}, got {target}.")
     if compiled and chosen != "pt2":
-        raise ValueError(f"Only pt2 can be compiled, got format {chosen}.")
+        raise InputError(f"Only pt2 can be compiled, got format {chosen}.")
     if int8 and chosen == "pt2":
-        raise ValueError("int8 is there for onnx and openvino, not for pt2.")
+        raise InputError("int8 is there for onnx and openvino, not for pt2.")
     if chosen == "openvino":
         need("openvino")
     if chosen != "pt2":

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...errors import InputError, MissingExtraError
 from .graph import INPUT
 
 __all__ = ["Exported", "load_exported", "need"]
@@ -27,7 +28,7 @@ def need(library: str) -> Any:
         return importlib.import_module(library)
     except ImportError as error:
         package = "openvino" if library == "openvino" else "'glmix[export]'"
-        raise ImportError(f"This format needs {library}: pip install {package}") from error
+        raise MissingExtraError(f"This format needs {library}: pip install {package}") from error
 
 
 class Exported:
@@ -42,7 +43,7 @@ class Exported:
         path = Path(path)
         openers = {".onnx": _open_onnx, ".pt2": _open_pt2, ".xml": _open_openvino}
         if path.suffix not in openers:
-            raise ValueError(f"{path} is no exported model: known are {', '.join(openers)}.")
+            raise InputError(f"{path} is no exported model: known are {', '.join(openers)}.")
         if not path.is_file():
             raise FileNotFoundError(f"No file at {path}.")
         self._run, about = openers[path.suffix](path, threads)
@@ -109,7 +110,7 @@ def _open_openvino(path: Path, threads: int | None) -> tuple[Callable[[Array], l
     def run(images: Array) -> list[Array]:
         # on one thread OpenVINO 2026.4 gives the answer to the images before, and no error
         if images.ndim != len(least) or any(size < low for size, low in zip(images.shape, least, strict=True)):
-            raise ValueError(f"This file takes images from {least} on, got {list(images.shape)}.")
+            raise InputError(f"This file takes images from {least} on, got {list(images.shape)}.")
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
         own.request.infer([images])

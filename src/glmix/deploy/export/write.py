@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from ...errors import InputError
 from .graph import INPUT, Deployed
 from .run import ABOUT, need
 
@@ -66,7 +67,7 @@ def write_compiled(program: ExportedProgram, deployed: Deployed, path: Path) -> 
         with quiet():
             torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=metadata)
     except (InvalidCxxCompiler, CppCompileError) as error:
-        raise ValueError(f"Compiling needs a C++ compiler that works, such as g++: {error}") from error
+        raise InputError(f"Compiling needs a C++ compiler that works, such as g++: {error}") from error
 
 
 def write_openvino(onnx_file: Path, deployed: Deployed, smallest: int, path: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...errors import InputError
 from ..cam import class_activation
 from ..evidence import slot_evidence
 from ..maps import BlockMaps, slot_maps
@@ -41,9 +42,9 @@ def gather(
 ) -> dict[str, Any]:
     """All that the page needs, ready for JSON. The arguments are those of `explore`."""
     if not 1 <= len(models) <= 2:
-        raise ValueError(f"The explorer shows one model or compares two, got {len(models)}.")
+        raise InputError(f"The explorer shows one model or compares two, got {len(models)}.")
     if top < 1:
-        raise ValueError(f"top must be 1 or more, got {top}.")
+        raise InputError(f"top must be 1 or more, got {top}.")
     names = _names(label_names, len(models))
     seen = [_look(image, model, blocks, size) for _, model in models]
     logits = [found.logits for found in seen]
@@ -75,7 +76,7 @@ def _names(label_names: Labels | Sequence[Labels] | None, count: int) -> list[La
     if callable(label_names):
         return [label_names] * count
     if len(label_names) != count:
-        raise ValueError(f"label_names must be one function or one for each of {count} models, got {len(label_names)}.")
+        raise InputError(f"label_names must be one function or one for each of {count} models, got {len(label_names)}.")
     return list(label_names)
 
 
@@ -104,7 +105,7 @@ def _look(image: Image.Image, model: nn.Module, blocks: Sequence[int] | None, si
     if not (isinstance(output, Tensor) and output.ndim == 2 and getattr(model, "num_classes", 0) > 0):
         return _Seen(picture, size, maps, None, None)
     if not output.isfinite().all():
-        raise ValueError("The model answers with numbers that are not finite: there is nothing to show.")
+        raise InputError("The model answers with numbers that are not finite: there is nothing to show.")
     try:
         activation = class_activation(model, images).float().cpu()
     except ValueError:  # it cannot be told, such as behind another pooling than the mean: predictions without evidence

@@ -8,6 +8,8 @@ import timm
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from ...errors import InputError
+
 __all__ = ["data_uri", "prepare"]
 
 SHARPEST = 720  # pixels: what a shown picture's longer side may have
@@ -23,7 +25,7 @@ def prepare(image: Image.Image, model: nn.Module, size: tuple[int, int] | None) 
     config = dict(timm.data.resolve_model_data_config(model))
     channels = getattr(model, "in_chans", config["input_size"][0])
     if channels not in (1, 3):
-        raise ValueError(f"Images are shown to models of 1 or 3 channels, and this one takes {channels}.")
+        raise InputError(f"Images are shown to models of 1 or 3 channels, and this one takes {channels}.")
     image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
     config["input_size"] = (channels, *(config["input_size"][1:] if size is None else size))
     if size is not None:

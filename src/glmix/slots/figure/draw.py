@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.patches import Rectangle
 
+from ...errors import InputError
+
 __all__ = ["Column", "save_figure", "slot_figure"]
 
 INK = LinearSegmentedColormap.from_list("ink", ["#f8f7f3", "#c3d5de", "#76a0ba", "#346587", "#123a58", "#04131f"])
@@ -105,11 +107,11 @@ def slot_figure(
     """
     counts = {len(column.maps) for column in columns}
     if not columns or counts == {0} or len(counts) > 1:
-        raise ValueError(f"A figure needs models with as many blocks each, and at least one; got {sorted(counts)}.")
+        raise InputError(f"A figure needs models with as many blocks each, and at least one; got {sorted(counts)}.")
     alone = len(columns) == 1
     count = (6 if alone else 4) if representatives is None else representatives
     if not 1 <= count <= len(COLOURS):
-        raise ValueError(f"1 to {len(COLOURS)} slots can represent the others in a figure, got {count}.")
+        raise InputError(f"1 to {len(COLOURS)} slots can represent the others in a figure, got {count}.")
     canvas = canvas_of(image, max(maps.assignment.shape[1] for column in columns for maps in column.maps))
     rows = [[Block(maps, canvas, count) for maps in row] for row in zip(*(c.maps for c in columns), strict=True)]
     pairs = (count + 1) // 2

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ...errors import InputError, MissingExtraError
+
 __all__ = ["representative_slots"]
 
 
@@ -15,11 +17,11 @@ def representative_slots(assignment: Tensor, count: int) -> list[int]:
     try:
         import kmedoids  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ImportError(
+        raise MissingExtraError(
             f"Representative slots need the extra `slots` ({error}): pip install 'glmix[slots]'."
         ) from error
     if count < 1:
-        raise ValueError(f"The number of representative slots must be at least 1, got {count}.")
+        raise InputError(f"The number of representative slots must be at least 1, got {count}.")
     maps = assignment.detach().float().cpu()
     distances = torch.cdist(maps, maps, p=1)
     # a slot that is a copy of an earlier one can never be a second medoid

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from numpy.typing import ArrayLike
 
+from ...errors import InputError, MissingExtraError
+
 try:
     import matplotlib
     from matplotlib.axes import Axes
@@ -13,7 +15,9 @@ try:
     from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise ImportError(f"Figures of slots need the extra `slots` ({error}): pip install 'glmix[slots]'.") from error
+    raise MissingExtraError(
+        f"Figures of slots need the extra `slots` ({error}): pip install 'glmix[slots]'."
+    ) from error
 
 from ...files import write_whole
 
@@ -93,7 +97,7 @@ def save_figure(figure: Figure, path: Path, dpi: int = 130) -> None:
     """Write PNG or SVG, as the name ends: whole or not at all, and the same bytes for the same figure."""
     kind = path.suffix.lower().lstrip(".")
     if kind not in ("png", "svg"):
-        raise ValueError(f"A figure is written as .png or .svg, got {path.name!r}.")
+        raise InputError(f"A figure is written as .png or .svg, got {path.name!r}.")
     metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     contents = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "glmix", "svg.fonttype": "path"}):

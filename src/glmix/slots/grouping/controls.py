@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...errors import InputError, MissingExtraError
 from ...layers import Bridge
 from ...models import GLNet
 from ..maps import blocks_with_slots
@@ -64,7 +65,7 @@ def regular_cells(height: int, width: int, count: int) -> Labels:
     Rows of cells are as high as the number of cells in them asks for, so that numbers such as 7 have a layout as well.
     """
     if not 1 <= count <= height * width:
-        raise ValueError(f"{height} x {width} pixels can be parted into 1 to {height * width} cells, got {count}.")
+        raise InputError(f"{height} x {width} pixels can be parted into 1 to {height * width} cells, got {count}.")
     rows = min(max(1, round(float(np.sqrt(count * height / width)))), count, height)
     while -(-count // rows) > width:
         rows += 1
@@ -111,7 +112,9 @@ class Superpixels:
         try:
             from skimage.segmentation import slic
         except ImportError as error:
-            raise ImportError(f"Superpixels need the extra `slots` ({error}): pip install 'glmix[slots]'.") from error
+            raise MissingExtraError(
+                f"Superpixels need the extra `slots` ({error}): pip install 'glmix[slots]'."
+            ) from error
         if number not in self.made:
             labels = slic(self.image, n_segments=number, compactness=10, sigma=self.sigma, start_label=0)
             self.made[number] = labels.astype(np.int64)
@@ -128,7 +131,7 @@ def kmeans_segments(features: Tensor, count: int, size: tuple[int, int], seed: i
         from sklearn.cluster import KMeans  # type: ignore[import-untyped]
         from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ImportError(f"k-means needs the extra `slots` ({error}): pip install 'glmix[slots]'.") from error
+        raise MissingExtraError(f"k-means needs the extra `slots` ({error}): pip install 'glmix[slots]'.") from error
     grid = features.shape[1:]
     points = F.normalize(features.detach().double().flatten(1), dim=0).T.cpu().numpy()  # (N, C)
     with warnings.catch_warnings():

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...errors import InputError, MissingExtraError
 from ...models import GLNet
 from ..cam import class_activation
 from ..cut import oriented, slot_kernel
@@ -73,7 +74,9 @@ def components(mask: NDArray[np.bool_]) -> Labels:
     try:
         from skimage.measure import label
     except ImportError as error:
-        raise ImportError(f"Connected parts need the extra `slots` ({error}): pip install 'glmix[slots]'.") from error
+        raise MissingExtraError(
+            f"Connected parts need the extra `slots` ({error}): pip install 'glmix[slots]'."
+        ) from error
     parts = label(mask, connectivity=1)
     sizes = np.bincount(parts.ravel())[1:]
     rank = np.zeros(len(sizes) + 1, np.int64)
@@ -114,9 +117,9 @@ def discover(
         progress: is told how many images are done, batch by batch.
     """
     if clusters < 2:
-        raise ValueError(f"k-means needs at least 2 clusters to part an image, got {clusters}.")
+        raise InputError(f"k-means needs at least 2 clusters to part an image, got {clusters}.")
     if sign not in ("border", "classes"):
-        raise ValueError(f"sign must be 'border' or 'classes', got {sign!r}.")
+        raise InputError(f"sign must be 'border' or 'classes', got {sign!r}.")
     fresh = untrained_like(model, seed)
     results = []
     for batch in batches(truths, batch_size):
@@ -148,7 +151,7 @@ def discover(
         if progress is not None:
             progress(len(batch))
     if not results:
-        raise ValueError("There are no images to find objects in.")
+        raise InputError("There are no images to find objects in.")
     return results
 
 

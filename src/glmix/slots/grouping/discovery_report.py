@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import MissingExtraError
 from ..figure.panels import COLOURS, hex_to_rgb
 from .discovery import CONTROLS, METHODS, METRICS, Discovered
 from .margins import Margin, margins, mean_of
@@ -92,7 +93,9 @@ def discovery_sheet(found: Sequence[Discovered], title: str, columns: int = 8) -
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(f"Sheets of objects need the extra `slots` ({error}): pip install 'glmix[slots]'.") from error
+        raise MissingExtraError(
+            f"Sheets of objects need the extra `slots` ({error}): pip install 'glmix[slots]'."
+        ) from error
     examples = found[:columns]
     names = ["image", "truth", *ROWS]
     cell, gap, left, top = 1.0, 0.06, 1.35, 0.45

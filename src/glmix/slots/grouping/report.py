@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import MissingExtraError
 from .margins import interval, mean_of
 from .scoring import METRICS, SLOTS, BlockScores, Scores
 
@@ -145,7 +146,9 @@ def score_plot(blocks: Sequence[BlockScores], title: str) -> "Figure":
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
-        raise ImportError(f"Plots of scores need the extra `slots` ({error}): pip install 'glmix[slots]'.") from error
+        raise MissingExtraError(
+            f"Plots of scores need the extra `slots` ({error}): pip install 'glmix[slots]'."
+        ) from error
     together = blocks[0].together
     shown = [m for m in METRICS if _has(blocks, m) and not (together and m == "segments")]
     columns = 4

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import InputError
+
 __all__ = [
     "achievable_accuracy",
     "boundary_precision",
@@ -37,13 +39,13 @@ Box = tuple[int, int, int, int]  # x1, y1, x2, y2; x2 and y2 are the first pixel
 def contingency(labels: Ints, truth: Ints) -> NDArray[np.int64]:
     """How many pixels each segment shares with each region: (segments, regions), only those that have pixels."""
     if labels.shape != truth.shape:
-        raise ValueError(f"A label map of {labels.shape} pixels does not lie on a truth of {truth.shape}.")
+        raise InputError(f"A label map of {labels.shape} pixels does not lie on a truth of {truth.shape}.")
     known = truth >= 0
     segments, regions = labels[known].astype(np.int64), truth[known].astype(np.int64)
     if not len(segments):
         return np.zeros((0, 0), np.int64)
     if segments.min() < 0:
-        raise ValueError(f"Segments are numbered from 0, got {segments.min()}.")
+        raise InputError(f"Segments are numbered from 0, got {segments.min()}.")
     columns = int(regions.max()) + 1
     shared = np.bincount(segments * columns + regions, minlength=(int(segments.max()) + 1) * columns)
     table = shared.reshape(-1, columns)
@@ -206,7 +208,7 @@ def _matched(borders: Bools, others: Bools, tolerance: int | None) -> float:
     if tolerance is None:
         tolerance = boundary_tolerance(*borders.shape)
     if tolerance < 0:
-        raise ValueError(f"The tolerance must be 0 pixels or more, got {tolerance}.")
+        raise InputError(f"The tolerance must be 0 pixels or more, got {tolerance}.")
     if not borders.any():
         return float("nan")
     near = others

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import InputError
 from ...models import GLNet
 from ..maps import BlockMaps
 from .batch import CONTROLS, SLOTS, Batch, batches
@@ -113,9 +114,9 @@ def score_slots(
     """
     unknown = [name for name in controls if name not in CONTROLS]
     if unknown:
-        raise ValueError(f"Controls are {', '.join(CONTROLS)}; got {unknown[0]!r}.")
+        raise InputError(f"Controls are {', '.join(CONTROLS)}; got {unknown[0]!r}.")
     if any(count < 2 for count in segments):
-        raise ValueError(f"An image is parted into 2 segments or more, got {min(segments)}.")
+        raise InputError(f"An image is parted into 2 segments or more, got {min(segments)}.")
     fresh = untrained_like(model, seed) if "untrained" in controls else None
     described: list[BlockMaps] = []
     by_block: dict[int, dict[str, list[dict[str, float]]]] = {}
@@ -130,7 +131,7 @@ def score_slots(
         if progress is not None:
             progress(len(some))
     if not described:
-        raise ValueError("There are no images to score.")
+        raise InputError("There are no images to score.")
     return Scores(
         blocks=[
             BlockScores(f"{maps.index} ({maps.name})", maps.index, _arrays(by_block[place], controls))

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...errors import InputError, MissingExtraError
+
 __all__ = ["GRAD_CAMS", "grad_cam"]
 
 # name: the class in pytorch_grad_cam
@@ -38,9 +40,11 @@ def grad_cam(
             ClassifierOutputTarget,
         )
     except ImportError as error:
-        raise ImportError(f"Gradient CAMs need the extra `slots` ({error}): pip install 'glmix[slots]'.") from error
+        raise MissingExtraError(
+            f"Gradient CAMs need the extra `slots` ({error}): pip install 'glmix[slots]'."
+        ) from error
     if method not in GRAD_CAMS:
-        raise ValueError(f"method must be one of {', '.join(GRAD_CAMS)}, got {method!r}.")
+        raise InputError(f"method must be one of {', '.join(GRAD_CAMS)}, got {method!r}.")
     net: Any = model
     maps = images.new_zeros((*present.shape, *images.shape[2:]))
     if not present.any():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...errors import InputError
 from ..cam import class_evidence
 from ..maps import BlockMaps, evaluating, recording
 
@@ -39,7 +40,7 @@ class Look:
         count = 1 + max(block.index for block in self.maps)
         wrong = [index for index in blocks if not -count <= index < count]
         if wrong or not blocks:
-            raise ValueError(
+            raise InputError(
                 f"blocks must name some of the model's {count} blocks with slots, 0 to {count - 1} or from the end, "
                 f"-1 to -{count}; got {', '.join(map(str, blocks)) or 'none'}."
             )
@@ -73,7 +74,7 @@ def look(model: nn.Module, images: Tensor, views: int = 1) -> Look:
     Nothing carries a gradient, and the model stays as it was.
     """
     if views not in VIEWS:
-        raise ValueError(f"views must be one of {', '.join(map(str, VIEWS))}, got {views}.")
+        raise InputError(f"views must be one of {', '.join(map(str, VIEWS))}, got {views}.")
     ways = [(quarters, mirrored) for quarters in range(4 if views == 8 else 1) for mirrored in (False, True)][:views]
     net: Any = getattr(model, "_orig_mod", model)
     activations, maps, features = [], [], []

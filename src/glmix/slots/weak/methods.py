@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...errors import InputError
 from ..cut import oriented, slot_cut, slot_kernel, soft_sign
 from .looks import VIEWS, Look, look
 from .refine import refine, resized
@@ -51,15 +52,15 @@ class SeedConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.method not in get_args(Method):
-            raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {self.method!r}.")
+            raise InputError(f"method must be one of {', '.join(get_args(Method))}, got {self.method!r}.")
         if self.sign not in get_args(Sign):
-            raise ValueError(f"sign must be one of {', '.join(get_args(Sign))}, got {self.sign!r}.")
+            raise InputError(f"sign must be one of {', '.join(get_args(Sign))}, got {self.sign!r}.")
         if not 0 <= self.share <= 1:
-            raise ValueError(f"share must lie in [0, 1], got {self.share}.")
+            raise InputError(f"share must lie in [0, 1], got {self.share}.")
         if self.effective is not None and not self.effective >= 1:
-            raise ValueError(f"effective must be at least 1, or null, got {self.effective}.")
+            raise InputError(f"effective must be at least 1, or null, got {self.effective}.")
         if self.views not in VIEWS:
-            raise ValueError(f"views must be one of {', '.join(map(str, VIEWS))}, got {self.views}.")
+            raise InputError(f"views must be one of {', '.join(map(str, VIEWS))}, got {self.views}.")
 
 
 def dense_cut(features: list[Tensor], evidence: Tensor | None, grid: tuple[int, int]) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...errors import InputError
+
 __all__ = ["pamr"]
 
 
@@ -38,7 +40,7 @@ def pamr(
         (B, K, H, W).
     """
     if not dilations or min(dilations) < 1:
-        raise ValueError(f"dilations must be one or more distances from 1, got {tuple(dilations)}.")
+        raise InputError(f"dilations must be one or more distances from 1, got {tuple(dilations)}.")
     masks = F.interpolate(masks, images.shape[2:], mode="bilinear", align_corners=False)
     around = torch.stack(_neighbours(images, dilations), 2)  # (B, C, P, H, W)
     spread = around.std(2, keepdim=True, correction=0)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...errors import InputError
 from ..cut import slot_kernel
 from ..maps import BlockMaps
 
@@ -34,7 +35,7 @@ def refine(
         (B, K, h', w') on the grid of the shallowest block.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"share must lie in [0, 1], got {share}.")
+        raise InputError(f"share must lie in [0, 1], got {share}.")
     for index in sorted({block.index for block in maps}, reverse=True):
         kernel = slot_kernel([block for block in maps if block.index == index], effective=effective)
         classes = resized(classes, kernel.grid)

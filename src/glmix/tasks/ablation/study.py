@@ -18,6 +18,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from ...data.modules import ONE_OBJECT, ScenesData
 from ...data.scenes import SceneConfig
+from ...errors import InputError
 from ...files import whole_file
 from ...models import GLNet
 from ..messages import explain
@@ -56,12 +57,12 @@ class Ablation:
     def __post_init__(self) -> None:
         for name in ("axes", "seeds"):
             if not getattr(self, name):
-                raise ValueError(f"{name} must name at least one, got {getattr(self, name)}.")
+                raise InputError(f"{name} must name at least one, got {getattr(self, name)}.")
         if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds must be different numbers from 0, got {self.seeds}.")
+            raise InputError(f"seeds must be different numbers from 0, got {self.seeds}.")
         for name, at_least in (("train_count", self.batch_size), ("val_count", 1), ("batch_size", 1)):
             if getattr(self, name) < at_least:
-                raise ValueError(f"{name} must be at least {at_least}, got {getattr(self, name)}.")
+                raise InputError(f"{name} must be at least {at_least}, got {getattr(self, name)}.")
         variants(self)  # refuses what no network can be built of
 
     def data(self, seed: int) -> ScenesData:
@@ -122,9 +123,9 @@ def read_ablation(path: Path) -> Ablation:
         known = [action.dest for action in parser._actions if action.dest not in ("help", "print_config")]
         said = explain(str(error), known)
         end = f" It takes {', '.join(names)}." if said.startswith("There is no key") else ""
-        raise ValueError(f"{path}: {said}{end}") from error
+        raise InputError(f"{path}: {said}{end}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 def variants(config: Ablation) -> list[Variant]:
@@ -137,7 +138,7 @@ def variants(config: Ablation) -> list[Variant]:
         for answer, changes in answers.items():
             for key in (*config.base, *changes):
                 if key not in defaults:
-                    raise ValueError(
+                    raise InputError(
                         f"{axis}: {answer}: GLNet has no argument {key!r}.{nearest(key, defaults)} "
                         f"It takes {', '.join(defaults)}."
                     )
@@ -150,7 +151,7 @@ def variants(config: Ablation) -> list[Variant]:
             try:
                 GLNet(**args, num_classes=1, device="meta")
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{axis}: {answer}: {error}") from error
+                raise InputError(f"{axis}: {answer}: {error}") from error
             found[key] = Variant(args, (place,), args == base)
     return list(found.values())
 
@@ -236,7 +237,7 @@ def _train(run: Run, config: Ablation, data: ScenesData) -> dict[str, Any]:
     try:
         last = train_on_scenes(task, data, config.recipe, every_epoch=False)[-1]
     except ValueError as error:
-        raise ValueError(f"{run.variant.name}, seed {run.seed}: {error}") from error
+        raise InputError(f"{run.variant.name}, seed {run.seed}: {error}") from error
     return {
         "metric": task.score_name,
         "score": last.score,
@@ -255,7 +256,7 @@ def _saved(folder: Path) -> dict[str, dict[str, Any]]:
             saved = json.loads(path.read_text())
             saved["result"]["score"], saved["settings"]["seed"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no finished run ({error!r}): delete it, and it is trained again.") from error
+            raise InputError(f"{path} is no finished run ({error!r}): delete it, and it is trained again.") from error
         found[path.stem] = saved
     return found
 

@@ -13,6 +13,7 @@ from torchvision.models.detection import MaskRCNN, RetinaNet
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
+from ...errors import InputError
 from ...models import GLNet
 from ...models.pyramid import Pyramid
 from ..weights import nearest
@@ -70,17 +71,17 @@ class DetectorConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(DetectorKind):
-            raise ValueError(f"detector.kind must be one of {', '.join(get_args(DetectorKind))}, got {self.kind!r}.")
+            raise InputError(f"detector.kind must be one of {', '.join(get_args(DetectorKind))}, got {self.kind!r}.")
         for name in ("channels", "box_features", "min_size", "max_detections"):
             if getattr(self, name) < 1:
-                raise ValueError(f"detector.{name} must be at least 1, got {getattr(self, name)}.")
+                raise InputError(f"detector.{name} must be at least 1, got {getattr(self, name)}.")
         if self.max_size < self.min_size:
-            raise ValueError(f"detector.max_size must be at least min_size, {self.min_size}, got {self.max_size}.")
+            raise InputError(f"detector.max_size must be at least min_size, {self.min_size}, got {self.max_size}.")
         kind = RetinaNet if self.kind == "retinanet" else MaskRCNN
         known = set(inspect.signature(kind.__init__).parameters) - RESERVED
         for name in self.options:
             if name not in known:
-                raise ValueError(
+                raise InputError(
                     f"detector.options has no {name!r}.{nearest(name, known)} It takes {', '.join(sorted(known))}."
                 )
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ...data.scenes import class_colours
+from ...errors import InputError
 from ..trained import load_trained, read_info
 from .scores import coco_results
 
@@ -77,7 +78,7 @@ class DetectionPredictor:
         device: str | torch.device = "cpu",
     ) -> None:
         if not 0 <= score <= 1:
-            raise ValueError(f"score must be from 0 to 1, got {score}.")
+            raise InputError(f"score must be from 0 to 1, got {score}.")
         self.network = network.to(device).eval()
         # told to the detector, so that it makes no mask in the size of a photograph for what is not wanted
         deciding: Any = getattr(network, "roi_heads", network)
@@ -91,7 +92,7 @@ class DetectionPredictor:
         """Of a `.ckpt` of `glmix fit` on a detection task."""
         info = read_info(path)
         if info["task"] != "Detection":
-            raise ValueError(f"{path} holds a network for {info['task']}, and a detector is needed.")
+            raise InputError(f"{path} holds a network for {info['task']}, and a detector is needed.")
         names = info["class_names"] or [f"class {k}" for k in range(1, info["num_classes"] + 1)]
         return cls(load_trained(path), names, info.get("category_ids"), **options)
 

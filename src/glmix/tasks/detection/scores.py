@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...data.coco.masks import encode_mask
+from ...errors import MissingExtraError
 
 __all__ = ["CocoScores", "coco_results"]
 
@@ -121,7 +122,7 @@ class CocoScores:
         try:
             from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]
         except ImportError as error:
-            raise ImportError(f"Judging detections needs {error.name}: pip install 'glmix[dense]'") from error
+            raise MissingExtraError(f"Judging detections needs {error.name}: pip install 'glmix[dense]'") from error
 
         categories = [{"id": k, "name": name} for k, name in enumerate(self.class_names, start=1)]
         numbered = [{**item, "id": k} for k, item in enumerate(truth, start=1)]  # 0 would be taken for no match

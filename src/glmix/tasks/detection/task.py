@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from ...errors import InputError
 from ...models import GLNet
 from ..base import Task
 from ..trained import read_info
@@ -46,7 +47,7 @@ class Detection(Task):
     def __init__(self, detector: DetectorConfig | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if self.optimizer_config.layer_decay is not None:
-            raise ValueError("optimizer.layer_decay is for classifiers: leave it out in detection.")
+            raise InputError("optimizer.layer_decay is for classifiers: leave it out in detection.")
         if isinstance(detector, Mapping):  # as `build_args` of a checkpoint has it
             detector = DetectorConfig(**detector)
         self.detector = detector or DetectorConfig()
@@ -57,7 +58,7 @@ class Detection(Task):
     def build(self, num_classes: int) -> nn.Module:
         backbone = build_model(self.model_name, self.model_args, 0)
         if not isinstance(backbone, GLNet):
-            raise ValueError(f"Detection takes a GLNet as backbone (`glmix models`), and {self.model_name} is none.")
+            raise InputError(f"Detection takes a GLNet as backbone (`glmix models`), and {self.model_name} is none.")
         whole = self.checkpoint is not None and _holds_detector(self.checkpoint)
         if self.checkpoint is not None and not whole:
             load_weights(backbone, self.checkpoint)
@@ -71,7 +72,7 @@ class Detection(Task):
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:
-            raise ValueError("Detection does not train with sharded weights: set trainer.strategy to ddp or auto.")
+            raise InputError("Detection does not train with sharded weights: set trainer.strategy to ddp or auto.")
         super().configure_model()
 
     def on_fit_start(self) -> None:

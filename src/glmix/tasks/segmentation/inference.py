@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...errors import InputError
+
 __all__ = ["Inference", "Network", "label_map", "pad_to_multiple", "segment", "starts"]
 
 Network = Callable[[Tensor], Tensor]
@@ -42,13 +44,13 @@ class Inference:
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))
         if self.mode not in ("whole", "slide"):
-            raise ValueError(f"mode must be 'whole' or 'slide', got {self.mode!r}.")
+            raise InputError(f"mode must be 'whole' or 'slide', got {self.mode!r}.")
         if self.window < 1 or self.multiple < 1:
-            raise ValueError(f"window and multiple must be at least 1, got {self.window} and {self.multiple}.")
+            raise InputError(f"window and multiple must be at least 1, got {self.window} and {self.multiple}.")
         if self.stride is not None and not 1 <= self.stride <= self.window:
-            raise ValueError(f"stride must be from 1 to the window's {self.window}, got {self.stride}.")
+            raise InputError(f"stride must be from 1 to the window's {self.window}, got {self.stride}.")
         if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"scales must be one or more factors above 0, got {self.scales}.")
+            raise InputError(f"scales must be one or more factors above 0, got {self.scales}.")
 
 
 WHOLE = Inference()
@@ -131,7 +133,7 @@ def _padded(network: Network, images: Tensor, multiple: int) -> Tensor:
     padded, _ = pad_to_multiple(images, multiple)
     logits = network(padded)
     if logits.shape[2:] != padded.shape[2:]:
-        raise ValueError(
+        raise InputError(
             f"The network gives {tuple(logits.shape[2:])} pixels for images of {tuple(padded.shape[2:])}: it must give "
             "a score for each pixel."
         )

@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...errors import InputError, MissingExtraError
 from ...models import MODEL_NAMES, GLNet, Pyramid
 from ..weights import build_model, load_weights, nearest
 from .inference import pad_to_multiple
@@ -91,7 +92,7 @@ class SegmentationNet(nn.Module):
         self.head: nn.Module = net.segmentation_head[0]  # type: ignore[index,assignment]
         channels: list[int] = self.encoder.out_channels  # type: ignore[assignment]
         if auxiliary and len(channels) <= STAGE_3:
-            raise ValueError(f"The decoder {decoder!r} asks for no map of stride 16, which the auxiliary head needs.")
+            raise InputError(f"The decoder {decoder!r} asks for no map of stride 16, which the auxiliary head needs.")
         self.auxiliary = AuxiliaryHead(channels[STAGE_3], num_classes) if auxiliary else None
         # what timm says of its models: here which layers depend on the classes, and what is noted when it is loaded
         self.pretrained_cfg: dict[str, Any] = {
@@ -102,7 +103,7 @@ class SegmentationNet(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         network = self.encoder if isinstance(self.encoder, PyramidEncoder) else self.encoder.model
         if not hasattr(network, "set_grad_checkpointing"):
-            raise ValueError(f"The backbone {type(network).__name__} of timm has no gradient checkpointing.")
+            raise InputError(f"The backbone {type(network).__name__} of timm has no gradient checkpointing.")
         network.set_grad_checkpointing(enable)  # type: ignore[operator]
 
     def no_weight_decay(self) -> set[str]:
@@ -124,7 +125,7 @@ class SegmentationNet(nn.Module):
         if not auxiliary:
             return logits
         if self.auxiliary is None:
-            raise ValueError("This network was built without an auxiliary head.")
+            raise InputError("This network was built without an auxiliary head.")
         return logits, self._upsample(self.auxiliary(maps[STAGE_3]), padded, images)
 
     def _upsample(self, logits: Tensor, padded: Tensor, images: Tensor) -> Tensor:
@@ -145,22 +146,24 @@ def _build(
     try:
         import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ImportError(f"Segmentation needs the extra `dense` ({error}): pip install 'glmix[dense]'.") from error
+        raise MissingExtraError(
+            f"Segmentation needs the extra `dense` ({error}): pip install 'glmix[dense]'."
+        ) from error
     decoders: dict[str, Any] = {name: cls for name, cls in smp.MODEL_ARCHITECTURES_MAPPING.items() if name != "dpt"}
     if decoder not in decoders:
-        raise ValueError(f"No decoder is named {decoder!r}.{nearest(decoder, decoders)} Known: {', '.join(decoders)}.")
+        raise InputError(f"No decoder is named {decoder!r}.{nearest(decoder, decoders)} Known: {', '.join(decoders)}.")
     accepted = [
         n for n in inspect.signature(decoders[decoder].__init__).parameters if n.startswith(("decoder_", "enc"))
     ]
     accepted = [n for n in accepted if n not in ("encoder_name", "encoder_weights")]
     for key in decoder_args:
         if key not in accepted:
-            raise ValueError(
+            raise InputError(
                 f"The decoder {decoder!r} has no argument {key!r}.{nearest(key, accepted)} It takes "
                 f"{', '.join(accepted)}."
             )
     if "output_stride" in model_args:
-        raise ValueError(
+        raise InputError(
             "The decoder says which output_stride it takes: decoder_args.encoder_output_stride, if it has it."
         )
     ours = model.split(".")[0] in MODEL_NAMES
@@ -179,7 +182,7 @@ def _build(
     if ours:
         _take_pyramid(net, model, model_args, checkpoint)
     elif checkpoint is not None:
-        raise ValueError(f"checkpoint holds the weights of a GLNet, or of a whole network; {model} is neither.")
+        raise InputError(f"checkpoint holds the weights of a GLNet, or of a whole network; {model} is neither.")
     _keep_centres(net)
     return net
 

@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as V
 
 from ...data.masks.transforms import fitted_size
 from ...data.scenes import class_colours
+from ...errors import InputError
 from ..trained import load_trained, read_info
 from .inference import WHOLE, Inference, label_map, segment
 
@@ -55,9 +56,9 @@ class SegmentationPredictor:
         """Of a `.ckpt` of `glmix fit` on a segmentation task; options replace what it says."""
         info = read_info(path)
         if info["task"] != "Segmentation":
-            raise ValueError(f"{path} holds a network for {info['task']}, and a segmentation is needed.")
+            raise InputError(f"{path} holds a network for {info['task']}, and a segmentation is needed.")
         if info["mean"] is None or info["std"] is None:
-            raise ValueError(f"{path} does not say how its images were normalised.")
+            raise InputError(f"{path} does not say how its images were normalised.")
         names = info["class_names"] or [f"class {k}" for k in range(info["num_classes"])]
         known = {"class_names": names, "mean": info["mean"], "std": info["std"], "resize": info.get("resize")}
         return cls(load_trained(path), **{**known, **options})

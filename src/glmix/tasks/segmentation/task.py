@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from ...errors import InputError
 from ..base import Task
 from ..trained import read_info
 from ..weights import INFO, load_weights
@@ -55,9 +56,9 @@ class Segmentation(Task):
     ) -> None:
         super().__init__(**kwargs)
         if auxiliary < 0:
-            raise ValueError(f"auxiliary is the weight of a loss, 0 or more, got {auxiliary}.")
+            raise InputError(f"auxiliary is the weight of a loss, 0 or more, got {auxiliary}.")
         if self.optimizer_config.layer_decay is not None:
-            raise ValueError("optimizer.layer_decay is for classifiers: leave it out in segmentation.")
+            raise InputError("optimizer.layer_decay is for classifiers: leave it out in segmentation.")
         self.decoder = decoder
         self.decoder_args = dict(decoder_args or {})
         self.auxiliary = auxiliary
@@ -91,7 +92,7 @@ class Segmentation(Task):
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:
-            raise ValueError("Segmentation does not train with sharded weights: set trainer.strategy to ddp or auto.")
+            raise InputError("Segmentation does not train with sharded weights: set trainer.strategy to ddp or auto.")
         super().configure_model()
 
     def configure_metrics(self) -> None:
@@ -107,7 +108,7 @@ class Segmentation(Task):
         except ValueError as error:
             if len(images) > 1 or "more than 1 value per channel" not in str(error):
                 raise
-            raise ValueError(
+            raise InputError(
                 f"{self.decoder} learns with BatchNorm, which a batch of one image is too small for: set "
                 "data.batch_size to 2 or more."
             ) from error

@@ -19,6 +19,7 @@ from ...data.masks.modules import SceneMaskData
 from ...data.modules import ScenesData
 from ...data.scene_tensors import SceneTensors
 from ...data.scenes import SceneConfig, Split
+from ...errors import InputError
 from ...files import write_whole
 from ...models import GLNet, save_model
 from ...slots.weak.gradcam import grad_cam
@@ -257,7 +258,7 @@ def carry_out(config: Comparison, seed: int, folder: Path, say: Callable[[str], 
         if path.exists():
             saved = json.loads(path.read_text())
             if saved["settings"] != settings:
-                raise ValueError(f"{path} was made with other settings: choose another folder, or delete it.")
+                raise InputError(f"{path} was made with other settings: choose another folder, or delete it.")
             result: dict[str, Any] = saved["result"]
             return result
         result = make()

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from ...data.masks.modules import MaskSource
 from ...data.masks.transforms import MaskTransformConfig
 from ...data.scenes import SceneConfig
+from ...errors import InputError
 from ...slots.weak.methods import SeedConfig
 from ..messages import explain
 from ..scene_runs import Recipe
@@ -43,10 +44,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if self.source.layout != "voc":
-            raise ValueError(f"data.source.layout must be 'voc', got {self.source.layout!r}.")
+            raise InputError(f"data.source.layout must be 'voc', got {self.source.layout!r}.")
         for name in ("held_out", "train_count", "val_count"):
             if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}.")
+                raise InputError(f"data.{name} must be at least 1, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class WeakSeg:
 
     def __post_init__(self) -> None:
         if self.threshold is not None and self.threshold not in THRESHOLDS:
-            raise ValueError(
+            raise InputError(
                 f"threshold must be a multiple of {THRESHOLDS[0]} from {THRESHOLDS[0]} to {THRESHOLDS[-1]}, or null, "
                 f"got {self.threshold}."
             )
@@ -129,6 +130,6 @@ def read_weakseg(path: Path, overrides: list[str]) -> WeakSeg:
         return WeakSeg(**{name: found[name] for name in names})
     except ArgumentError as error:
         known = [action.dest for action in parser._actions if action.dest not in ("help", "print_config")]
-        raise ValueError(f"{path}: {explain(str(error), known)}") from error
+        raise InputError(f"{path}: {explain(str(error), known)}") from error
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error

@@ -17,6 +17,7 @@ from ...data.masks.modules import MaskData, MaskSource
 from ...data.masks.transforms import MaskTransformConfig
 from ...data.modules import training_of
 from ...data.sampling import Draw, seeded
+from ...errors import InputError
 
 __all__ = ["LabelData", "PseudoMaskData", "label_vectors"]
 
@@ -98,7 +99,7 @@ class LabelData(LightningDataModule):
         files = self.source.open("train")
         first = len(files) - self.held_out
         if first < self.batch_size:
-            raise ValueError(
+            raise InputError(
                 f"The split {self.source.train} has {len(files)} images, of which {self.held_out} are held out: too "
                 f"few for a batch of {self.batch_size}."
             )

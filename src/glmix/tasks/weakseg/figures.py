@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...data.scenes import Scene, class_colours
+from ...errors import InputError
 from ...slots.weak.looks import look
 from ...slots.weak.methods import SeedConfig, class_maps, seed_maps
 from ...slots.weak.seeds import SeedMaps
@@ -134,7 +135,7 @@ def weakseg_sheet(
     """
     judged = min(JUDGED, (len(scenes) - count) // 2)
     if judged < 1:
-        raise ValueError(f"{len(scenes)} scenes are too few to show {count} and to judge by others.")
+        raise InputError(f"{len(scenes)} scenes are too few to show {count} and to judge by others.")
     classes = len(class_names)
     tensors = _Tensors(model, scenes[: count + 2 * judged], classes)
     seeds = _seeds(model, tensors, config or SeedConfig(views=8, sign="border"))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ...data.masks.files import IGNORE, MaskFiles
 from ...data.scenes import write_scenes
 from ...data.scenes.write import voc_palette
+from ...errors import InputError
 from ...files import whole_file, write_whole
 from ...models import GLNet, save_model
 from ...slots.weak.methods import seeds_of
@@ -86,7 +87,7 @@ def fit(config: WeakSeg, say: Say) -> None:
     last = train_on_scenes(task, data, recipe, every_epoch=False)[-1]
     say(f"Mean average precision on the {config.data.held_out} held-out images: {100 * last.score:.1f} %.")
     if not isinstance(task.model, GLNet):
-        raise ValueError(f"Slots are a GLNet's; {config.classifier.model} is a {type(task.model).__name__}.")
+        raise InputError(f"Slots are a GLNet's; {config.classifier.model} is a {type(task.model).__name__}.")
     model = task.model.cpu()
     model.pretrained_cfg.update(
         num_classes=data.num_classes,
@@ -150,14 +151,14 @@ def seeds(config: WeakSeg, say: Say, watch: Watch) -> None:
     if path.exists():
         chosen = json.loads(path.read_text())
         if chosen.get("settings") != settings:
-            raise ValueError(
+            raise InputError(
                 f"{path} is from other settings of seeds ({chosen.get('settings')}): delete it and {folder}, or choose "
                 "another folder with `out`."
             )
         if chosen.get("classifier") != weights:
-            raise ValueError(f"{path} is from another classifier: delete it and {folder}.")
+            raise InputError(f"{path} is from another classifier: delete it and {folder}.")
     elif next(folder.glob("*.png"), None) is not None:
-        raise ValueError(f"Nothing says how the masks in {folder} were made, as {path} is missing: delete them.")
+        raise InputError(f"Nothing says how the masks in {folder} were made, as {path} is missing: delete them.")
     else:
         chosen = {"settings": settings, "classifier": weights, "threshold": config.threshold}
         if config.threshold is None:
@@ -208,7 +209,7 @@ def _segmenter(config: WeakSeg, say: Say) -> nn.Module:
         "segmenter": json.loads(json.dumps(dataclasses.asdict(part))),
     }
     if path.exists() and (not source.exists() or json.loads(source.read_text()) != made):
-        raise ValueError(f"{path} is from other pseudo masks or other settings: delete {path.parent} to train it anew.")
+        raise InputError(f"{path} is from other pseudo masks or other settings: delete {path.parent} to train it anew.")
     data = PseudoMaskData(
         str(_pseudo_folder(config)),
         source=config.data.source,

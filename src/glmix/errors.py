@@ -1,0 +1,33 @@
+"""Exceptions for mistakes that the caller can fix. Every other exception is a bug and keeps its traceback."""
+
+__all__ = ["InputError", "MissingExtraError", "is_file_error"]
+
+
+class InputError(ValueError):
+    """An argument, a configuration or a file is wrong, and the caller can fix it.
+
+    The message is one sentence that names the thing, what was found and what is accepted. The command line prints it
+    without a traceback.
+    """
+
+
+class MissingExtraError(ImportError):
+    """A library of an optional extra is not installed. The message holds the pip command that installs it."""
+
+
+_NOT_ABOUT_FILES = (
+    BlockingIOError,
+    ChildProcessError,
+    ConnectionError,
+    InterruptedError,
+    ProcessLookupError,
+    TimeoutError,
+)
+
+
+def is_file_error(error: BaseException) -> bool:
+    """Tell whether an exception is about a file or a disk: a missing file, a full disk, missing permissions."""
+    if not isinstance(error, OSError) or isinstance(error, _NOT_ABOUT_FILES):
+        return False
+    about_files = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+    return isinstance(error, about_files) or error.errno is not None

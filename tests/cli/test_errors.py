@@ -1,0 +1,77 @@
+"""Mistakes of the user end in one sentence and exit code 2; bugs keep their traceback."""
+
+import subprocess
+import sys
+
+import pytest
+
+import glmix_cli
+from glmix.errors import InputError, MissingExtraError, is_file_error
+
+
+def with_command(monkeypatch, error):
+    def run(args):
+        raise error
+
+    monkeypatch.setattr(glmix_cli.models, "run", run)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError("size must be at least 32, got 3"),
+        MissingExtraError("pip install 'glmix[train]'"),
+        FileNotFoundError("no such file"),
+        OSError(28, "No space left on device"),
+    ],
+)
+def test_what_the_user_can_fix_is_one_line_and_exit_code_2(monkeypatch, capsys, error):
+    with_command(monkeypatch, error)
+    assert glmix_cli.main(["models"]) == 2
+    assert capsys.readouterr().err == f"glmix models: {error}\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("zip() argument 2 is shorter than argument 1"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        ImportError("cannot import name 'x'"),
+        ConnectionResetError(104, "Connection reset by peer"),
+        KeyError("weight"),
+    ],
+)
+def test_a_bug_keeps_its_traceback(monkeypatch, error):
+    with_command(monkeypatch, error)
+    with pytest.raises(type(error)) as raised:
+        glmix_cli.main(["models"])
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("argv", [["--debug", "models"], ["models", "--debug"]])
+def test_debug_shows_the_traceback_of_every_error(monkeypatch, argv):
+    with_command(monkeypatch, InputError("size must be at least 32, got 3"))
+    with pytest.raises(InputError):
+        glmix_cli.main(argv)
+
+
+def test_a_bug_in_a_process_prints_its_traceback_and_exits_with_1():
+    code = "import glmix_cli; glmix_cli.models.run = lambda args: [][1]; raise SystemExit(glmix_cli.main(['models']))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "IndexError" in result.stderr
+
+
+def test_a_closed_pipe_ends_a_command_silently():
+    command = f"{sys.executable} -m glmix models --json | true; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert result.returncode == 141
+    assert result.stderr == ""
+
+
+def test_errors_are_subclasses_of_the_usual_ones():
+    assert issubclass(InputError, ValueError)
+    assert issubclass(MissingExtraError, ImportError)
+    assert is_file_error(PermissionError(13, "Permission denied"))
+    assert not is_file_error(OSError("no errno"))
