@@ -1,7 +1,7 @@
-"""How the two detectors of configs/scenes/detection_*.yaml learnt, and what they find in scenes they never saw.
+"""Plot how the detectors of the recipes scenes/detection_* learnt, and what they find in scenes they never saw.
 
-    glmix fit --config configs/scenes/detection_retinanet.yaml
-    glmix fit --config configs/scenes/detection_mask_rcnn.yaml
+    glmix fit --config scenes/detection_retinanet
+    glmix fit --config scenes/detection_mask_rcnn
     python benchmarks/detection.py out/scenes/detection_retinanet out/scenes/detection_mask_rcnn
 
 Prints average precision on test scenes, and writes detection-curve.png and detection-scenes.jpg.

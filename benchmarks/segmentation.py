@@ -1,7 +1,7 @@
-"""How the two networks of configs/scenes/segmentation_*.yaml learnt, and what they say about scenes they never saw.
+"""Plot how the networks of the recipes scenes/segmentation_* learnt, and their predictions on unseen scenes.
 
-    glmix fit --config configs/scenes/segmentation_fpn.yaml
-    glmix fit --config configs/scenes/segmentation_upernet.yaml
+    glmix fit --config scenes/segmentation_fpn
+    glmix fit --config scenes/segmentation_upernet
     python benchmarks/segmentation.py out/scenes/segmentation_fpn out/scenes/segmentation_upernet
 
 Prints mean IoU and pixel accuracy on test scenes, and writes segmentation-curve.png and segmentation-scenes.jpg.

@@ -15,10 +15,11 @@ ARROWS = {
     "layers": set(),
     "models": {"layers"},
     "data": set(),
+    "configs": set(),
     "bench": {"models", "layers", "deploy"},
     "deploy": {"models", "layers"},
     "slots": {"models", "layers", "data"},
-    "tasks": {"models", "layers", "data", "slots"},
+    "tasks": {"models", "layers", "data", "slots", "configs"},
 }
 EXTRAS = {"lightning", "torchmetrics", "torchdata", "jsonargparse", "segmentation_models_pytorch", "transformers"}
 EXTRAS |= {"matplotlib", "onnx", "onnxruntime", "onnxscript", "rich", "tensorboard", "pycocotools", "kmedoids"}

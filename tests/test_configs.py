@@ -14,7 +14,7 @@ from PIL import Image
 
 from glmix.models import PUBLISHED_TOP1
 
-ROOT = Path(__file__).parent.parent / "configs"
+ROOT = Path(__file__).parent.parent / "src" / "glmix" / "configs"
 RECIPES = sorted(path for path in ROOT.rglob("*.yaml") if path.parent.name != "ablations")
 OF_CLASSIFICATION = [
     path
@@ -55,7 +55,7 @@ def test_header_tells_command_cost_and_result(path: Path) -> None:
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for word in ("# Command:   ", "# Data:      ", "# Cost:      ", "# Expected:  "):
         assert any(line.startswith(word) for line in header), word
-    assert str(path.relative_to(ROOT.parent)) in "\n".join(header)
+    assert path.relative_to(ROOT).with_suffix("").as_posix() in "\n".join(header)
     if path.parent.name == "imagenet":
         assert f"{PUBLISHED_TOP1[path.stem]} %" in "\n".join(header)
 

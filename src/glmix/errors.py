@@ -1,6 +1,9 @@
 """Exceptions for mistakes that the caller can fix. Every other exception is a bug and keeps its traceback."""
 
-__all__ = ["InputError", "MissingExtraError", "is_file_error"]
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["InputError", "MissingExtraError", "is_file_error", "nearest"]
 
 
 class InputError(ValueError):
@@ -31,3 +34,9 @@ def is_file_error(error: BaseException) -> bool:
         return False
     about_files = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
     return isinstance(error, about_files) or error.errno is not None
+
+
+def nearest(name: str, accepted: Iterable[str]) -> str:
+    """Return " Did you mean '...'?" with the accepted name that is most similar, or nothing if none is."""
+    close = get_close_matches(name, list(accepted), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""

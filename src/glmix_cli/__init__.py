@@ -16,6 +16,7 @@ from importlib import metadata
 from . import (
     ablate,
     bench,
+    configs,
     convert,
     demo,
     detect,
@@ -35,6 +36,7 @@ __all__ = ["main"]
 # Commands with arguments of their own, and those whose arguments the training library reads, from YAML too.
 COMMANDS = {
     "demo": demo,
+    "configs": configs,
     "models": models,
     "predict": predict,
     "convert": convert,
@@ -58,7 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="glmix",
         description="GLNet vision backbones: convolutions on pixels, self-attention on semantic slots.",
-        epilog="`glmix COMMAND --help` explains a command. Start with `glmix demo`.",
+        epilog="`glmix COMMAND --help` explains a command. Start with `glmix demo`, then `glmix fit --config scenes/single`; "
+        "`glmix configs` lists the recipes that --config takes by name.",
     )
     parser.add_argument("--version", action="version", version=f"glmix {metadata.version('glmix')}")
     parser.add_argument(DEBUG, action="store_true", help=DEBUG_HELP)

@@ -11,7 +11,11 @@ HELP = "Compare variants of a small network on scenes, several seeds each; the s
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, help="a YAML file, such as configs/ablations/scenes.yaml")
+    parser.add_argument(
+        "config",
+        metavar="FILE|NAME",
+        help="a YAML file, or a shipped recipe such as ablations/scenes (`glmix configs` lists them)",
+    )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where runs and tables go (default: out/ablations/NAME)"
     )
@@ -23,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
+    from glmix.configs import find_config
     from glmix.errors import InputError
     from glmix.tasks.ablation.report import write_report
     from glmix.tasks.ablation.speed import measure_speed
@@ -31,8 +36,9 @@ def run(args: argparse.Namespace) -> int:
     if args.threads < 1:
         raise InputError(f"--threads must be at least 1, got {args.threads}.")
     torch.set_num_threads(args.threads)
-    config = read_ablation(args.config)
-    out = args.out or Path("out", "ablations", args.config.stem)
+    path = find_config(args.config)
+    config = read_ablation(path)
+    out = args.out or Path("out", "ablations", path.stem)
     runs = plan(config)
     _say_what_is_there(config, out / "runs", len(runs))
 

@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
         )
     print("\nNext:")
     print(f"  glmix predict {args.out / 'images'} --model local-dir:{args.out / 'model'} --topk 2")
-    print("  glmix fit --config configs/scenes/several.yaml")
-    print("  glmix ablate configs/ablations/scenes.yaml")
+    print("  glmix fit --config scenes/several")
+    print("  glmix ablate ablations/scenes")
     return 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 __all__ = ["COMMANDS", "main"]
 
+CONFIG_HELP = "a YAML file, or a shipped recipe such as scenes/single (`glmix configs` lists them); may be repeated"
 COMMANDS = {
     "fit": "Train a model as a YAML file says; the same command again continues where it stopped.",
     "validate": "Measure a trained model on the validation data.",
@@ -21,10 +22,10 @@ def short_help(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"glmix {command}",
         description=COMMANDS[command],
-        epilog=f"Every key of the YAML is an option of its own: `glmix {command} --config FILE --help` lists them all, "
+        epilog=f"Every key of the YAML is an option of its own: `glmix {command} --config scenes/single --help` lists them all, "
         "docs/training.md explains them. A key that does not exist is refused, with the nearest one that does.",
     )
-    parser.add_argument("--config", metavar="FILE", help="a recipe, such as configs/scenes/single.yaml")
+    parser.add_argument("--config", metavar="FILE|NAME", help=CONFIG_HELP)
     parser.add_argument("--trainer.max_epochs", metavar="N", help="an example of such an option; so are ...")
     parser.add_argument("--data.source.root", metavar="FOLDER", help="... where images lie, and ...")
     parser.add_argument("--model.checkpoint", metavar="FILE", help="... weights to begin from, or to measure")

@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 HELP = "Learn to segment from image labels alone: a classifier, its seeds, and a segmenter trained on them."
 STEPS = {
@@ -17,7 +16,10 @@ STEPS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("step", choices=STEPS, help=" ".join(f"{name}: {text}" for name, text in STEPS.items()))
     parser.add_argument(
-        "--config", type=Path, required=True, metavar="FILE", help="a recipe, such as configs/weakseg/scenes.yaml"
+        "--config",
+        required=True,
+        metavar="FILE|NAME",
+        help="a YAML file, or a shipped recipe such as weakseg/scenes (`glmix configs` lists them)",
     )
     parser.add_argument("--json", action="store_true", help="print the result of evaluate as JSON")
     parser.add_argument(
@@ -34,12 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from glmix.configs import find_config
     from glmix.tasks.cli import quieten
     from glmix.tasks.weakseg import pipeline
     from glmix.tasks.weakseg.config import read_weakseg
 
     quieten()
-    config = read_weakseg(args.config, [part for key, value in args.changes for part in (f"--{key}", value)])
+    config = read_weakseg(
+        find_config(args.config), [part for key, value in args.changes for part in (f"--{key}", value)]
+    )
 
     def say(text: str) -> None:
         print(text, file=sys.stderr)

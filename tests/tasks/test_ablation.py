@@ -16,7 +16,7 @@ from glmix.tasks.ablation.speed import measure_speed
 from glmix.tasks.ablation.study import carry_out, plan, read_ablation, strangers, variants
 from glmix_cli import main
 
-SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "ablations").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[2] / "src" / "glmix" / "configs" / "ablations").glob("*.yaml"))
 TINY = {
     "base": {"widths": [16, 16], "depths": [1, 1], "mixers": "glmix", "mlp_ratio": 1, "head_dim": 16, "num_slots": 4},
     "axes": {
@@ -203,7 +203,7 @@ def test_refused_configurations_are_told_in_a_sentence(tmp_path, changes, words)
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [((), "There is no configuration"), (("--threads", "0"), "--threads must be at least 1, got 0")],
+    [((), "There is no file"), (("--threads", "0"), "--threads must be at least 1, got 0")],
 )
 def test_the_command_refuses_what_is_not_there(tmp_path, capsys, arguments, words):
     assert main(["ablate", str(tmp_path / "absent.yaml"), *arguments]) == 2

@@ -9,7 +9,7 @@ import yaml
 
 from glmix.data.scenes import SceneConfig, write_scenes
 
-ROOT = Path(__file__).parents[2] / "configs" / "coco"
+ROOT = Path(__file__).parents[2] / "src" / "glmix" / "configs" / "coco"
 PATHS = sorted(ROOT.glob("*.yaml"))
 PUBLISHED = [path for path in PATHS if path.stem != "own"]
 QUICK = {"mask_rcnn_glnet_4g_1x", "retinanet_glnet_9g_3x", "own"}
@@ -64,7 +64,7 @@ def test_header_tells_command_cost_and_result(path: Path) -> None:
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for word in ("# Command:   ", "# Data:      ", "# Cost:      ", "# Expected:  "):
         assert any(line.startswith(word) for line in header), word
-    assert f"glmix fit --config configs/coco/{path.name} --data.root" in "\n".join(header)
+    assert f"glmix fit --config coco/{path.stem} --data.root" in "\n".join(header)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from glmix.tasks.weakseg.scores import THRESHOLDS, confusions, curve_of
 from glmix_cli import main
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / "configs" / "weakseg"
+CONFIGS = ROOT / "src" / "glmix" / "configs" / "weakseg"
 SMALL = {"widths": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "head_dim": 16, "num_slots": 4}
 SHORT = {"epochs": 1, "lr": 1e-3}
 

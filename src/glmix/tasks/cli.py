@@ -10,9 +10,12 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from ..configs import find_config
 
 # these so that YAML can name their classes without a path
 from ..data import modules  # noqa: F401
@@ -30,6 +33,15 @@ from .sync_norm import SyncNorm
 __all__ = ["CLI", "quieten", "run"]
 
 COMMANDS = ("fit", "validate", "test")
+
+
+class ConfigFile(ActionConfigFile):
+    """`--config`, which takes the name of a shipped recipe where there is no such file."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        if ":" not in values:  # else it is YAML itself, which jsonargparse takes in place of a file
+            values = str(find_config(values))
+        super().__call__(parser, cfg, values, option_string)
 
 
 class CLI(LightningCLI):
@@ -50,6 +62,11 @@ class CLI(LightningCLI):
             auto_configure_optimizers=False,
             args=list(argv),
         )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = self.parser_class(dump_header=[f"lightning.pytorch=={L.__version__}"], **kwargs)
+        parser.add_argument("-c", "--config", action=ConfigFile, help="a YAML file, or the name of a shipped recipe")
+        return parser
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

@@ -2,8 +2,6 @@
 
 import inspect
 import pickle
-from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from ..models import MODEL_NAMES, GLNet, read_checkpoint
 from ..models.official import misfits
 
@@ -19,12 +17,6 @@ __all__ = ["INFO", "build_model", "load_weights", "nearest", "open_run"]
 
 StateDict = dict[str, Tensor]
 INFO = "glmix"  # the entry of a checkpoint that says what it holds
-
-
-def nearest(name: str, accepted: Iterable[str]) -> str:
-    """' Did you mean ...?' for the accepted name that comes nearest, or nothing."""
-    close = get_close_matches(name, list(accepted), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def build_model(name: str, model_args: dict[str, Any], num_classes: int) -> nn.Module:
