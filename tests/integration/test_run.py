@@ -1,0 +1,137 @@
+"""`python -m glmix.run`: scripts of other projects run as they do under Python, with our models in timm."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glmix import run as module
+
+# What timm's validate.py does with its arguments, and what a script can see of how it was started.
+SCRIPT = """
+import argparse, json, os, sys
+import helper
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--model")
+parser.add_argument("--fail")
+args = parser.parse_args()
+
+def main():
+    if args.fail == "error":
+        raise KeyError("no such weight")
+    if args.fail == "exit":
+        sys.exit(7)
+    if args.fail == "interrupt":
+        raise KeyboardInterrupt
+    if args.fail == "signal":
+        os.kill(os.getpid(), 15)
+    if args.model:
+        import timm
+        model = timm.create_model(args.model, num_classes=3)
+        print(type(model).__name__, os.environ.get("RANK"), flush=True)
+    print(json.dumps([__name__, __file__, __package__, sys.argv[0], sys.path[0], vars(args)["fail"]]))
+
+if __name__ == "__main__":
+    main()
+"""
+SPAWNS = """
+import multiprocessing, sys
+
+class Worker(multiprocessing.Process):
+    def run(self):
+        import timm
+        timm.create_model("test_glnet")
+
+if __name__ == "__main__":
+    for method in sys.argv[1:]:
+        multiprocessing.set_start_method(method, force=True)
+        worker = Worker()
+        worker.start()
+        worker.join()
+        assert worker.exitcode == 0, method
+    print("created everywhere")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "__init__.py").touch()
+    (tmp_path / "tools" / "helper.py").touch()
+    (tmp_path / "tools" / "validate.py").write_text(SCRIPT)
+    (tmp_path / "tools" / "relative.py").write_text(SCRIPT.replace("import helper", "from . import helper"))
+    (tmp_path / "spawns.py").write_text(SPAWNS)
+    return tmp_path
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=folder, timeout=300)
+
+
+def test_a_script_creates_our_models_and_sees_what_it_sees_under_python(folder):
+    plain = python(folder, "tools/validate.py")
+    ours = python(folder, "-m", "glmix.run", "tools/validate.py", "--model", "test_glnet")
+    assert ours.returncode == 0, ours.stderr
+    kind, said = ours.stdout.splitlines()
+    assert kind == "GLNet None"
+    assert said == plain.stdout.strip()
+    assert json.loads(said)[1:5] == [
+        str(folder / "tools" / "validate.py"), None, "tools/validate.py", str(folder / "tools"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fail", "code"), [("error", 1), ("exit", 7), ("interrupt", -signal.SIGINT), ("signal", -signal.SIGTERM)]
+)
+def test_exit_codes_tracebacks_and_signals_are_those_of_the_script(folder, fail, code):
+    plain = python(folder, "tools/validate.py", "--fail", fail)
+    ours = python(folder, "-m", "glmix.run", "tools/validate.py", "--fail", fail)
+    assert ours.returncode == plain.returncode == code
+    assert ours.stderr == plain.stderr
+    assert ours.stdout == plain.stdout
+
+
+def test_a_module_is_run_with_its_relative_imports(folder):
+    plain = python(folder, "-m", "tools.relative")
+    ours = python(folder, "-m", "glmix.run", "-m", "tools.relative", "--model", "test_glnet")
+    assert ours.returncode == 0, ours.stderr
+    assert ours.stdout.splitlines() == ["GLNet None", plain.stdout.strip()]
+
+
+def test_processes_of_the_script_have_the_models(folder):
+    result = python(folder, "-m", "glmix.run", "spawns.py", "spawn", "forkserver")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "created everywhere\n"
+
+
+def test_torchrun_starts_it(folder):
+    arguments = (
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "glmix.run",
+        "tools/validate.py",
+        "--model",
+        "test_glnet",
+    )
+    result = python(folder, "-m", "torch.distributed.run", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert {line for line in result.stdout.splitlines() if "GLNet" in line} == {"GLNet 0", "GLNet 1"}
+
+
+@pytest.mark.parametrize("arguments", [[], ["-m"], ["--model", "x"], ["absent.py"]])
+def test_wrong_arguments_are_refused(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    with pytest.raises(SystemExit) as stopped:
+        module.main()
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "glmix.run" in said
+    assert os.path.abspath("absent.py") in said or arguments != ["absent.py"]
