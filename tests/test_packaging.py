@@ -1,0 +1,148 @@
+"""The distributions: a wheel is a working program, and a source distribution holds what its own tests need."""
+
+import email
+import os
+import re
+import shutil
+import site
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from email.message import Message
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("src", "tests", "docs", "benchmarks", ".ci")
+MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.pyc")
+LINK = re.compile(r"\]\((?!#)([^)]+)\)")
+
+
+def build(source: Path, kind: str, out: Path) -> Path:
+    """Build an sdist or a wheel with the backend that pyproject.toml names, without a network."""
+    out.mkdir(exist_ok=True)
+    code = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
+    result = subprocess.run([sys.executable, "-c", code, str(out)], cwd=source, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    (built,) = out.iterdir()
+    return built
+
+
+def copy_of_the_checkout(folder: Path) -> Path:
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, ignore=MADE)
+    for path in ROOT.iterdir():
+        if path.is_file() and path.name != ".git":
+            shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked source distribution."""
+    folder = tmp_path_factory.mktemp("sdist")
+    archive = build(copy_of_the_checkout(tmp_path_factory.mktemp("checkout")), "sdist", folder / "dist")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return folder / archive.name.removesuffix(".tar.gz")
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the source distribution as an installer does."""
+    return build(sdist, "wheel", tmp_path_factory.mktemp("wheel") / "dist")
+
+
+def files_below(folder: Path) -> set[str]:
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and not {"__pycache__"} & set(path.parts) and ".egg-info" not in str(path)
+    }
+
+
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("METADATA"))
+        return email.message_from_bytes(archive.read(name))
+
+
+def readme(wheel: Path) -> str:
+    return str(metadata(wheel).get_payload(decode=True), "utf-8")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_source_distribution_holds_every_file_of(name: str, sdist: Path) -> None:
+    assert files_below(ROOT / name) == files_below(sdist / name)
+
+
+def test_the_source_distribution_holds_what_its_commands_need(sdist: Path) -> None:
+    for name in (".ci/run", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md"):
+        assert (sdist / name).read_bytes() == (ROOT / name).read_bytes()
+    assert os.access(sdist / ".ci" / "run", os.X_OK)
+
+
+def test_the_wheel_holds_the_packages_and_their_data_alone(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert names == files_below(ROOT / "src")
+    assert "glmix/configs/scenes/single.yaml" in names
+
+
+def test_the_readme_on_pypi_has_no_link_that_does_not_work(wheel: Path) -> None:
+    links = LINK.findall(readme(wheel))
+    assert links
+    assert [link for link in links if not link.startswith("https://")] == []
+    urls = metadata(wheel).get_all("Project-URL", [])
+    assert [url for url in urls if not url.split(", ")[1].startswith("https://")] == []
+
+
+def test_one_setting_makes_all_links_absolute(sdist: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(sdist, source)
+    project = source / "pyproject.toml"
+    text, count = re.subn(r'(?m)^repository = ".*"$', 'repository = "https://example.org/glmix/"', project.read_text())
+    assert count == 1
+    project.write_text(text)
+    made = build(source, "wheel", tmp_path / "dist")
+    ours = [link for link in LINK.findall((ROOT / "README.md").read_text()) if not link.startswith("https://")]
+    assert ours
+    for link in ours:
+        path = link.partition("#")[0]
+        assert (ROOT / path).exists(), "the README links to a file that is not there"
+        kind = "raw" if path.endswith((".png", ".jpg", ".svg")) else "blob"
+        assert f"](https://example.org/glmix/{kind}/HEAD/{link})" in readme(made)
+    assert [link for link in LINK.findall(readme(made)) if not link.startswith("https://")] == []
+    urls = dict(url.split(", ") for url in metadata(made).get_all("Project-URL", []))
+    assert set(urls) == {"Homepage", "Documentation", "Source", "Changelog", "Issues"}
+    assert urls["Changelog"] == "https://example.org/glmix/blob/HEAD/CHANGELOG.md"
+
+
+def test_the_installed_wheel_lists_prints_and_trains_a_recipe(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "env")
+    python = tmp_path / "env" / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index"]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    (packages,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))  # an editable glmix is not followed
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def glmix(*arguments: str) -> str:
+        command = [str(tmp_path / "env" / "bin" / "glmix"), *arguments]
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    where = [str(python), "-c", "import glmix; print(glmix.__file__)"]
+    printed = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert str(packages) in printed.stdout
+    assert "scenes/single" in glmix("configs")
+    assert "train_count: 3000" in glmix("fit", "--config", "scenes/single", "--print_config")
+    tiny = (
+        "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --model.schedule.warmup_epochs 0 --data.train_count 64"
+    )
+    glmix("fit", "--config", "scenes/single", *tiny.split(), "--data.val_count", "8")
+    assert (tmp_path / "out" / "scenes" / "single" / "checkpoints" / "best.ckpt").is_file()
