@@ -1,6 +1,7 @@
 """`glmix configs`, and recipes by name wherever a command takes a configuration."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,20 @@ def test_nothing_else_is_a_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no shipped recipe"):
         find_config(name)
+
+
+def test_every_recipe_that_the_docs_name_exists():
+    root = Path(__file__).parents[2]
+    pages = [root / "README.md", *root.glob("docs/*.md"), *root.glob("benchmarks/*.py")]
+    pages += [config_path(name) for name in config_names()]
+    named = [
+        (page.name, name)
+        for page in pages
+        for name in re.findall(r"(?:--config|glmix ablate|glmix configs)[ =]([a-z0-9]+/\w+)", page.read_text())
+    ]
+    assert len(named) > 60
+    assert [(page, name) for page, name in named if name not in config_names()] == []
+    assert [page.name for page in pages if re.search(r"(--config|ablate) configs/", page.read_text())] == []
 
 
 def printed_config(capsys, *arguments: str) -> dict:
