@@ -298,8 +298,8 @@ def test_a_training_without_objects_is_refused_and_empty_images_can_be_kept(writ
     some, everything = CocoData(**options), CocoData(**options, keep_empty=True)
     for data, count in ((some, 1), (everything, 3)):
         data.setup("fit")
-        assert len(data.samples["train"]) == count
-        assert len(data.samples["val"]) == 3
+        assert len(data.splits["train"]) == count
+        assert len(data.splits["val"]) == 3
         assert (data.num_classes, data.class_names, data.category_ids) == (3, ["dog", "emu", "cat"], [4, 8, 90])
     path.write_text(json.dumps(content_of(annotations=[])))
     with pytest.raises(ValueError, match=r"a\.json has no objects to train on"):

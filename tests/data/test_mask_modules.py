@@ -146,7 +146,7 @@ def test_batches_are_what_the_task_takes(ade: Path) -> None:
     assert len(batches) == 5, "each image once"
     for index, (images, masks) in enumerate(batches):
         assert images.shape == (1, 3, 48, 48)
-        assert np.array_equal(masks[0].numpy(), module._opened["val"].mask(index))
+        assert np.array_equal(masks[0].numpy(), module.splits["val"].files.mask(index))
 
 
 def test_images_of_different_sizes_come_in_lists(tmp_path: Path) -> None:

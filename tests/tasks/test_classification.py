@@ -52,7 +52,7 @@ def test_metrics_count_every_image_once() -> None:
     images, targets = torch.randn(7, 3, 32, 32), torch.randint(6, (7,))
     for part in (slice(0, 4), slice(4, 7)):
         module.validation_step((images[part], targets[part]), 0)
-    scores = module._scores()[""]
+    scores = module.compute_scores()[""]
     logits = module.model(images)
     assert scores["top1"] == (logits.argmax(1) == targets).float().mean()
     assert torch.allclose(scores["loss"], torch.nn.functional.cross_entropy(logits, targets))

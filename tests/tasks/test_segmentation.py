@@ -304,7 +304,7 @@ def test_images_in_lists_are_judged_at_the_size_of_their_masks() -> None:
     images = [torch.randn(3, 32, 40), torch.randn(3, 64, 33)]
     masks = [torch.randint(3, (50, 60)), torch.randint(3, (64, 33))]
     with torch.no_grad():
-        chosen._evaluate((images, masks))
+        chosen.evaluate((images, masks))
         counts = torch.zeros(3, 3)
         for image, mask in zip(images, masks, strict=True):
             labels = label_map(chosen.model(image.unsqueeze(0)), tuple(mask.shape))[0]  # type: ignore[arg-type]

@@ -9,19 +9,12 @@ shows. `batch_size` is that of one process.
 
 from typing import Any
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import DataLoader
 
-from ..errors import InputError, MissingExtraError
-
-try:
-    from lightning.pytorch import LightningDataModule
-except ImportError as error:
-    raise MissingExtraError(f"Data modules need {error.name}: pip install 'glmix[train]'") from error
-
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-from .images import ImageSource, TokenLabelConfig
-from .loaders import eval_loader, train_loader
+from ..errors import InputError
+from .data_module import DataModule, already_collated
+from .images import ImageSource, OpenSplit, TokenLabelConfig
 from .scene_tensors import SceneTensors
 from .scenes import SceneConfig, Split
 from .transforms import TransformConfig
@@ -32,7 +25,7 @@ ONE_OBJECT = SceneConfig(objects=(1, 1))
 PUBLISHED = TransformConfig()
 
 
-class ScenesData(LightningDataModule):
+class ScenesData(DataModule):
     """Procedural scenes, drawn once at the start and kept in memory: the data set that needs no file.
 
     Scenes of one object give the class as target; of more objects, or with `multi_label`, which classes are present.
@@ -70,74 +63,45 @@ class ScenesData(LightningDataModule):
         mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN,
         std: tuple[float, float, float] = IMAGENET_DEFAULT_STD,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            batch_size,
+            2 * batch_size if eval_batch_size is None else eval_batch_size,
+            num_workers,
+            seed,
+            repeats=repeats,
+            collate=already_collated,
+        )
         multi_label = not scenes.single if multi_label is None else multi_label
         if not multi_label and not scenes.single:
             raise InputError(
                 f"Scenes of {scenes.objects[0]} to {scenes.objects[1]} objects have several classes: leave "
                 "multi_label out or set it to true, or ask for scenes.objects [1, 1]."
             )
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("repeats", repeats)):
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}.")
         self.scenes = scenes
         self.counts: dict[Split, int] = {"train": train_count, "val": val_count, "test": test_count}
-        self.batch_size = batch_size
-        self.eval_batch_size = 2 * batch_size if eval_batch_size is None else eval_batch_size
         self.multi_label = multi_label
         self.token_grid = token_grid if token_labels else None
-        self.augment, self.repeats, self.seed, self.num_workers = augment, repeats, seed, num_workers
+        self.augment = augment
         self.mean, self.std, self.crop_pct = mean, std, 1.0
-        self.num_classes: int = scenes.num_classes
-        self.class_names: list[str] | None = list(scenes.class_names)
+        self.num_classes = scenes.num_classes
+        self.class_names = list(scenes.class_names)
         self.input_size: tuple[int, int, int] = (3, scenes.size, scenes.size)
-        self._sets: dict[Split, SceneTensors] = {}
 
-    def setup(self, stage: str | None = None) -> None:
-        splits: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        for split in splits.get(stage, ("train", "val", "test")):
-            if split not in self._sets:
-                self._sets[split] = SceneTensors(
-                    self.scenes,
-                    split,
-                    self.counts[split],
-                    "labels" if self.multi_label else "label",
-                    mean=self.mean,
-                    std=self.std,
-                    seed=self.seed,
-                    augment=self.augment,
-                    grid=self.token_grid if split == "train" else None,
-                )
-
-    def train_dataloader(self) -> Any:
-        return train_loader(
-            self._sets["train"],
-            self.counts["train"],
-            self.batch_size,
-            seed=self.seed,
-            repeats=self.repeats,
-            **training_of(self),
-            num_workers=self.num_workers,
-            collate=_as_it_is,
-        )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._eval_loader("val")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._eval_loader("test")
-
-    def _eval_loader(self, split: Split) -> DataLoader[Any]:
-        return eval_loader(
-            self._sets[split],
+    def open_split(self, split: Split) -> SceneTensors:
+        return SceneTensors(
+            self.scenes,
+            split,
             self.counts[split],
-            self.eval_batch_size,
-            num_workers=self.num_workers,
-            collate=_as_it_is,
+            "labels" if self.multi_label else "label",
+            mean=self.mean,
+            std=self.std,
+            seed=self.seed,
+            augment=self.augment,
+            grid=self.token_grid if split == "train" else None,
         )
 
 
-class ImageData(LightningDataModule):
+class ImageData(DataModule):
     """Images on a disk or behind a network, read by timm and augmented as the published recipes do.
 
     Args:
@@ -162,67 +126,41 @@ class ImageData(LightningDataModule):
         seed: int = 0,
         token_labels: TokenLabelConfig | None = None,
     ) -> None:
-        super().__init__()
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("repeats", repeats)):
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}.")
-        if num_workers < 0:
-            raise InputError(f"num_workers must be 0 or more, got {num_workers}.")
+        super().__init__(
+            batch_size,
+            batch_size if eval_batch_size is None else eval_batch_size,
+            num_workers,
+            seed,
+            repeats=repeats,
+        )
         if source.streams and repeats > 1:
             raise InputError(f"Repeated augmentation needs random access, which the reader {source.reader} has not.")
         if source.streams and token_labels is not None:
             raise InputError(f"Token labels need files with names, which the reader {source.reader} has not.")
         self.source, self.transforms, self.token_labels = source, transforms, token_labels
-        self.batch_size = batch_size
-        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
-        self.num_workers, self.repeats, self.seed = num_workers, repeats, seed
         self.input_size: tuple[int, int, int] = (3, transforms.size, transforms.size)
         self.mean, self.std, self.crop_pct = transforms.mean, transforms.std, transforms.crop
-        self.num_classes: int = 0
-        self.class_names: list[str] | None = None
-        self._opened: dict[Split, Any] = {}
 
-    def setup(self, stage: str | None = None) -> None:
-        splits: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        for split in splits.get(stage, ("train", "val", "test")):
-            if split not in self._opened:
-                classes = self._opened["train"].classes if "train" in self._opened else None
-                self._opened[split] = self.source.open(split, self.num_workers, self.seed, classes)
-                if split == "train" and self.token_labels is not None:
-                    self._opened[split].add_labels(self.token_labels)
-        first = next(iter(self._opened.values()))
-        self.num_classes, self.class_names = first.num_classes, first.class_names
+    def open_split(self, split: Split) -> Any:
+        classes = self.splits["train"].classes if "train" in self.splits else None
+        opened: OpenSplit = self.source.open(split, self.num_workers, self.seed, classes)
+        if split == "train" and self.token_labels is not None:
+            opened.add_labels(self.token_labels)
+        self.num_classes, self.class_names = opened.num_classes, opened.class_names
+        return opened
 
     def train_dataloader(self) -> Any:
-        return self._opened["train"].train_loader(
+        return self.splits["train"].train_loader(
             self.transforms,
             self.batch_size,
             seed=self.seed,
             repeats=self.repeats,
-            **training_of(self),
+            **self.resume_position(),
             num_workers=self.num_workers,
         )
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._opened["val"].eval_loader(self.transforms, self.eval_batch_size, self.num_workers)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._opened["test"].eval_loader(self.transforms, self.eval_batch_size, self.num_workers)
-
-
-def training_of(module: LightningDataModule) -> dict[str, Any]:
-    """What the loader must know of the trainer: where an epoch ends, and which one is first after a resume.
-
-    Lightning loads no state of the loader, and asks for its first batch before it tells the epoch, where a checkpoint
-    was written between two epochs.
-    """
-    trainer = module.trainer
-    limit = getattr(trainer, "limit_train_batches", None)
-    counted = isinstance(limit, int) and not isinstance(limit, bool) and limit > 0
-    # processed, which Lightning tells samplers: current_epoch counts later
-    progress: Any = trainer.fit_loop.epoch_progress.current if trainer is not None else None
-    return {"limit": limit if counted else None, "epoch": progress.processed if progress else 0}
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+    def eval_dataloader(self, split: Split) -> DataLoader[Any]:
+        loader: DataLoader[Any] = self.splits[split].eval_loader(
+            self.transforms, self.eval_batch_size, self.num_workers
+        )
+        return loader

@@ -26,7 +26,10 @@ class NonFiniteLossError(InputError):
 
 
 class Task(L.LightningModule):
-    """A model, how it is trained, and nothing of what it is trained for: subclasses add loss and metrics.
+    """Train a model: the optimiser, the average of the weights and checkpoints. Subclasses add loss and metrics.
+
+    A subclass implements `training_step`, `evaluate` and `compute_scores`, and sets `score_name`, the metric that
+    decides which checkpoint is the best.
 
     Args:
         model: a model's name: ours (`glmix models`) or any of timm's.
@@ -45,6 +48,7 @@ class Task(L.LightningModule):
 
     model: nn.Module
     ema: ModelEmaV3 | None
+    score_name: str
     _bad_step: Tensor
 
     def __init__(
@@ -141,11 +145,16 @@ class Task(L.LightningModule):
         return found if found is not None else self.num_classes  # type: ignore[return-value]
 
     def networks(self) -> dict[str, nn.Module]:
-        """What is validated, by the suffix of its metrics: the model, and its average where there is one."""
+        """Return the networks that are evaluated, by the suffix of their metrics: "" for the raw weights, "_ema" for
+        the averaged ones, if there are any."""
         networks: dict[str, nn.Module] = {"": self.model}
         if self.ema is not None:
             networks["_ema"] = self.ema.module
         return networks
+
+    def best_network(self) -> nn.Module:
+        """Return the network with the raw or the averaged weights, whichever scored higher in the last validation."""
+        return self.ema.module if self.ema is not None and self.ema_is_better else self.model
 
     def forward(self, images: Tensor) -> Any:
         return self.model(images)
@@ -246,7 +255,38 @@ class Task(L.LightningModule):
                 "(trainer.precision), or look at the data."
             )
 
-    # ---- validation
+    # ---- validation and testing
+
+    def evaluate(self, batch: Any) -> None:
+        """Update the metrics of every network in `networks()` with a batch."""
+        raise NotImplementedError
+
+    def compute_scores(self) -> dict[str, dict[str, Any]]:
+        """Return {suffix of the network: {metric: value}} over all processes, and reset the metrics.
+
+        A metric of one class is named `METRIC/CLASS`.
+        """
+        raise NotImplementedError
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        scores = self.compute_scores()
+        self.record(self.score_name, {suffix: values.pop(self.score_name) for suffix, values in scores.items()})
+        self._log_scores("val", scores)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test", self.compute_scores())
+
+    def _log_scores(self, stage: str, scores: dict[str, dict[str, Any]]) -> None:
+        for suffix, values in scores.items():
+            for name, value in values.items():
+                metric, *of_class = name.split("/", 1)
+                self.log("/".join([stage, metric + suffix, *of_class]), value)
 
     def on_validation_start(self) -> None:
         self._share_buffers(False)
@@ -270,8 +310,8 @@ class Task(L.LightningModule):
                 torch.distributed.broadcast(buffer, 0)
         wrapper.broadcast_buffers = training
 
-    def record(self, name: str, scores: dict[str, Tensor]) -> None:
-        """Log scores of the networks, by their suffix, and the best so far of any."""
+    def record(self, name: str, scores: dict[str, Any]) -> None:
+        """Log the scores of the networks, by their suffix, and the best of any network so far."""
         for suffix, score in scores.items():
             self.log(f"val/{name}{suffix}", score)
         if self.trainer.sanity_checking:

@@ -106,21 +106,20 @@ class Classification(Task):
             images, targets = self.mix(images, targets)
         return self.watch(self.train_loss(self.model(images), targets))
 
-    def _evaluate(self, batch: Any) -> None:
+    def evaluate(self, batch: Any) -> None:
         images, targets = batch[0], batch[1]
         if self.device_mesh is not None:
             self._last_images = images
-            self._anyone_computes(True)
+            self._any_process(True)
         for suffix, net in self.networks().items():
             logits = net(images).float()
             wanted = targets.float() if self.multi_label else targets
             self.losses[f"of{suffix}"].update(self.val_loss(logits, wanted), weight=len(images))  # type: ignore[operator]
             self.metrics[f"of{suffix}"].update(logits, targets.long())  # type: ignore[operator]
 
-    def _scores(self) -> dict[str, dict[str, Tensor]]:
-        """{suffix: {metric: value}} over all processes, every image counted once; then begin anew."""
-        self._keep_company()
-        scores: dict[str, dict[str, Tensor]] = {}
+    def compute_scores(self) -> dict[str, dict[str, Any]]:
+        self._join_other_forward_passes()
+        scores: dict[str, dict[str, Any]] = {}
         for suffix in self.networks():
             metrics, loss = self.metrics[f"of{suffix}"], self.losses[f"of{suffix}"]
             scores[suffix] = {**metrics.compute(), "loss": loss.compute()}  # type: ignore[operator]
@@ -128,36 +127,19 @@ class Classification(Task):
             loss.reset()  # type: ignore[operator]
         return scores
 
-    def _anyone_computes(self, here: bool) -> bool:
+    def _any_process(self, here: bool) -> bool:
         flag = torch.tensor(int(here), device=self.device)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
         return bool(flag)
 
-    def _keep_company(self) -> None:
-        """With sharded weights, a process that has fewer batches takes part in the others' without counting them."""
+    def _join_other_forward_passes(self) -> None:
+        """Run dummy forward passes while other processes have batches left: sharded weights are gathered together."""
         if self.device_mesh is None or self._last_images is None:
             return
-        while self._anyone_computes(False):
+        while self._any_process(False):
             for net in self.networks().values():
                 net(self._last_images)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        scores = self._scores()
-        self.record(self.score_name, {suffix: values.pop(self.score_name) for suffix, values in scores.items()})
-        for suffix, values in scores.items():
-            self.log_dict({f"val/{name}{suffix}": value for name, value in values.items()})
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:
-        for suffix, values in self._scores().items():
-            self.log_dict({f"test/{name}{suffix}": value for name, value in values.items()})
-
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        net = self.networks()["_ema"] if self.ema_is_better and self.ema is not None else self.model
-        logits: Tensor = net(batch[0] if isinstance(batch, list | tuple) else batch).float()
+        logits: Tensor = self.best_network()(batch[0] if isinstance(batch, list | tuple) else batch).float()
         return logits.sigmoid() if self.multi_label else torch.softmax(logits, 1)

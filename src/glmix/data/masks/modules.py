@@ -8,21 +8,11 @@ same, or two lists where sizes differ; a mask has the size of its file, which ma
 """
 
 from dataclasses import dataclass
-from typing import Any
-
-from torch.utils.data import DataLoader
-
-from ...errors import InputError, MissingExtraError
-
-try:
-    from lightning.pytorch import LightningDataModule
-except ImportError as error:
-    raise MissingExtraError(f"Data modules need {error.name}: pip install 'glmix[train]'") from error
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..loaders import eval_loader, train_loader
-from ..modules import training_of
+from ...errors import InputError
+from ..data_module import DataModule, already_collated
 from ..scene_tensors import SceneTensors
 from ..scenes import SceneConfig, Split
 from .files import MaskFiles, MaskLayout, open_masks
@@ -87,7 +77,7 @@ class MaskSource:
         return files
 
 
-class MaskData(LightningDataModule):
+class MaskData(DataModule):
     """Images with masks, in folders.
 
     Args:
@@ -108,56 +98,22 @@ class MaskData(LightningDataModule):
         num_workers: int = 4,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}.")
-        if num_workers < 0:
-            raise InputError(f"num_workers must be 0 or more, got {num_workers}.")
+        super().__init__(batch_size, eval_batch_size, num_workers, seed, collate=collate_masks)
         self.source, self.transforms = source, transforms
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.num_workers, self.seed = num_workers, seed
         self.input_size: tuple[int, int, int] = (3, transforms.crop, transforms.crop)
         self.mean, self.std, self.resize = transforms.mean, transforms.std, transforms.resize
-        self.num_classes: int = 0
-        self.class_names: list[str] | None = None
-        self._opened: dict[Split, MaskFiles] = {}
 
-    def setup(self, stage: str | None = None) -> None:
-        splits: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        for split in splits.get(stage, ("train", "val", "test")):
-            if split not in self._opened:
-                self._opened[split] = self.source.open(split)
-        first = next(iter(self._opened.values()))
-        self.num_classes, self.class_names = first.num_classes, list(first.class_names)
+    def open_split(self, split: Split) -> MaskSamples:
+        return self.samples_of(self.source.open(split), split)
 
-    def train_dataloader(self) -> Any:
-        files = self._opened["train"]
-        return train_loader(
-            MaskSamples(files, self.transforms.train(), seed=self.seed),
-            len(files),
-            self.batch_size,
-            seed=self.seed,
-            **training_of(self),
-            num_workers=self.num_workers,
-            collate=collate_masks,
-        )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._eval_loader("val")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._eval_loader("test")
-
-    def _eval_loader(self, split: Split) -> DataLoader[Any]:
-        files = self._opened[split]
-        samples = MaskSamples(files, self.transforms.eval())
-        return eval_loader(
-            samples, len(files), self.eval_batch_size, num_workers=self.num_workers, collate=collate_masks
-        )
+    def samples_of(self, files: MaskFiles, split: Split) -> MaskSamples:
+        """Return the data set over the files of a split: augmented in training, whole images otherwise."""
+        self.num_classes, self.class_names = files.num_classes, list(files.class_names)
+        transform = self.transforms.train() if split == "train" else self.transforms.eval()
+        return MaskSamples(files, transform, seed=self.seed)
 
 
-class SceneMaskData(LightningDataModule):
+class SceneMaskData(DataModule):
     """Procedural scenes with exact masks, drawn once at the start and kept in memory. Class 0 is the background.
 
     Args:
@@ -185,62 +141,29 @@ class SceneMaskData(LightningDataModule):
         mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN,
         std: tuple[float, float, float] = IMAGENET_DEFAULT_STD,
     ) -> None:
-        super().__init__()
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}.")
+        super().__init__(
+            batch_size,
+            2 * batch_size if eval_batch_size is None else eval_batch_size,
+            num_workers,
+            seed,
+            collate=already_collated,
+        )
         self.scenes = scenes
         self.counts: dict[Split, int] = {"train": train_count, "val": val_count, "test": test_count}
-        self.batch_size = batch_size
-        self.eval_batch_size = 2 * batch_size if eval_batch_size is None else eval_batch_size
-        self.augment, self.seed, self.num_workers = augment, seed, num_workers
+        self.augment = augment
         self.mean, self.std, self.resize = mean, std, None
-        self.class_names: list[str] = ["background", *scenes.class_names]
-        self.num_classes: int = len(self.class_names)
+        self.class_names = ["background", *scenes.class_names]
+        self.num_classes = len(self.class_names)
         self.input_size: tuple[int, int, int] = (3, scenes.size, scenes.size)
-        self._sets: dict[Split, SceneTensors] = {}
 
-    def setup(self, stage: str | None = None) -> None:
-        splits: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        for split in splits.get(stage, ("train", "val", "test")):
-            if split not in self._sets:
-                self._sets[split] = SceneTensors(
-                    self.scenes,
-                    split,
-                    self.counts[split],
-                    "semantic",
-                    mean=self.mean,
-                    std=self.std,
-                    seed=self.seed,
-                    augment=self.augment,
-                )
-
-    def train_dataloader(self) -> Any:
-        return train_loader(
-            self._sets["train"],
-            self.counts["train"],
-            self.batch_size,
-            seed=self.seed,
-            **training_of(self),
-            num_workers=self.num_workers,
-            collate=_as_it_is,
-        )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._eval_loader("val")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._eval_loader("test")
-
-    def _eval_loader(self, split: Split) -> DataLoader[Any]:
-        return eval_loader(
-            self._sets[split],
+    def open_split(self, split: Split) -> SceneTensors:
+        return SceneTensors(
+            self.scenes,
+            split,
             self.counts[split],
-            self.eval_batch_size,
-            num_workers=self.num_workers,
-            collate=_as_it_is,
+            "semantic",
+            mean=self.mean,
+            std=self.std,
+            seed=self.seed,
+            augment=self.augment,
         )
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

@@ -101,32 +101,17 @@ class Detection(Task):
             self.log_dict(parts, on_step=True, on_epoch=False)
         return self.watch(torch.stack(list(losses.values())).sum())
 
-    def _evaluate(self, batch: Any) -> None:
+    def evaluate(self, batch: Any) -> None:
         images, targets = batch
         for suffix, net in self.networks().items():
             self.scores[suffix].update(net(images), targets)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        found = {suffix: scores.compute() for suffix, scores in self.scores.items()}
-        best = {suffix: torch.tensor(values.pop(self.score_name)) for suffix, values in found.items()}
-        self.record(self.score_name, best)
-        for suffix, values in found.items():
-            self.log_dict({f"val/{name}{suffix}": value for name, value in values.items()})
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:
-        for suffix, scores in self.scores.items():
-            self.log_dict({f"test/{name}{suffix}": value for name, value in scores.compute().items()})
+    def compute_scores(self) -> dict[str, dict[str, Any]]:
+        return {suffix: scores.compute() for suffix, scores in self.scores.items()}
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Tensor]]:
-        """For each image boxes, labels, scores and maybe masks, by the better of the two networks."""
-        net = self.networks()["_ema"] if self.ema_is_better and self.ema is not None else self.model
-        found: list[dict[str, Tensor]] = net(batch[0] if isinstance(batch, list | tuple) else batch)
+        """Return boxes, labels, scores and, from Mask R-CNN, masks of each image, predicted by `best_network`."""
+        found: list[dict[str, Tensor]] = self.best_network()(batch[0] if isinstance(batch, list | tuple) else batch)
         return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from ..trained import read_info
 from ..weights import INFO, load_weights
 from .inference import WHOLE, Inference, label_map, segment
 from .net import SegmentationNet
-from .scores import SegmentationScores, scores_of
+from .scores import scores_of
 
 __all__ = ["IGNORE", "Segmentation", "pixel_cross_entropy"]
 
@@ -116,7 +116,7 @@ class Segmentation(Task):
             return self.watch(pixel_cross_entropy(logits, masks))
         return self.watch(pixel_cross_entropy(logits, masks) + self.auxiliary * pixel_cross_entropy(second, masks))
 
-    def _evaluate(self, batch: Any) -> None:
+    def evaluate(self, batch: Any) -> None:
         images, masks = batch
         if isinstance(images, list):  # of different sizes
             pairs = [(image.unsqueeze(0), mask.unsqueeze(0)) for image, mask in zip(images, masks, strict=True)]
@@ -135,45 +135,28 @@ class Segmentation(Task):
         one_look = self.inference.scales == (1.0,) and not self.inference.flip
         return scores if one_look else scores.clamp_min(1e-12).log()
 
-    def _scores(self) -> dict[str, tuple[SegmentationScores, Tensor]]:
-        """{suffix: (scores, loss)} over all processes; then begin anew."""
-        found = {}
-        for suffix in self.networks():
-            confusion, loss = self.confusions[f"of{suffix}"], self.losses[f"of{suffix}"]
-            found[suffix] = scores_of(confusion.compute()), loss.compute()  # type: ignore[operator]
-            confusion.reset()  # type: ignore[operator]
-            loss.reset()  # type: ignore[operator]
-        return found
-
-    def _log(self, stage: str, scores: dict[str, tuple[SegmentationScores, Tensor]]) -> None:
+    def compute_scores(self) -> dict[str, dict[str, Any]]:
         data = getattr(self.trainer, "datamodule", None)
         names = getattr(data, "class_names", None) or [str(k) for k in range(self.num_classes or 0)]
-        for suffix, (found, loss) in scores.items():
-            self.log(f"{stage}/pixel_accuracy{suffix}", found.pixel_accuracy)
-            self.log(f"{stage}/loss{suffix}", loss)
-            self.log_dict({f"{stage}/IoU{suffix}/{name}": v for name, v in zip(names, found.iou, strict=True)})
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        scores = self._scores()
-        self.record(self.score_name, {suffix: found.mean_iou for suffix, (found, _) in scores.items()})
-        self._log("val", scores)
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:
-        scores = self._scores()
-        for suffix, (found, _) in scores.items():
-            self.log(f"test/{self.score_name}{suffix}", found.mean_iou)
-        self._log("test", scores)
+        scores: dict[str, dict[str, Any]] = {}
+        for suffix in self.networks():
+            confusion, loss = self.confusions[f"of{suffix}"], self.losses[f"of{suffix}"]
+            found = scores_of(confusion.compute())  # type: ignore[operator]
+            scores[suffix] = {
+                self.score_name: found.mean_iou,
+                "pixel_accuracy": found.pixel_accuracy,
+                "loss": loss.compute(),  # type: ignore[operator]
+                **{f"IoU/{name}": value for name, value in zip(names, found.iou, strict=True)},
+            }
+            confusion.reset()  # type: ignore[operator]
+            loss.reset()  # type: ignore[operator]
+        return scores
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """(B, H, W): the class of each pixel, by the better of the two networks."""
-        net = self.networks()["_ema"] if self.ema_is_better and self.ema is not None else self.model
-        return label_map(segment(net, batch[0] if isinstance(batch, list | tuple) else batch, self.inference))
+        """Return the class of each pixel (B, H, W), predicted by `best_network`."""
+        return label_map(
+            segment(self.best_network(), batch[0] if isinstance(batch, list | tuple) else batch, self.inference)
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -208,8 +208,8 @@ class _Pseudo(SceneMaskData):
 
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)
-        if self.masks is not None and "train" in self._sets:
-            self._sets["train"].targets = self.masks.to(self._sets["train"].targets.dtype)
+        if self.masks is not None and "train" in self.splits:
+            self.splits["train"].targets = self.masks.to(self.splits["train"].targets.dtype)
 
 
 def _segmenter(config: Comparison, seed: int, folder: Path, masks: Tensor | None) -> dict[str, Any]:

@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as V
 
-from ...data.loaders import eval_loader, train_loader
+from ...data.data_module import DataModule
 from ...data.masks.files import MaskFiles
 from ...data.masks.modules import MaskData, MaskSource
+from ...data.masks.samples import MaskSamples
 from ...data.masks.transforms import MaskTransformConfig
-from ...data.modules import training_of
 from ...data.sampling import Draw, seeded
+from ...data.scenes import Split
 from ...errors import InputError
 
 __all__ = ["LabelData", "PseudoMaskData", "label_vectors"]
@@ -59,7 +59,7 @@ class _LabelSamples(Dataset[tuple[Tensor, Tensor]]):
         return x, self.labels[sample]
 
 
-class LabelData(LightningDataModule):
+class LabelData(DataModule):
     """Images of one split with the classes that they show, of which the last ones are held out. Class 0, the
     background, is none of them. After `setup` it tells what the other data modules tell.
 
@@ -83,18 +83,13 @@ class LabelData(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, batch_size, num_workers, seed)
         self.source, self.held_out, self.transforms, self.turns = source, held_out, transforms, turns
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.input_size: tuple[int, int, int] = (3, transforms.crop, transforms.crop)
         self.mean, self.std = transforms.mean, transforms.std
-        self.num_classes: int = 0
-        self.class_names: list[str] | None = None
-        self._train: _LabelSamples | None = None
-        self._val: _LabelSamples | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        if self._train is not None:
+        if self.splits:
             return
         files = self.source.open("train")
         first = len(files) - self.held_out
@@ -104,23 +99,8 @@ class LabelData(LightningDataModule):
                 f"few for a batch of {self.batch_size}."
             )
         self.num_classes, self.class_names = files.num_classes - 1, list(files.class_names[1:])
-        self._train = _LabelSamples(files, range(first), self.transforms, self.turns, self.seed)
-        self._val = _LabelSamples(files, range(first, len(files)), self.transforms, False, self.seed)
-
-    def train_dataloader(self) -> Any:
-        assert self._train is not None
-        return train_loader(
-            self._train,
-            len(self._train),
-            self.batch_size,
-            seed=self.seed,
-            **training_of(self),
-            num_workers=self.num_workers,
-        )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        assert self._val is not None
-        return eval_loader(self._val, len(self._val), self.batch_size, num_workers=self.num_workers)
+        self.splits["train"] = _LabelSamples(files, range(first), self.transforms, self.turns, self.seed)
+        self.splits["val"] = _LabelSamples(files, range(first, len(files)), self.transforms, False, self.seed)
 
 
 class PseudoMaskData(MaskData):
@@ -135,7 +115,6 @@ class PseudoMaskData(MaskData):
         super().__init__(**kwargs)
         self.pseudo = pseudo
 
-    def setup(self, stage: str | None = None) -> None:
-        if "train" not in self._opened:
-            self._opened["train"] = dataclasses.replace(self.source, masks=self.pseudo).open("train")
-        super().setup(stage)
+    def open_split(self, split: Split) -> MaskSamples:
+        source = dataclasses.replace(self.source, masks=self.pseudo) if split == "train" else self.source
+        return self.samples_of(source.open(split), split)
