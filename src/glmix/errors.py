@@ -1,6 +1,8 @@
 """Exceptions for mistakes that the caller can fix. Every other exception is a bug and keeps its traceback."""
 
-__all__ = ["InputError", "MissingExtraError", "is_file_error"]
+import re
+
+__all__ = ["InputError", "MissingExtraError", "is_file_error", "message_of"]
 
 
 class InputError(ValueError):
@@ -31,3 +33,12 @@ def is_file_error(error: BaseException) -> bool:
         return False
     about_files = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
     return isinstance(error, about_files) or error.errno is not None
+
+
+def message_of(error: BaseException) -> str:
+    """Return an error's message, without the traceback that a DataLoader puts around an error of a worker process."""
+    text = str(error)
+    if not re.match(r"Caught \w+ in DataLoader worker process", text):
+        return text
+    *_, original = re.split(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, flags=re.MULTILINE)
+    return original.strip()

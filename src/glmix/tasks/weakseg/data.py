@@ -87,6 +87,7 @@ class LabelData(LightningDataModule):
         self.source, self.held_out, self.transforms, self.turns = source, held_out, transforms, turns
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.input_size: tuple[int, int, int] = (3, transforms.crop, transforms.crop)
+        self.multi_label = True
         self.mean, self.std = transforms.mean, transforms.std
         self.num_classes: int = 0
         self.class_names: list[str] | None = None
