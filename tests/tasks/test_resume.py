@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from glmix.tasks.checkpoint_io import AtomicCheckpointIO, is_whole, newest_whole
-from glmix.tasks.run_folder import checkpoint_to_resume
 from glmix.tasks.checkpoints import Checkpoints
+from glmix.tasks.run_folder import checkpoint_to_resume
 
 from .runs import assert_same, data, start, task, trainer, weights, write_config
 
@@ -132,7 +132,7 @@ def test_signals_finish_the_batch_and_save(
     assert_same(weights(tmp_path / "run"), expected)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_signal_saves_the_step_it_came_in(tmp_path: Path, signum: signal.Signals) -> None:
     from lightning.pytorch.callbacks import Callback
 

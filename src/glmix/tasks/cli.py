@@ -1,5 +1,6 @@
 """`glmix fit | validate | test`: Lightning's command line over typed YAML, with this house's checks and defaults."""
 
+import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 # these so that YAML can name their classes without a path
@@ -157,6 +159,7 @@ class CLI(LightningCLI):
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         config = self.config[subcommand]
         root = Path(config["trainer"]["default_root_dir"])
+        _check_workers(self.datamodule)
         if subcommand == "fit":
             if self.trainer.is_global_zero:  # under torchrun, each process of a training is a command of its own
                 self.resources.enter_context(only_run_in(root))
@@ -190,6 +193,17 @@ class CLI(LightningCLI):
                 f"The run in {self.trainer.default_root_dir} is finished. A larger trainer.max_epochs makes it longer, "
                 "another trainer.default_root_dir begins a new one.\n"
             )
+
+
+def _check_workers(data: L.LightningDataModule) -> None:
+    """Warn once where torch would for each loader."""
+    workers = getattr(data, "num_workers", 0)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers > cores:
+        rank_zero_warn(
+            f"data.num_workers is {workers}, but this process may use only {cores} CPU cores: more workers than cores "
+            "slow the loading down."
+        )
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -38,10 +38,9 @@ def quiet() -> Iterator[None]:
             ".*set_vital.*",
             ".*sync_dist=True.*",  # the metrics synchronise themselves
             ".*LeafSpec.*",
+            ".*worker processes in total.*",  # for every loader: `glmix fit` says it once
         ):
             warnings.filterwarnings("ignore", message=message)
-        # torch says this for every loader and every place that makes one
-        warnings.filterwarnings("once", message=".*worker processes in total.*")
         warnings.formatwarning = _one_line
         for logger in loggers:
             logger.setLevel(logging.WARNING)
