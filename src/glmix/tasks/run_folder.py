@@ -131,7 +131,7 @@ def checkpoint_to_resume(root: Path, how: str, task: Task) -> Path | None:
         return _checked(Path(how), task)
     found, problems = _first_usable(step_files(folder), task)
     if found is None and newest_whole(folder) is not None:
-        raise InputError(f"{problems[0]} Give another --trainer.default_root_dir, or delete the file.")
+        raise InputError(" ".join([*problems, "Give another --trainer.default_root_dir, or delete these files."]))
     for problem in problems:
         rank_zero_warn(f"{problem} It was skipped.")
     return found
