@@ -192,7 +192,7 @@ def test_resume_with_another_average_or_other_arguments_is_one_sentence(
         assert answer in capsys.readouterr().err
 
 
-def test_mistakes_in_a_folder_of_images_are_one_sentence_also_from_workers(
+def test_mistakes_in_image_folders_are_one_sentence_also_from_workers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for split in ("train", "val"):
