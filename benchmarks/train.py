@@ -17,7 +17,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from glmix.tasks import Classification, MixConfig, OptimizerConfig, ScheduleConfig
 from glmix.tasks.checkpoint_io import AtomicCheckpointIO
 from glmix.tasks.checkpoints import Checkpoints
-from glmix.tasks.cli import quieten
+from glmix.tasks.process import quiet
 from glmix.tasks.progress import EpochLines
 
 
@@ -65,7 +65,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--accelerator", default="cpu")
     args = parser.parse_args()
-    quieten()
+    with quiet():
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
     task = Classification(
         model=args.model,
         mix=MixConfig(),

@@ -1,9 +1,10 @@
 """Exceptions for mistakes that the caller can fix. Every other exception is a bug and keeps its traceback."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["InputError", "MissingExtraError", "is_file_error", "nearest"]
+__all__ = ["InputError", "MissingExtraError", "is_file_error", "message_of", "nearest"]
 
 
 class InputError(ValueError):
@@ -40,3 +41,12 @@ def nearest(name: str, accepted: Iterable[str]) -> str:
     """Return " Did you mean '...'?" with the accepted name that is most similar, or nothing if none is."""
     close = get_close_matches(name, list(accepted), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def message_of(error: BaseException) -> str:
+    """Return an error's message, without the traceback that a DataLoader puts around an error of a worker process."""
+    text = str(error)
+    if not re.match(r"Caught \w+ in DataLoader worker process", text):
+        return text
+    *_, original = re.split(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, flags=re.MULTILINE)
+    return original.strip()

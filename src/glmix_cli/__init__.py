@@ -88,12 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         Exception: whatever is a bug, not a mistake of the user; with `--debug` every exception.
     """
+    own_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = DEBUG in argv
     argv = [arg for arg in argv if arg != DEBUG]
     command = argv[0] if argv else ""
     try:
-        code = _run(command, argv)
+        code = _run(command, argv, own_process)
         sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
     except BrokenPipeError:  # such as behind `| head`: nobody reads on, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -106,18 +107,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug or not _can_be_fixed_by_user(error):
             raise
-        print(f"glmix {command}: {error}", file=sys.stderr)
+        from glmix.errors import message_of
+
+        print(f"glmix {command}: {message_of(error)}", file=sys.stderr)
         return 2
     return code
 
 
-def _run(command: str, argv: Sequence[str]) -> int:
+def _run(command: str, argv: Sequence[str], own_process: bool) -> int:
     if command in fit.COMMANDS:
-        return fit.main(argv)
+        return fit.main(argv, own_process)
     args = build_parser().parse_args(argv)
-    from glmix.memory import keep_freed_memory
+    if own_process:  # it cannot be undone, so the process of a caller is left as it is
+        from glmix.memory import keep_freed_memory
 
-    keep_freed_memory()
+        keep_freed_memory()
     code: int = args.run(args)
     return code
 

@@ -28,17 +28,27 @@ def short_help(command: str) -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE|NAME", help=CONFIG_HELP)
     parser.add_argument("--trainer.max_epochs", metavar="N", help="an example of such an option; so are ...")
     parser.add_argument("--data.source.root", metavar="FOLDER", help="... where images lie, and ...")
-    parser.add_argument("--model.checkpoint", metavar="FILE", help="... weights to begin from, or to measure")
+    parser.add_argument("--model.checkpoint", metavar="FILE", help="... weights to begin training from")
     if command == "fit":
         parser.add_argument("--resume", metavar="auto|never|FILE", help="continue the run that is there (auto)")
     else:
-        parser.add_argument("--weights", metavar="auto|FILE", help="the checkpoint to measure (the run's best)")
+        parser.add_argument(
+            "--weights", metavar="auto|FILE", help="the weights to measure (auto: the run's best checkpoint)"
+        )
     parser.add_argument("--print_config", action="store_true", help="print all that can be set, with what is set")
     return parser
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run one of the commands with the arguments behind it. Exit codes beside the usual: 128 + signal if preempted."""
+def main(argv: Sequence[str], own_process: bool = False) -> int:
+    """Run one of the commands with the arguments behind it.
+
+    Args:
+        argv: the command and its arguments.
+        own_process: whether the process ends with the command, so that its allocator may be told to keep memory.
+
+    Returns:
+        The exit code: beside the usual ones 128 + signal where a signal has ended a training.
+    """
     if list(argv[1:]) in ([], ["-h"], ["--help"]):
         short_help(argv[0]).print_help(sys.stdout if argv[1:] else sys.stderr)
         return 0 if argv[1:] else 2
@@ -46,7 +56,8 @@ def main(argv: Sequence[str]) -> int:
     from glmix.tasks import cli
     from glmix.tasks.checkpoints import Preempted
 
-    keep_freed_memory()
+    if own_process:
+        keep_freed_memory()
     try:
         cli.run(argv)
     except Preempted as stopped:

@@ -37,11 +37,10 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from glmix.configs import find_config
-    from glmix.tasks.cli import quieten
+    from glmix.tasks.process import quiet
     from glmix.tasks.weakseg import pipeline
     from glmix.tasks.weakseg.config import read_weakseg
 
-    quieten()
     config = read_weakseg(
         find_config(args.config), [part for key, value in args.changes for part in (f"--{key}", value)]
     )
@@ -52,13 +51,14 @@ def run(args: argparse.Namespace) -> int:
     def watch(loop: Iterator[int], count: int, what: str) -> Iterator[int]:
         yield from tqdm(loop, total=count, desc=what, disable=None, unit="image")
 
-    if args.step == "fit":
-        pipeline.fit(config, say)
-    elif args.step == "seeds":
-        pipeline.seeds(config, say, watch)
-    else:
-        result = pipeline.evaluate(config, say, watch)
-        print(json.dumps(result) if args.json else _table(result))
+    with quiet():
+        if args.step == "fit":
+            pipeline.fit(config, say)
+        elif args.step == "seeds":
+            pipeline.seeds(config, say, watch)
+        else:
+            result = pipeline.evaluate(config, say, watch)
+            print(json.dumps(result) if args.json else _table(result))
     return 0
 
 

@@ -19,6 +19,7 @@ from glmix.data.images import ImageSource, TokenLabelConfig
 from glmix.data.modules import ImageData
 from glmix.data.scenes import SceneConfig, draw_scene
 from glmix.data.transforms import TransformConfig
+from glmix.errors import InputError
 
 from .conftest import same, take
 
@@ -119,7 +120,7 @@ def test_too_many_bad_images_are_an_error_that_names_one(copy: Path) -> None:
     data = module(copy, max_bad_images=3)
     with (
         pytest.warns(UserWarning, match="is skipped"),
-        pytest.raises(RuntimeError, match=r"cannot be read .* makes 4 .* allows 3"),
+        pytest.raises(InputError, match=r"cannot be read .* makes 4 .* allows 3"),
     ):
         take(data.train_dataloader(), 14)
 
@@ -150,7 +151,7 @@ def test_bad_images_in_a_stream(shards: Path, tmp_path: Path) -> None:
     assert all(len(y) == 4 for _, y in take(data.train_dataloader(), 12))
     assert sum(len(y) for _, y in data.val_dataloader()) == 11
     data = module(root, "wds", num_classes=4, shuffle_buffer=4, max_bad_images=0)
-    with pytest.raises(RuntimeError, match=r"bad in .*scenes-val-0.tar cannot be read"):
+    with pytest.raises(InputError, match=r"bad in .*scenes-val-0.tar cannot be read"):
         list(data.val_dataloader())
 
 
@@ -176,7 +177,7 @@ def test_counting_is_by_file() -> None:
         bad.add("a.jpg", OSError("cut off"))
     bad.add("a.jpg", OSError("cut off"))
     assert len(bad) == 1
-    with pytest.raises(RuntimeError, match=r"b.jpg cannot be read .*OSError: cut off"):
+    with pytest.raises(InputError, match=r"b.jpg cannot be read .*OSError: cut off"):
         bad.add("b.jpg", OSError("cut off"))
 
 

@@ -103,8 +103,8 @@ def write_config(path: Path, root: Path, **trainer: Any) -> Path:
     return path
 
 
-def start(*args: str) -> "subprocess.Popen[str]":
-    """`glmix ARGS` as a process of its own."""
+def start(*args: str, new_session: bool = False) -> "subprocess.Popen[str]":
+    """`glmix ARGS` as a process of its own, and with `new_session` in a process group of its own."""
     code = "import sys; from glmix_cli.fit import main; sys.exit(main(sys.argv[1:]))"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
@@ -113,6 +113,7 @@ def start(*args: str) -> "subprocess.Popen[str]":
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
+        start_new_session=new_session,
     )
 
 

@@ -14,6 +14,7 @@ import torch
 
 from glmix.tasks.checkpoint_io import AtomicCheckpointIO, is_whole, newest_whole
 from glmix.tasks.checkpoints import Checkpoints
+from glmix.tasks.run_folder import checkpoint_to_resume
 
 from .runs import assert_same, data, start, task, trainer, weights, write_config
 
@@ -131,7 +132,7 @@ def test_signals_finish_the_batch_and_save(
     assert_same(weights(tmp_path / "run"), expected)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_signal_saves_the_step_it_came_in(tmp_path: Path, signum: signal.Signals) -> None:
     from lightning.pytorch.callbacks import Callback
 
@@ -155,11 +156,12 @@ def test_torn_file_is_skipped(tmp_path: Path) -> None:
     trainer(tmp_path, max_epochs=2, limit_train_batches=2).fit(task(), data())
     newest, second = sorted((tmp_path / "checkpoints").glob("step-*.ckpt"), reverse=True)[:2]
     content = newest.read_bytes()
-    for torn in (content[: len(content) // 2], b"", content[:5000] + b"x" * 100 + content[5100:]):
+    for torn in (content[: len(content) // 2], b"", content[:5000] + b"x" * 100 + content[5100:], b"#" + content):
         newest.write_bytes(torn)
         assert not is_whole(newest)
-        with pytest.warns(UserWarning, match=f"{newest.name} is torn and was skipped"):
-            assert newest_whole(tmp_path / "checkpoints") == second
+        assert newest_whole(tmp_path / "checkpoints") == second
+        with pytest.warns(UserWarning, match=f"{newest.name} is torn"):
+            assert checkpoint_to_resume(tmp_path, "auto", task()) == second
 
 
 def test_kill_in_mid_write_leaves_the_last_one(tmp_path: Path) -> None:

@@ -65,14 +65,18 @@ class BadImages:
         return int(self._seen.sum())
 
     def add(self, name: str, error: BaseException) -> None:
-        """Take note of an unreadable file; raises RuntimeError where it is one too many."""
+        """Count an unreadable file.
+
+        Raises:
+            InputError: if there are now more than `limit`.
+        """
         place = zlib.crc32(name.encode()) % len(self._seen)
         if self._seen[place]:
             return
         self._seen[place] = 1
         reason = f"{type(error).__name__}: {error}"
         if len(self) > self.limit:
-            raise RuntimeError(
+            raise InputError(
                 f"{name} cannot be read as an image ({reason}). That makes {len(self)} such files, and max_bad_images "
                 f"allows {self.limit}."
             ) from error

@@ -15,6 +15,7 @@ except ImportError as error:
     raise MissingExtraError(f"Loading training data needs {error.name}: pip install 'glmix[train]'") from error
 
 from .sampling import EpochSampler, ShardSampler, process_rank
+from .workers import leave_signals_to_main_process
 
 __all__ = ["TrainLoader", "eval_loader", "stream_loader", "train_loader"]
 
@@ -63,6 +64,7 @@ def train_loader(
             sampler=sampler,
             drop_last=True,
             num_workers=num_workers,
+            worker_init_fn=leave_signals_to_main_process,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             # its own: otherwise every epoch would take a number from the global generator, which belongs to the task
@@ -85,6 +87,7 @@ def eval_loader(
         batch_size=batch_size,
         sampler=ShardSampler(length, rank, world),
         num_workers=num_workers,
+        worker_init_fn=leave_signals_to_main_process,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
@@ -97,6 +100,7 @@ def stream_loader(dataset: IterableDataset[Any], batch_size: int, *, num_workers
         dataset,
         batch_size=batch_size,
         num_workers=num_workers,
+        worker_init_fn=leave_signals_to_main_process,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
     )

@@ -1,10 +1,11 @@
 """Lightning's data modules: what a YAML file says about data, made into loaders.
 
 After `setup` each tells `num_classes`, `class_names` (None where the data has no names), and what an image must look
-like: `input_size`, `mean`, `std`, `crop_pct`. A training batch is (images, targets), or (images, targets, dense) for
-token labelling: images (B, C, H, W) float, normalised; targets (B,) int64, or (B, K) float where an image has many
-classes; dense (B, G, G, K) float, for each cell of a G x G grid over the image, row by row, how much of each class it
-shows. `batch_size` is that of one process.
+like: `input_size`, `mean`, `std`, `crop_pct`. `multi_label` tells whether an image may have several labels.
+
+A training batch is (images, targets), or (images, targets, dense) for token labelling: images (B, C, H, W) float,
+normalised; targets (B,) int64, or (B, K) float with `multi_label`; dense (B, G, G, K) float, for each cell of a G x G
+grid over the image, row by row, how much of each class it shows. `batch_size` is that of one process.
 """
 
 from typing import Any
@@ -140,6 +141,7 @@ class ImageData(DataModule):
         self.source, self.transforms, self.token_labels = source, transforms, token_labels
         self.input_size: tuple[int, int, int] = (3, transforms.size, transforms.size)
         self.mean, self.std, self.crop_pct = transforms.mean, transforms.std, transforms.crop
+        self.multi_label = False
 
     def open_split(self, split: Split) -> Any:
         classes = self.splits["train"].classes if "train" in self.splits else None

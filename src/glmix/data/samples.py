@@ -69,7 +69,7 @@ class ImageSamples(Dataset[Any]):
                 sample = self._read((place.sample + step) % len(self))
             if sample is not None:
                 return sample
-        raise RuntimeError("Not one of the images can be read.")
+        raise InputError("Not one of the images can be read.")
 
     def _read(self, index: int) -> Any:
         try:
@@ -89,5 +89,5 @@ def collate_readable(samples: Sequence[Any]) -> Any:
     """A batch of the samples that could be read."""
     readable = [sample for sample in samples if sample is not None]
     if not readable:
-        raise RuntimeError(f"None of the {len(samples)} images of a batch can be read.")
+        raise InputError(f"None of the {len(samples)} images of a batch can be read.")
     return tuple(default_collate(readable))

@@ -111,7 +111,7 @@ class TrainStream(Dataset[Any]):
 
         readable = {n: image for n, sample in enumerate(raw) if (image := self._decode(sample)) is not None}
         if not readable:
-            raise RuntimeError(f"None of the {len(raw)} images of a batch can be read; the last is {raw[-1].name}.")
+            raise InputError(f"None of the {len(raw)} images of a batch can be read; the last is {raw[-1].name}.")
         samples = []
         for number, draw in enumerate(draws):
             chosen = max((n for n in readable if n <= number), default=min(readable))
@@ -128,7 +128,7 @@ class TrainStream(Dataset[Any]):
                 yield sample
             if empty:
                 info = get_worker_info()
-                raise RuntimeError(
+                raise InputError(
                     f"The stream gave worker {info.id if info else 0} no sample: num_workers times the number of "
                     "processes may be at most the number of shards."
                 )

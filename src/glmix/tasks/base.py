@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_sched
 from .randomness import seed_position
 from .sharding import shard
 from .trained import DATA, TASKS
-from .weights import INFO, build_model, load_weights
+from .weights import INFO, build_model, check_tensors, load_weights
 
 __all__ = ["NonFiniteLossError", "Task"]
 
@@ -37,6 +38,7 @@ class Task(L.LightningModule):
         num_classes: outputs of the model; None takes the number from the data.
         checkpoint: weights to begin from: an authors' file, safetensors or a `.ckpt`. Another number of classes is
             allowed, its classifier begins anew.
+        fine_tuning: the recipe is meant for pretrained weights: warn where a training begins without `checkpoint`.
         optimizer: what updates the weights.
         schedule: how the learning rate moves.
         ema_decay: keep an average of the weights with this decay, validate it too; None for none.
@@ -57,6 +59,7 @@ class Task(L.LightningModule):
         model_args: dict[str, Any] | None = None,
         num_classes: int | None = None,
         checkpoint: str | None = None,
+        fine_tuning: bool = False,
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
         ema_decay: float | None = None,
@@ -72,6 +75,7 @@ class Task(L.LightningModule):
         self.model_args = dict(model_args or {})
         self.num_classes = num_classes
         self.checkpoint = checkpoint
+        self.fine_tuning = fine_tuning
         self.optimizer_config = optimizer or OptimizerConfig()
         self.schedule_config = schedule or ScheduleConfig()
         self.ema_decay = ema_decay
@@ -94,6 +98,7 @@ class Task(L.LightningModule):
         if self._built:
             return
         self.num_classes = self._resolve_classes()
+        self.check_data(self._datamodule())
         torch.manual_seed(self.seed)  # whatever was drawn before, such as by the data
         self.model = self.build(self.num_classes)
         if self.channels_last and self.device_mesh is None:  # FSDP2 shards contiguous weights only
@@ -118,7 +123,12 @@ class Task(L.LightningModule):
         """The model, with the weights that training begins from."""
         model = build_model(self.model_name, self.model_args, num_classes)
         if self.checkpoint is not None:
-            load_weights(model, self.checkpoint)
+            replaced = load_weights(model, self.checkpoint)
+            if replaced and self._trainer is not None and self._trainer.evaluating:
+                raise InputError(
+                    f"{self.checkpoint} cannot be measured: its classifier is not for the {num_classes} classes of the "
+                    "data."
+                )
         return model
 
     def build_args(self) -> dict[str, Any]:
@@ -132,9 +142,20 @@ class Task(L.LightningModule):
     def configure_metrics(self) -> None:
         """Build metrics, which need to know the number of classes."""
 
+    def _datamodule(self) -> Any:
+        return getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
+
+    def check_data(self, data: Any) -> None:
+        """Raise InputError if the model cannot take what the data module gives; subclasses check more."""
+        wanted, size = self.model_args.get("in_chans", 3), getattr(data, "input_size", None)
+        if size is not None and size[0] != wanted:
+            raise InputError(
+                f"model.model_args.in_chans is {wanted}, but the images of {type(data).__name__} have {size[0]} "
+                "channels."
+            )
+
     def _resolve_classes(self) -> int:
-        data = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
-        found: int | None = getattr(data, "num_classes", None)
+        found: int | None = getattr(self._datamodule(), "num_classes", None)
         if self.num_classes is None and found is None:
             raise InputError("The data do not say how many classes they have: set model.num_classes.")
         if found is not None and self.num_classes not in (None, found):
@@ -203,6 +224,13 @@ class Task(L.LightningModule):
             self.ema.update(self.model)
 
     # ---- one step
+
+    def on_fit_start(self) -> None:
+        if self.fine_tuning and self.checkpoint is None and self.trainer.ckpt_path is None:
+            rank_zero_warn(
+                f"{self.model_name} begins from random weights, but this recipe is meant for pretrained ones: give "
+                "them with --model.checkpoint FILE."
+            )
 
     def on_train_start(self) -> None:
         loop = self.trainer.fit_loop.epoch_loop
@@ -324,12 +352,18 @@ class Task(L.LightningModule):
 
     # ---- checkpoints
 
+    @property
+    def kind(self) -> str:
+        """What checkpoints call the task: the name of its class, or of the class in `TASKS` that it extends."""
+        names = [cls.__name__ for cls in type(self).__mro__]
+        return next((name for name in names if name in TASKS), names[0])
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.check_finite()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         about = {name: getattr(data, name, None) for name in DATA}
         checkpoint[INFO] = {
-            "task": next((c.__name__ for c in type(self).__mro__ if c.__name__ in TASKS), type(self).__name__),
+            "task": self.kind,
             "build_args": self.build_args(),
             **about,
             "model": self.model_name,
@@ -340,6 +374,9 @@ class Task(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._built and self.device_mesh is None:  # shards are compared by who loads them
+            path = self._trainer.ckpt_path if self._trainer is not None else None
+            check_tensors(checkpoint["state_dict"], self.state_dict(), str(path or "The checkpoint"))
         checkpoint["lr_schedulers"] = []  # a function of the step and the configuration, which may have changed
         info = checkpoint.get(INFO, {})
         self.ema_is_better = info.get("ema_is_better", False)

@@ -42,10 +42,12 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint can be read to its end with matching check sums."""
+    """Tell whether a checkpoint is a zip archive from its first byte to its end, with matching check sums."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
+            # zipfile skips bytes before the archive, with which torch cannot read it
+            begins = min((member.header_offset for member in archive.infolist()), default=0) == 0
+            return begins and archive.testzip() is None
     except (OSError, zipfile.BadZipFile):
         return False
 
@@ -56,9 +58,5 @@ def step_files(folder: Path) -> list[Path]:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that can be read; torn ones are skipped with a warning."""
-    for path in step_files(folder):
-        if is_whole(path):
-            return path
-        warnings.warn(f"{path} is torn and was skipped; an older checkpoint is used.", stacklevel=2)
-    return None
+    """The newest checkpoint that is whole."""
+    return next((path for path in step_files(folder) if is_whole(path)), None)

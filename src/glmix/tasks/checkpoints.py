@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,10 +18,12 @@ from ..errors import InputError
 from ..files import PART, whole_file
 from .base import Task
 from .checkpoint_io import AtomicCheckpointIO, step_files
+from .process import in_main_thread
 
 __all__ = ["Checkpoints", "Preempted"]
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SAME_SIGNAL = 0.5  # seconds: a launcher may pass on a signal that the terminal has sent to its processes already
 
 
 class Preempted(Exception):  # noqa: N818 - it is no error
@@ -35,8 +38,9 @@ class Preempted(Exception):  # noqa: N818 - it is no error
 class Checkpoints(Checkpoint):
     """Writes `checkpoints/step-*.ckpt` in the run's folder, and `best.ckpt` after the best validation.
 
-    SIGTERM and SIGUSR1 let the batch in flight end, save, and end the training with `Preempted`. Under Slurm the job is
-    put back into the queue first, where Lightning's environment asks for that.
+    SIGTERM, SIGUSR1 and SIGINT (Ctrl-C) finish the current step, save, and end the training with `Preempted`; a second
+    Ctrl-C ends it at once. Under Slurm the job is put back into the queue first, where Lightning's environment asks
+    for that, but not after Ctrl-C.
 
     Args:
         every_n_steps: steps between checkpoints, beside those at the end of each epoch.
@@ -49,6 +53,7 @@ class Checkpoints(Checkpoint):
         self.every_n_steps = every_n_steps
         self.keep = keep
         self.received: int | None = None
+        self._received_at = 0.0
         self.failed: Exception | None = None
         self.best: float | None = None
         self.unvalidated = False  # the epoch's last batch is done, its validation is not
@@ -69,7 +74,7 @@ class Checkpoints(Checkpoint):
             # a checkpoint from an epoch's end: Lightning would take the next epoch for the rest of that one
             trainer.fit_loop.reset_restart_stage()
         # Lightning's own handlers, registered just before, save in the middle of a batch: these take their place
-        for signum in SIGNALS:
+        for signum in SIGNALS if in_main_thread() else ():
             self._handlers[signum] = signal.signal(signum, self._receive)
         if trainer.is_global_zero:
             for stray in self.folder(trainer.default_root_dir).glob(f".*{PART}"):
@@ -82,7 +87,11 @@ class Checkpoints(Checkpoint):
             self._end_epoch(trainer, pl_module)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
-        self.received = signum
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._received_at = signum, now
+        elif signum == signal.SIGINT and now - self._received_at > SAME_SIGNAL:
+            raise KeyboardInterrupt
 
     def _is_asked_to_end(self, trainer: L.Trainer) -> bool:
         return bool(trainer.strategy.reduce_boolean_decision(self.received is not None, all=False))
@@ -90,14 +99,18 @@ class Checkpoints(Checkpoint):
     def _end(self, trainer: L.Trainer) -> None:
         signum = self.received or signal.SIGTERM
         environment = getattr(trainer.strategy, "cluster_environment", None)
-        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and trainer.is_global_zero:
+        requeue = isinstance(environment, SLURMEnvironment) and environment.auto_requeue and signum != signal.SIGINT
+        if requeue and trainer.is_global_zero:
             job = os.environ.get("SLURM_JOB_ID", "")
             if subprocess.run(["scontrol", "requeue", job], check=False).returncode != 0:
                 rank_zero_warn(f"Slurm did not put job {job} back into the queue; submit it again to continue.")
         self._fail_if_unsaved(trainer)
         raise Preempted(signum, trainer.global_step, self._path(trainer))
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._put_handlers_back()
+
+    def _put_handlers_back(self) -> None:
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         self._handlers = {}
@@ -141,6 +154,7 @@ class Checkpoints(Checkpoint):
             _link(self._path(trainer), self._path(trainer).with_name("best.ckpt"))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._put_handlers_back()  # before Lightning puts back those that were there before its own
         self._fail_if_unsaved(trainer)
 
     # ---- how
@@ -155,7 +169,9 @@ class Checkpoints(Checkpoint):
         self.failed = checkpoint_io.error if isinstance(checkpoint_io, AtomicCheckpointIO) else None
         self._saved_step = -1 if self.failed else trainer.global_step
         if trainer.is_global_zero and self.failed is None:
-            for old in step_files(path.parent)[self.keep :]:
+            # files of later steps are not of this training: it has skipped them
+            earlier = [file for file in step_files(path.parent) if file.name <= path.name]
+            for old in earlier[self.keep :]:
                 old.unlink(missing_ok=True)
 
     def _fail_if_unsaved(self, trainer: L.Trainer) -> None:

@@ -62,6 +62,16 @@ class Classification(Task):
     def build_args(self) -> dict[str, Any]:
         return {"multi_label": True} if self.multi_label else {}
 
+    def check_data(self, data: Any) -> None:
+        super().check_data(data)
+        several = getattr(data, "multi_label", None)
+        if several is not None and several != self.multi_label:
+            labels = "several labels" if several else "one label"
+            raise InputError(
+                f"model.multi_label is {str(self.multi_label).lower()}, but {type(data).__name__} gives {labels} an "
+                f"image: set it to {str(several).lower()}."
+            )
+
     def configure_metrics(self) -> None:
         classes = self.num_classes
         assert classes is not None

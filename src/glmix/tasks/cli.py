@@ -1,10 +1,10 @@
 """`glmix fit | validate | test`: Lightning's command line over typed YAML, with this house's checks and defaults."""
 
-import logging
+import os
 import sys
-import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..configs import find_config
@@ -24,13 +25,15 @@ from ..data.masks import modules as mask_modules  # noqa: F401
 from ..errors import InputError
 from . import classification, detection, segmentation, token_label  # noqa: F401
 from .base import Task
-from .checkpoint_io import AtomicCheckpointIO, newest_whole
+from .checkpoint_io import AtomicCheckpointIO
 from .checkpoints import Checkpoints
-from .messages import explain
+from .messages import cause_of, explain, misplaced_null
+from .process import ends_as_signals_ask, quiet, unchanged_process
 from .progress import progress
+from .run_folder import checkpoint_to_resume, only_run_in, weights_to_measure
 from .sync_norm import SyncNorm
 
-__all__ = ["CLI", "quieten", "run"]
+__all__ = ["CLI", "run"]
 
 COMMANDS = ("fit", "validate", "test")
 
@@ -44,10 +47,25 @@ class ConfigFile(ActionConfigFile):
         super().__call__(parser, cfg, values, option_string)
 
 
-class CLI(LightningCLI):
-    """Tasks and data modules from YAML; the same command again continues where its run stopped."""
+class Parser(LightningArgumentParser):
+    """Reads `null` at any depth: jsonargparse passes nested options on as text, in which it writes None for null."""
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def parse_args(self, args: Any = None, *positional: Any, **named: Any) -> Any:
+        if args is not None:
+            args = [f"{arg.removesuffix('None')}null" if arg.endswith("=None") else arg for arg in args]
+        return super().parse_args(args, *positional, **named)
+
+
+class CLI(LightningCLI):
+    """Tasks and data modules from YAML; the same command again continues where its run stopped.
+
+    Args:
+        argv: the command and its options.
+        resources: what is released when the command ends; the lock of the run's folder is put there.
+    """
+
+    def __init__(self, argv: Sequence[str], resources: ExitStack) -> None:
+        self.resources = resources
         super().__init__(
             Task,
             L.LightningDataModule,
@@ -59,6 +77,7 @@ class CLI(LightningCLI):
             trainer_defaults={"use_distributed_sampler": False},
             parser_kwargs={name: {"exit_on_error": False, "prog": f"glmix {name}"} for name in COMMANDS}
             | {"exit_on_error": False, "prog": "glmix"},
+            parser_class=Parser,
             auto_configure_optimizers=False,
             args=list(argv),
         )
@@ -92,8 +111,8 @@ class CLI(LightningCLI):
                 "--weights",
                 type=str,
                 default="auto",
-                help="`auto`: those of model.checkpoint where it is given, else the best checkpoint of "
-                "trainer.default_root_dir; or a .ckpt file",
+                help="`auto`: the best checkpoint of trainer.default_root_dir; or a .ckpt file, or for a classifier an "
+                "authors' file or safetensors",
             )
         return parser
 
@@ -106,6 +125,19 @@ class CLI(LightningCLI):
         except ArgumentError as error:
             chosen = self._subcommand_parsers.get(args[0], parser)
             raise InputError(explain(str(error), [action.dest for action in chosen._actions])) from error
+        for part in ("model", "data"):
+            wrong = misplaced_null(self.config[self.config["subcommand"]][part], part)
+            if wrong is not None:
+                raise InputError(wrong)
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause = cause_of(error)
+            if cause is None:
+                raise
+            raise cause from error
 
     def before_instantiate_classes(self) -> None:
         trainer = self._get(self.config, "trainer")
@@ -144,11 +176,31 @@ class CLI(LightningCLI):
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         config = self.config[subcommand]
         root = Path(config["trainer"]["default_root_dir"])
-        path = _resume(root, config["resume"]) if subcommand == "fit" else _weights(root, config["weights"], self.model)
-        kwargs["ckpt_path"] = str(path) if path is not None else None
-        if path is not None and self.trainer.is_global_zero:
-            sys.stderr.write(f"{'Continues from' if subcommand == 'fit' else 'Weights of'} {path}\n")
+        _check_workers(self.datamodule)
+        if subcommand == "fit":
+            if self.trainer.is_global_zero:  # under torchrun, each process of a training is a command of its own
+                self.resources.enter_context(only_run_in(root))
+            path = checkpoint_to_resume(root, config["resume"], self.model)
+            message = f"Continues from {path}"
+        else:
+            path = weights_to_measure(root, config["weights"], self.model)
+            message = self._measures(subcommand, path)
+        if path is not None:
+            kwargs["ckpt_path"] = str(path) if path.suffix == ".ckpt" else None
+            self.model.checkpoint = None if path.suffix == ".ckpt" else str(path)
+            if self.trainer.is_global_zero:
+                sys.stderr.write(f"{message}\n")
         return kwargs
+
+    def _measures(self, subcommand: str, path: Path) -> str:
+        """Say which weights are measured, and what their metrics are called."""
+        if path.suffix != ".ckpt":
+            self.model.ema_decay = None  # such a file gives one set of weights
+            return f"Measures the weights of {path}"
+        if self.model.ema_decay is None:
+            return f"Measures the raw weights of {path}"
+        prefix = {"validate": "val", "test": "test"}[subcommand]
+        return f"Measures {path}: {prefix}/NAME are the raw weights, {prefix}/NAME_ema the averaged ones"
 
     def after_fit(self) -> None:
         """Say so where there was nothing left to do."""
@@ -160,63 +212,31 @@ class CLI(LightningCLI):
             )
 
 
+def _check_workers(data: L.LightningDataModule) -> None:
+    """Warn once where torch would for each loader."""
+    workers = getattr(data, "num_workers", 0)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers > cores:
+        rank_zero_warn(
+            f"data.num_workers is {workers}, but this process may use only {cores} CPU cores: more workers than cores "
+            "slow the loading down."
+        )
+
+
 def _as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _resume(root: Path, how: str) -> Path | None:
-    """The checkpoint to continue from."""
-    folder = Checkpoints.folder(root)
-    if how == "auto":
-        return newest_whole(folder)
-    if how == "never":
-        if newest_whole(folder) is not None:
-            raise InputError(
-                f"{root} holds a run already. Leave out --resume never to continue it, or give another "
-                "--trainer.default_root_dir."
-            )
-        return None
-    if not Path(how).is_file():
-        raise InputError(f"--resume takes 'auto', 'never' or a .ckpt file; there is no file {how!r}.")
-    return Path(how)
-
-
-def _weights(root: Path, which: str, model: Task) -> Path | None:
-    """The checkpoint to evaluate; None for what the model began with."""
-    if which != "auto":
-        if not Path(which).is_file():
-            raise InputError(f"--weights takes 'auto' or a .ckpt file; there is no file {which!r}.")
-        return Path(which)
-    if model.checkpoint is not None:
-        return None
-    folder = Checkpoints.folder(root)
-    found = folder / "best.ckpt" if (folder / "best.ckpt").is_file() else newest_whole(folder)
-    if found is None:
-        raise InputError(
-            f"There are no weights: {folder} has no checkpoint. Give --weights or --model.checkpoint FILE."
-        )
-    return found
-
-
 def run(argv: Sequence[str]) -> None:
-    """Carry out `fit`, `validate` or `test` with the arguments behind it."""
-    quieten()
-    try:
-        CLI(argv)
-    except MisconfigurationException as error:
-        raise InputError(str(error)) from error
+    """Carry out `fit`, `validate` or `test` with the arguments behind it, and leave the process as it was.
 
-
-def quieten() -> None:
-    """Lightning's advice and its account of the machine say nothing about a training."""
-    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*smaller than the logging interval.*",
-        ".*in eval mode at the start of training.*",  # the average is
-        ".*set_vital.*",
-        ".*sync_dist=True.*",  # the metrics synchronise themselves
-        ".*LeafSpec.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
+    Raises:
+        Preempted: if a signal ended the training; it is saved.
+        KeyboardInterrupt: after Ctrl-C where there is nothing to save, or after a second one.
+        InputError: if the configuration or the data are wrong.
+    """
+    with unchanged_process(), quiet(), ExitStack() as resources, ends_as_signals_ask():
+        try:
+            CLI(argv, resources)
+        except MisconfigurationException as error:
+            raise InputError(str(error)) from error

@@ -1,10 +1,7 @@
 """A short training on scenes, driven from Python with the engine of `glmix fit`: what demo and ablations share."""
 
-import logging
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +13,7 @@ from ..errors import InputError
 from .base import Task
 from .classification import Classification
 from .optim import OptimizerConfig, ScheduleConfig
+from .process import ends_as_signals_ask, quiet
 
 __all__ = ["Epoch", "Recipe", "train_on_scenes"]
 
@@ -92,7 +90,7 @@ def train_on_scenes(
     A CUDA device is used where there is one.
     """
     history = _History()
-    with _quiet():
+    with quiet(), ends_as_signals_ask():
         trainer = L.Trainer(
             accelerator="cuda" if torch.cuda.is_available() else "cpu",
             devices=1,
@@ -107,10 +105,7 @@ def train_on_scenes(
             logger=False,
             use_distributed_sampler=False,
         )
-        try:
-            trainer.fit(task, data)
-        except SystemExit as error:  # Lightning's answer to Ctrl-C, after it has put everything away
-            raise KeyboardInterrupt from error
+        trainer.fit(task, data)
     return history.epochs
 
 
@@ -143,18 +138,3 @@ class _History(Callback):
                 seconds=time.perf_counter() - self._began,
             )
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Lightning's account of the machine and its advice, of which none concerns a short training."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*"):
-            warnings.filterwarnings("ignore", message=message)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)

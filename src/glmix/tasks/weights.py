@@ -13,9 +13,11 @@ from ..errors import InputError, nearest
 from ..models import MODEL_NAMES, GLNet, read_checkpoint
 from ..models.official import misfits
 
-__all__ = ["INFO", "build_model", "load_weights", "nearest", "open_run"]
+__all__ = ["INFO", "build_model", "check_tensors", "load_weights", "nearest", "open_run"]
 
 StateDict = dict[str, Tensor]
+# what torch.load raises for a file that is damaged, or is no checkpoint
+UNPICKLING_ERRORS = (RuntimeError, EOFError, pickle.UnpicklingError, LookupError, ValueError, TypeError, AttributeError)
 INFO = "glmix"  # the entry of a checkpoint that says what it holds
 
 
@@ -42,7 +44,7 @@ def open_run(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"No checkpoint at {path}.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except UNPICKLING_ERRORS as error:
         raise InputError(f"{path} is no checkpoint of `glmix fit`, or is not whole.") from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise InputError(f"{path} is no checkpoint of `glmix fit`: it has no state_dict.")
@@ -87,3 +89,24 @@ def load_weights(model: nn.Module, path: str | Path, use_ema: bool | None = None
 
 def _shape(weights: StateDict, name: str) -> torch.Size | None:
     return weights[name].shape if name in weights else None
+
+
+def check_tensors(saved: StateDict, own: StateDict, path: str) -> None:
+    """Compare all tensors of a `.ckpt`, averages included, with those of the task that is to load them.
+
+    Raises:
+        InputError: if a tensor is missing on one side or has another shape.
+    """
+    wrong = sorted(name for name in own.keys() | saved.keys() if _shape(saved, name) != _shape(own, name))
+    if not wrong:
+        return
+    if all(name.startswith("ema.") for name in wrong):
+        holds, wants = ("no ", "needs them") if wrong[0] in own else ("", "keeps none")
+        raise InputError(f"{path} holds {holds}averaged weights, but the configuration {wants}: see model.ema_decay.")
+    there, here = (
+        list(shape) if shape is not None else "none" for shape in (_shape(saved, wrong[0]), _shape(own, wrong[0]))
+    )
+    raise InputError(
+        f"{path} does not fit the configuration: {len(wrong)} tensors differ, such as {wrong[0]} ({there} in the file, "
+        f"{here} here); give the model, model_args and number of classes that it was trained with."
+    )

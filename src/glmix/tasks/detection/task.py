@@ -48,6 +48,9 @@ class Detection(Task):
         super().__init__(**kwargs)
         if self.optimizer_config.layer_decay is not None:
             raise InputError("optimizer.layer_decay is for classifiers: leave it out in detection.")
+        if self.model_args.get("in_chans", 3) != 3:
+            channels = self.model_args["in_chans"]
+            raise InputError(f"model.model_args.in_chans is {channels}, but detection takes RGB images: leave it out.")
         if isinstance(detector, Mapping):  # as `build_args` of a checkpoint has it
             detector = DetectorConfig(**detector)
         self.detector = detector or DetectorConfig()
@@ -76,7 +79,9 @@ class Detection(Task):
         super().configure_model()
 
     def on_fit_start(self) -> None:
-        if self.detector.frozen_statistics and self.checkpoint is None:
+        super().on_fit_start()
+        begins = self.checkpoint is None and self.trainer.ckpt_path is None
+        if self.detector.frozen_statistics and begins:
             rank_zero_warn(
                 "detector.frozen_statistics keeps the statistics of a backbone that was never trained: give its "
                 "weights with model.checkpoint, or set model.detector.frozen_statistics to false."

@@ -86,6 +86,7 @@ class LabelData(DataModule):
         super().__init__(batch_size, batch_size, num_workers, seed)
         self.source, self.held_out, self.transforms, self.turns = source, held_out, transforms, turns
         self.input_size: tuple[int, int, int] = (3, transforms.crop, transforms.crop)
+        self.multi_label = True
         self.mean, self.std = transforms.mean, transforms.std
 
     def setup(self, stage: str | None = None) -> None:
