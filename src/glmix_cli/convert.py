@@ -23,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("checkpoint", type=Path, help="the .ckpt, .pth or safetensors file")
     parser.add_argument("folder", type=Path, help="where to write config.json, model.safetensors and README.md")
-    parser.add_argument(
-        "--variant", help="the model's name, where the file is no .ckpt; by default it is recognised from the weights"
-    )
+    parser.add_argument("--variant", help="the authors' model; by default it is recognised from the weights")
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--ema", dest="use_ema", action="store_true", default=None, help="take averaged weights")
     weights.add_argument("--raw", dest="use_ema", action="store_false", help="take raw weights")

@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the image's shorter side in pixels, or 'native' (default: the model's); nothing is cut off",
     )
     parser.add_argument(
-        "--multi-label", action="store_true", help="an image may have several classes (a .ckpt and a FOLDER tell it)"
+        "--multi-label", action="store_true", help="an image may have several classes (a .ckpt tells it)"
     )
     parser.add_argument("--topk", type=int, default=3, metavar="N", help="how many classes to tell (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of random weights (default: 0)")

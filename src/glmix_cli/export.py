@@ -122,7 +122,7 @@ def _load(args: argparse.Namespace) -> "nn.Module":
 
     if args.model not in glmix.models.MODEL_NAMES:
         raise InputError(f"{args.model} is no model of ours; `glmix models` lists them.")
-    network: GLNet = timm.create_model(args.model)
+    network: nn.Module = timm.create_model(args.model)
     return network
 
 

@@ -128,9 +128,7 @@ def checked_arguments(given: object, accepted: Mapping[str, Any], source: object
     for name, value in given.items():
         if name not in accepted:
             known = ", ".join(sorted(accepted)) or "none"
-            raise InputError(
-                f"{source} holds {name!r} among its {what}, which is not accepted from a file: {known} is."
-            )
+            raise InputError(f"{source} holds {name!r} among its {what}; accepted from a file: {known}.")
         if not fits(value, accepted[name]):
             raise InputError(
                 f"{source} holds {what} with {name} = {_shown(value)}, and {_name(accepted[name])} is accepted."
