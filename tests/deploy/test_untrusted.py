@@ -103,7 +103,11 @@ HOSTILE = {
     "a guard": in_graph(lambda g, n, mark: g["guards_code"].append(f"__import__('os').mkdir({str(mark)!r}) is None")),
     "an expression": in_graph(
         lambda g, n, mark: n[0]["inputs"].append(
-            {"name": "x", "kind": 1, "arg": {"as_sym_int": {"as_expr": {"expr_str": f"exec('open({str(mark)!r},1)')"}}}}
+            {
+                "name": "x",
+                "kind": 1,
+                "arg": {"as_sym_int": {"as_expr": {"expr_str": f"exec(\"open({str(mark)!r}, 'w')\")"}}},
+            }
         )
     ),
     "an enumeration of any module": in_graph(

@@ -209,7 +209,9 @@ def checkpoint_filter_fn(state_dict: StateDict, model: GLNet) -> StateDict:
 
 
 def _differ_in_channels_only(found: Tensor, own: Tensor) -> bool:
-    return found.ndim == 4 and (found.shape[0], *found.shape[2:]) == (own.shape[0], *own.shape[2:])
+    if found.ndim != 4 or found.shape[1] == own.shape[1] or not found.is_floating_point():
+        return False
+    return (found.shape[0], *found.shape[2:]) == (own.shape[0], *own.shape[2:])
 
 
 def resolve_weights(variant: str, pretrained_cfg: Any, overlay: dict[str, Any] | None) -> dict[str, Any]:

@@ -144,7 +144,11 @@ def _check_graph(value: Any, path: Path, key: str = "") -> None:
 
 def _check_expression(text: str, path: Path) -> None:
     """Arithmetic of sizes: `Add(Symbol('s6', integer=True), Integer(-1))`, `L['image'].size()[2] // 4 != 1`."""
-    for node in ast.walk(ast.parse(text, mode="eval")):
+    try:
+        tree = ast.parse(text, mode="eval")
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise _refused(path, f"the expression {text[:80]!r}") from error
+    for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             allowed = node.func.id.isidentifier() and node.func.id in _FUNCTIONS
         elif isinstance(node, ast.Call):
