@@ -21,12 +21,18 @@ def whole_file(target: Path, *, flush: bool = False) -> Iterator[Path]:
     """A name to write to; what is there at the end takes the place of `target`. An error leaves all as it was.
 
     Folders that are missing are made. With `flush` it is on the disk before it has its name, so that no loss of power
-    leaves a torn file.
+    leaves a torn file. The permissions are those of any new file of this process, also where a library that writes to
+    the name makes its files private.
     """
     part = part_of(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        part.touch()
+        mode = part.stat().st_mode
+        part.unlink()
         yield part
+        if part.stat().st_mode != mode:
+            part.chmod(mode)
         if flush:
             _flush(part)
         os.replace(part, target)

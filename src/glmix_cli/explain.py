@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .inputs import find_images, open_image
+from .inputs import add_model_arguments, find_images, open_image
 from .slot_models import Model, load_models
 
 if TYPE_CHECKING:
@@ -45,11 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder searched for images"
     )
-    parser.add_argument("--model", metavar="NAME", help="a model's name (see `glmix models`), or local-dir:FOLDER")
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="PATH", help="its weights: .ckpt of `glmix fit`, an authors' .pth, ..."
-    )
-    parser.add_argument("--untrained", action="store_true", help="random weights, from --seed; the figure says so")
+    add_model_arguments(parser, untrained="random weights, from --seed; the figure says so")
     parser.add_argument(
         "--compare",
         nargs="+",
@@ -77,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N|native",
         help="the image's shorter side in pixels, or 'native' (default: the model's); nothing is cut off",
     )
-    parser.add_argument("--multi-label", action="store_true", help="classes do not exclude each other (a .ckpt knows)")
+    parser.add_argument(
+        "--multi-label", action="store_true", help="an image may have several classes (a .ckpt tells it)"
+    )
     parser.add_argument("--topk", type=int, default=3, metavar="N", help="how many classes to tell (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of random weights (default: 0)")
     parser.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default: cpu)")

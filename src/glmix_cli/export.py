@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .inputs import find_images, load_classifier, open_image
+from .inputs import add_model_arguments, find_images, load_classifier, load_network, open_image
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from glmix import GLNet
     from glmix.deploy import Calibration, ExportReport
 
 HELP = "Write a model as a file that other programs run: ONNX, torch.export or OpenVINO, checked against the model."
@@ -28,11 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Example: glmix export --model local-dir:out/demo/model --preprocess -o demo.onnx. "
         "docs/deploy.md shows how to run the file."
     )
-    parser.add_argument("--model", metavar="NAME", help="a model's name (see `glmix models`), or local-dir:FOLDER")
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="PATH", help="its weights: .ckpt of `glmix fit`, an authors' .pth, ..."
-    )
-    parser.add_argument("--untrained", action="store_true", help="random weights, to measure what the model costs")
+    add_model_arguments(parser, untrained="random weights, to measure what the model costs")
     parser.add_argument(
         "--format",
         choices=["onnx", "pt2", "openvino"],
@@ -111,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if errors else 0
 
 
-def _load(args: argparse.Namespace) -> "GLNet":
+def _load(args: argparse.Namespace) -> "nn.Module":
     import timm
 
     from glmix.errors import InputError
@@ -119,18 +114,19 @@ def _load(args: argparse.Namespace) -> "GLNet":
     if not args.untrained:
         if args.model is None and args.checkpoint is None:
             raise InputError("give --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained.")
-        return load_classifier(args.model, args.checkpoint)
+        load = load_classifier if args.outputs == "classes" else load_network
+        return load(args.model, args.checkpoint)
     if args.checkpoint is not None or args.model is None:
         raise InputError("--untrained takes a --model and no --checkpoint.")
     import glmix  # registers the models
 
     if args.model not in glmix.models.MODEL_NAMES:
         raise InputError(f"{args.model} is no model of ours; `glmix models` lists them.")
-    network: GLNet = timm.create_model(args.model)
+    network: nn.Module = timm.create_model(args.model)
     return network
 
 
-def _calibration(args: argparse.Namespace, model: "GLNet", errors: list[dict[str, str]]) -> "Calibration":
+def _calibration(args: argparse.Namespace, model: "nn.Module", errors: list[dict[str, str]]) -> "Calibration":
     """Images at the model's own size, half to calibrate with and half to judge by."""
     import timm
     import torch

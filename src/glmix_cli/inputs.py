@@ -1,37 +1,89 @@
 """What commands take: images as files and folders, models by name, weights in any file that we know."""
 
+import argparse
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import nn
 
     from glmix import GLNet
 
-__all__ = ["check_device", "find_images", "label_names", "load_classifier", "open_image"]
+__all__ = [
+    "LOCAL",
+    "add_model_arguments",
+    "check_device",
+    "find_images",
+    "label_names",
+    "load_classifier",
+    "load_network",
+    "open_image",
+]
+
+
+LOCAL = "local-dir:"
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, untrained: str | None = None) -> None:
+    """Add --model and --checkpoint, and --untrained if there is a help text for it."""
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help=f"{LOCAL}FOLDER, a model with its weights; or the name (see `glmix models`) of the model whose weights "
+        "--checkpoint gives, which is needed only if they do not tell it",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="PATH",
+        help="weights: a .ckpt of `glmix fit`, which tells its model; an authors' .pth; a state dict or safetensors",
+    )
+    if untrained is not None:
+        parser.add_argument("--untrained", action="store_true", help=untrained)
+
+
+def load_network(name: str | None, checkpoint: Path | None) -> "nn.Module":
+    """Load what --model and --checkpoint name together, in evaluation mode.
+
+    Args:
+        name: local-dir:FOLDER, a model's name, or None.
+        checkpoint: a `.ckpt` of `glmix fit` on any task, an authors' file, a state dict or safetensors, or None.
+
+    Raises:
+        InputError: the two name nothing with weights, or contradict each other, or a file is malformed.
+    """
+    import glmix
+    from glmix.errors import InputError
+    from glmix.models import load_folder
+
+    if name is not None and name.startswith(LOCAL):
+        if checkpoint is not None:
+            raise InputError(f"--model {name} has weights of its own: leave it out, or --checkpoint.")
+        return load_folder(name.removeprefix(LOCAL))
+    if checkpoint is None:
+        what = "No model is named" if name is None else f"{name} has no weights of its own"
+        raise InputError(f"{what}: give weights with --checkpoint, or --model {LOCAL}FOLDER.")
+    if checkpoint.suffix != ".ckpt":
+        return glmix.load_official(checkpoint, name).eval()
+    from glmix.tasks.trained import load_trained, read_info
+
+    if name is not None and (held := read_info(checkpoint)["model"]).split(".")[0] != name.split(".")[0]:
+        raise InputError(f"{checkpoint} holds a {held}, and --model says {name}: leave --model out.")
+    return load_trained(checkpoint)
 
 
 def load_classifier(name: str | None, checkpoint: Path | None) -> "GLNet":
-    """A trained classifier: a `.ckpt` of `glmix fit`, a model's name with an authors' file, or local-dir:FOLDER."""
-    import timm
-
+    """Load a trained classifier; see `load_network`."""
     import glmix
     from glmix.errors import InputError
 
-    if checkpoint is not None and checkpoint.suffix == ".ckpt":
-        from glmix.tasks.trained import load_trained
-
-        trained = load_trained(checkpoint)
-        if not isinstance(trained, glmix.GLNet):
-            raise InputError(f"{checkpoint} holds a {type(trained).__name__}, and this command needs a classifier.")
-        return trained
-    if checkpoint is not None:
-        return glmix.load_official(checkpoint, name)
-    if name is None or not name.startswith("local-dir:"):
-        raise InputError(f"{name} has no weights of its own to predict with: give them with --checkpoint.")
-    model: GLNet = timm.create_model(name, pretrained=True)
-    return model
+    network = load_network(name, checkpoint)
+    if not isinstance(network, glmix.GLNet):
+        held = type(network).__name__
+        raise InputError(f"{checkpoint or name} holds a {held}, and this command needs a GLNet as classifier.")
+    return network
 
 
 def label_names(model: "GLNet") -> Callable[[int], str]:

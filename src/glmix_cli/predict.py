@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .inputs import check_device, find_images, label_names, load_classifier, open_image
+from .inputs import add_model_arguments, check_device, find_images, label_names, load_classifier, open_image
 
 HELP = "Classify images, given as files or as folders of them."
 
@@ -13,8 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder searched for images"
     )
-    parser.add_argument("--model", required=True, help="a model's name (see `glmix models`), or local-dir:FOLDER")
-    parser.add_argument("--checkpoint", type=Path, help="its weights: an authors' .pth, a state dict or safetensors")
+    add_model_arguments(parser)
     parser.add_argument("--topk", type=int, default=5, help="how many classes to print (default: 5)")
     parser.add_argument("--batch-size", type=int, default=16, help="images to classify at once (default: 16)")
     parser.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default: cpu)")
@@ -53,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
             continue
         with torch.inference_mode():
             logits = model(torch.stack([image for _, image in batch]).to(args.device)).float()
-        probabilities, classes = logits.softmax(1).topk(min(args.topk, logits.shape[1]))
+        shares = logits.sigmoid() if model.multi_label else logits.softmax(1)
+        probabilities, classes = shares.topk(min(args.topk, shares.shape[1]))
         for (file, _), ps, cs in zip(batch, probabilities.tolist(), classes.tolist(), strict=True):
             predictions = [{"class": c, "label": labels(c), "probability": p} for c, p in zip(cs, ps, strict=True)]
             results.append({"file": str(file), "predictions": predictions})

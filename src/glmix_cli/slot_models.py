@@ -5,9 +5,9 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .inputs import check_device, label_names, load_classifier
+from .inputs import LOCAL, check_device, label_names, load_network
 
 if TYPE_CHECKING:
     from glmix import GLNet
@@ -38,7 +38,7 @@ class Model:
     @property
     def multi_label(self) -> bool:
         """Whether it is known that its classes do not exclude each other."""
-        return bool(self.network.pretrained_cfg.get("multi_label", False))
+        return self.network.multi_label
 
 
 def load_models(args: argparse.Namespace) -> list[Model]:
@@ -53,7 +53,7 @@ def load_models(args: argparse.Namespace) -> list[Model]:
         warning = _warning(args.seed)
     elif args.model is None and args.checkpoint is None:
         raise InputError("give --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained.")
-    elif args.checkpoint is None and not args.model.startswith("local-dir:"):
+    elif args.checkpoint is None and not args.model.startswith(LOCAL):
         raise InputError(f"{args.model} has no weights: give --checkpoint, or --untrained to see random ones.")
     else:
         first = _trained(args.model, args.checkpoint)
@@ -62,11 +62,12 @@ def load_models(args: argparse.Namespace) -> list[Model]:
     for other in args.compare:
         if other == UNTRAINED:
             network, warning = _reset(first, args.seed), _warning(args.seed)
-        elif other.startswith("local-dir:"):
+        elif other.startswith(LOCAL):
             network, warning = _trained(other, None), None
         else:
-            name = args.model if args.model and not args.model.startswith("local-dir:") else None
-            network, warning = _trained(name, Path(other)), None
+            path = Path(other)
+            tells_its_model = path.suffix == ".ckpt" or not args.model or args.model.startswith(LOCAL)
+            network, warning = _trained(None if tells_its_model else args.model, path), None
         models.append(_model(network, _title(network, None if warning else other), args, warning))
     counts = {len(model.blocks) for model in models}
     if len(counts) > 1:
@@ -84,18 +85,14 @@ def _model(network: "GLNet", title: str, args: argparse.Namespace, warning: str 
 
 
 def _trained(name: str | None, checkpoint: Path | None) -> "GLNet":
-    """The GLNet of any checkpoint, also of one in which it is the backbone of something else."""
+    """Load the GLNet of any checkpoint, also of one in which it is a backbone."""
     import glmix
     from glmix.errors import InputError
 
-    if checkpoint is None or checkpoint.suffix != ".ckpt":
-        return load_classifier(name, checkpoint)
-    from glmix.tasks.trained import load_trained
-
-    network = load_trained(checkpoint)
+    network = load_network(name, checkpoint)
     found = next((module for module in network.modules() if isinstance(module, glmix.GLNet)), None)
     if found is None:
-        raise InputError(f"{checkpoint} holds a {type(network).__name__} without a GLNet in it.")
+        raise InputError(f"{checkpoint or name} holds a {type(network).__name__} without a GLNet in it.")
     return found
 
 
@@ -104,14 +101,15 @@ def _random_model(name: str | None, seed: int) -> "GLNet":
     import torch
 
     from glmix.errors import InputError
+    from glmix.models.hub import build_folder
 
     if name is None:
         raise InputError("--untrained needs the --model of which it makes one.")
-    if not name.startswith("local-dir:") and not timm.is_model(name):
+    if not name.startswith(LOCAL) and not timm.is_model(name):
         raise InputError(f"{name} is no model that timm knows; `glmix models` lists ours.")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network: GLNet = timm.create_model(name)
+        network: Any = build_folder(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else timm.create_model(name)
     return network
 
 

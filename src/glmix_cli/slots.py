@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .inputs import check_device, load_classifier
+from .inputs import add_model_arguments, check_device, load_classifier
 
 if TYPE_CHECKING:
     from glmix import GLNet
@@ -35,10 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         command.add_argument("--layout", choices=["ade20k", "voc", "folder"], help="how ROOT is laid out")
         command.add_argument("--split", default="val", help="train, val, test or a list of VOC (default: val)")
-        command.add_argument("--model", metavar="NAME", help="a model's name (see `glmix models`), or local-dir:FOLDER")
-        command.add_argument(
-            "--checkpoint", type=Path, metavar="PATH", help="its weights: .ckpt of `glmix fit`, an authors' .pth, ..."
-        )
+        add_model_arguments(command)
         command.add_argument(
             "-o", "--out", type=Path, required=True, metavar="OUT", help=f"folder for {name}.md, .json, .png"
         )

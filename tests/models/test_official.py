@@ -13,6 +13,7 @@ import torch
 
 import glmix
 from glmix.deploy import fuse
+from glmix.errors import InputError
 from glmix.models import OFFICIAL_VARIANTS
 from glmix.models.official import read_checkpoint, recognise, to_our_names
 
@@ -181,9 +182,9 @@ def test_checkpoints_without_weights_are_refused(tmp_path):
 
 
 def test_pretrained_without_a_file_says_where_the_files_are():
-    with pytest.raises(RuntimeError, match=r"authors publish them at https://\S+; .*glmix convert glnet_4g.pth"):
+    with pytest.raises(InputError, match=r"authors publish them at https://\S+; .*glmix convert glnet_4g.pth"):
         timm.create_model("glnet_4g", pretrained=True)
-    with pytest.raises(RuntimeError, match="Nobody publishes weights for glnet_nano"):
+    with pytest.raises(InputError, match="Nobody publishes weights for glnet_nano"):
         timm.create_model("glnet_nano", pretrained=True)
 
 

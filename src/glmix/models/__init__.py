@@ -2,7 +2,7 @@
 
 from . import variants  # registers the models
 from .glnet import GLNet
-from .hub import model_card, save_model
+from .hub import load_folder, model_card, save_model
 from .official import OFFICIAL_VARIANTS, PUBLISHED_TOP1, load_official, read_checkpoint
 from .pyramid import Pyramid
 from .slot_grid import set_slot_grid
@@ -17,6 +17,7 @@ __all__ = [
     "GLNet",
     "GLNetTokenLabel",
     "Pyramid",
+    "load_folder",
     "load_official",
     "model_card",
     "read_checkpoint",

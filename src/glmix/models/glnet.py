@@ -71,6 +71,7 @@ class GLNet(nn.Module):
     feature_info: list[dict[str, Any]]
     pretrained_cfg: dict[str, Any]  # timm's description of the model, set when it builds one
     _model_args: dict[str, Any]  # what it was built with, noted for saving
+    multi_label: bool = False  # whether an image may have several classes: probabilities are sigmoids of the logits
 
     def __init__(
         self,

@@ -1,20 +1,16 @@
 """The authors' checkpoints: their names and layout to ours. Foreign names live in this file and nowhere else."""
 
-import argparse
 import os
-import pickle
 import re
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
-import torch
-from timm.models import clean_state_dict
 from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .checkpoint_file import INFO, StateDict, misfits, read_file, refuse_misfits, state_dict_in
 from .glnet import GLNet
 
 __all__ = [
@@ -25,9 +21,9 @@ __all__ = [
     "read_checkpoint",
     "recognise",
     "resolve_weights",
+    "weights_file",
+    "weights_in",
 ]
-
-StateDict = dict[str, Tensor]
 
 # Top-1 accuracy on ImageNet-1k, in percent, as published with the paper.
 PUBLISHED_TOP1: dict[str, float] = {
@@ -95,22 +91,34 @@ def to_our_names(state_dict: StateDict) -> StateDict:
 
 
 def read_checkpoint(path: str | os.PathLike[str], use_ema: bool | None = None) -> StateDict:
-    """The weights in a `.pth` or safetensors file, under our names, without running any code that it may hold.
+    """Read the weights in a `.pth` or safetensors file, under our names, without running any code that it may hold.
 
     Args:
         path: a state dict, or a dict that holds one under `model`, `model_ema`, `state_dict` or `state_dict_ema`.
         use_ema: take the averaged weights of a file that has both kinds. None takes those that the authors report:
             the averaged ones for glnet_16g, else the raw ones.
+
+    Raises:
+        InputError: the file is malformed, holds no weights, or is a checkpoint of `glmix fit`.
+        FileNotFoundError: there is no file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint at {path}.")
-    checkpoint = _read_file(path)
-    raw = next((checkpoint[key] for key in ("model", "state_dict") if checkpoint.get(key)), None)
-    ema = next((checkpoint[key] for key in ("model_ema", "state_dict_ema") if checkpoint.get(key)), None)
+    checkpoint = read_file(path)
+    if INFO in checkpoint and not isinstance(checkpoint[INFO], Tensor):
+        raise InputError(
+            f"{path} is a checkpoint of `glmix fit`: load it with glmix.tasks.load_trained, or make a folder for timm "
+            f"of it with `glmix convert`."
+        )
+    return weights_in(checkpoint, path, use_ema)
+
+
+def weights_in(checkpoint: dict[str, Any], path: Path, use_ema: bool | None = None) -> StateDict:
+    """Return the weights in what `read_file` read, under our names; see `read_checkpoint`."""
+    raw = _entry(checkpoint, "model", "state_dict")
+    ema = _entry(checkpoint, "model_ema", "state_dict_ema")
     if raw is None and ema is None:
         raw = checkpoint
-    candidates = [_as_state_dict(weights, path) for weights in (raw, ema) if weights is not None]
+    candidates = [_under_our_names(state_dict_in(weights, path)) for weights in (raw, ema) if weights is not None]
     if len(candidates) == 1:
         return candidates[0]
     raw, ema = candidates
@@ -119,65 +127,17 @@ def read_checkpoint(path: str | os.PathLike[str], use_ema: bool | None = None) -
     return ema if use_ema else raw
 
 
+def _entry(checkpoint: dict[str, Any], *keys: str) -> dict[str, Any] | None:
+    return next((checkpoint[key] for key in keys if isinstance(checkpoint.get(key), dict) and checkpoint[key]), None)
+
+
 def _looks_like_16g(state_dict: StateDict) -> bool:
     stem = state_dict.get("stem.layers.conv2.weight")
-    return stem is not None and stem.shape[0] == 128
+    return stem is not None and stem.shape[:1] == (128,)
 
 
-def _read_file(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        head = file.read(9)
-    if path.suffix == ".safetensors" or head[8:9] == b"{":  # eight bytes of length, then JSON
-        return dict(safetensors.torch.load_file(path))
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts save their arguments
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(_refusal(path)) from error
-    except (EOFError, RuntimeError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is not a PyTorch or safetensors checkpoint: {error}") from error
-    if not isinstance(checkpoint, dict):
-        raise InputError(f"{path} holds a {type(checkpoint).__name__}, not a dict with weights.")
-    return checkpoint
-
-
-def _refusal(path: Path) -> str:
-    try:
-        names = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except Exception:  # older formats cannot be looked into without being read
-        names = ""
-    return (
-        f"{path} was not loaded: it holds Python objects other than weights{f' ({names})' if names else ''}, and "
-        "reading those can run any code. If you trust where it comes from, save its state dict alone, "
-        "with torch.save or as safetensors, and load that."
-    )
-
-
-def _as_state_dict(weights: Any, path: Path) -> StateDict:
-    if not isinstance(weights, dict) or not any(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise InputError(f"{path} holds no weights: expected a state dict, or one under 'model' or 'model_ema'.")
-    state_dict = {name: t for name, t in clean_state_dict(weights).items() if isinstance(t, Tensor)}
+def _under_our_names(state_dict: StateDict) -> StateDict:
     return to_our_names(state_dict) if is_official(state_dict) else state_dict
-
-
-def misfits(state_dict: StateDict, model: nn.Module, replaced: tuple[str, ...] = ()) -> list[str]:
-    """What keeps weights from fitting a model, a line each; names that begin with one of `replaced` do not count."""
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith(replaced)}
-    given = {name: tensor.shape for name, tensor in state_dict.items() if not name.startswith(replaced)}
-    lines = [f"missing: {name} {tuple(shape)}" for name, shape in wanted.items() if name not in given]
-    lines += [f"not in the model: {name} {tuple(shape)}" for name, shape in given.items() if name not in wanted]
-    lines += [
-        f"wrong shape: {name} is {tuple(given[name])}, the model has {tuple(shape)}"
-        for name, shape in wanted.items()
-        if name in given and given[name] != shape
-    ]
-    return lines
-
-
-def _refuse_misfits(lines: list[str], what: str) -> None:
-    if lines:
-        shown = "\n  ".join(lines[:20]) + (f"\n  ... and {len(lines) - 20} more" if len(lines) > 20 else "")
-        raise InputError(f"The checkpoint does not fit {what}:\n  {shown}")
 
 
 def _skeleton(variant: str, state_dict: StateDict) -> nn.Module:
@@ -186,20 +146,22 @@ def _skeleton(variant: str, state_dict: StateDict) -> nn.Module:
 
 
 def _sizes(state_dict: StateDict) -> dict[str, int]:
+    """Read the numbers of classes and channels off tensors that have the dimensions of such weights."""
     sizes = {}
-    if "head.fc.weight" in state_dict:
-        sizes["num_classes"] = state_dict["head.fc.weight"].shape[0]
+    classifier = state_dict.get("head.fc.weight")
+    if classifier is not None and classifier.ndim == 2:
+        sizes["num_classes"] = classifier.shape[0]
     for stem in ("stem.layers.conv.weight", "stem.layers.conv1.weight"):
-        if stem in state_dict:
+        if stem in state_dict and state_dict[stem].ndim == 4 and state_dict[stem].shape[1] > 0:
             sizes["in_chans"] = state_dict[stem].shape[1]
     return sizes
 
 
-def recognise(state_dict: StateDict) -> str:
-    """The official variant whose parameters have just these names and shapes."""
+def recognise(state_dict: StateDict, source: object = "The checkpoint") -> str:
+    """Find the official variant whose parameters have just these names and shapes; `source` is named in errors."""
     found = {variant: misfits(state_dict, _skeleton(variant, state_dict)) for variant in OFFICIAL_VARIANTS}
     variant = min(found, key=lambda name: len(found[name]))
-    _refuse_misfits(found[variant], f"any official model. {variant} comes nearest")
+    refuse_misfits(found[variant], source, f"any official model, of which {variant} is the closest")
     return variant
 
 
@@ -219,9 +181,9 @@ def load_official(
             f"{variant} is no model that timm knows; the official ones are {', '.join(OFFICIAL_VARIANTS)}."
         )
     state_dict = read_checkpoint(path, use_ema)
-    variant = variant or recognise(state_dict)
+    variant = variant or recognise(state_dict, path)
     model: GLNet = timm.create_model(variant, **{**_sizes(state_dict), **kwargs})
-    _refuse_misfits(misfits(state_dict, model), variant)
+    refuse_misfits(misfits(state_dict, model), path, variant)
     model.load_state_dict(state_dict)
     return model
 
@@ -231,15 +193,25 @@ def checkpoint_filter_fn(state_dict: StateDict, model: GLNet) -> StateDict:
 
     Classifiers for another number of classes and stems for other channels are timm's to adapt.
     """
-    if is_official(state_dict):
-        state_dict = to_our_names(state_dict)
+    state_dict = _under_our_names(state_dict)
     cfg = model.pretrained_cfg
     classifiers = cfg.get("classifier") or ()
-    replaced = [cfg["first_conv"] + ".weight"]
+    replaced = []
+    stem = cfg["first_conv"] + ".weight"
+    if stem in state_dict and _differ_in_channels_only(state_dict[stem], model.get_parameter(stem)):
+        replaced.append(stem)
     if model.num_classes != cfg.get("num_classes"):
         replaced += [classifiers] if isinstance(classifiers, str) else classifiers
-    _refuse_misfits(misfits(state_dict, model, tuple(replaced)), cfg["architecture"])
+    refuse_misfits(
+        misfits(state_dict, model, tuple(replaced)), cfg.get("file") or "The checkpoint", cfg["architecture"]
+    )
     return state_dict
+
+
+def _differ_in_channels_only(found: Tensor, own: Tensor) -> bool:
+    if found.ndim != 4 or found.shape[1] == own.shape[1] or not found.is_floating_point():
+        return False
+    return (found.shape[0], *found.shape[2:]) == (own.shape[0], *own.shape[2:])
 
 
 def resolve_weights(variant: str, pretrained_cfg: Any, overlay: dict[str, Any] | None) -> dict[str, Any]:
@@ -249,16 +221,18 @@ def resolve_weights(variant: str, pretrained_cfg: Any, overlay: dict[str, Any] |
     older versions of timm would run what a pickle holds.
     """
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
-    if cfg.state_dict or cfg.url or cfg.hf_hub_id:
+    local = cfg.source == "local-dir"  # then a url or a name on a hub, which its config.json may give too, is not used
+    if not local and (cfg.state_dict or cfg.url or cfg.hf_hub_id):
         return overlay or {}
     if not cfg.file:
-        raise RuntimeError(_no_weights(variant))
+        raise InputError(_no_weights(variant))
     path = Path(cfg.file)
-    state_dict = read_checkpoint(_weights_in(path) if path.is_dir() else path)
+    state_dict = read_checkpoint(weights_file(path) if path.is_dir() else path)
     return {**(overlay or {}), "state_dict": state_dict, "source": None}
 
 
-def _weights_in(folder: Path) -> Path:
+def weights_file(folder: Path) -> Path:
+    """Return the file with the weights of a folder."""
     for pattern in ("model.safetensors", "*.safetensors", "pytorch_model.bin", "*.bin", "*.pth"):
         found = sorted(folder.glob(pattern))
         if found:

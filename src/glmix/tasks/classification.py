@@ -59,6 +59,12 @@ class Classification(Task):
         self.mix: Mixup | None = None
         self._last_images: Tensor | None = None
 
+    def build(self, num_classes: int) -> nn.Module:
+        model: Any = super().build(num_classes)
+        model.multi_label = self.multi_label
+        classifier: nn.Module = model
+        return classifier
+
     def build_args(self) -> dict[str, Any]:
         return {"multi_label": True} if self.multi_label else {}
 

@@ -75,11 +75,11 @@ def _problem(path: Path, task: Task) -> str | None:
         info = open_run(path).get(INFO)
     except InputError as error:
         return str(error)
-    if info is None:
+    if not isinstance(info, dict):
         return f"{path} is no checkpoint of `glmix fit`."
-    if (info["task"], info["model"]) != (task.kind, task.model_name):
+    if (info.get("task"), info.get("model")) != (task.kind, task.model_name):
         return (
-            f"{path} holds {info['task']} with {info['model']}, and the configuration is {task.kind} with "
+            f"{path} holds {info.get('task')} with {info.get('model')}, and the configuration is {task.kind} with "
             f"{task.model_name}."
         )
     return None

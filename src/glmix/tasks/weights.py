@@ -1,24 +1,18 @@
 """Models by name for a task, and weights to begin from: the authors', safetensors, or checkpoints of our own runs."""
 
 import inspect
-import pickle
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import InputError, nearest
 from ..models import MODEL_NAMES, GLNet, read_checkpoint
-from ..models.official import misfits
+from ..models.checkpoint_file import INFO, StateDict, misfits, read_file, refuse_misfits, state_dict_in
 
-__all__ = ["INFO", "build_model", "check_tensors", "load_weights", "nearest", "open_run"]
-
-StateDict = dict[str, Tensor]
-# what torch.load raises for a file that is damaged, or is no checkpoint
-UNPICKLING_ERRORS = (RuntimeError, EOFError, pickle.UnpicklingError, LookupError, ValueError, TypeError, AttributeError)
-INFO = "glmix"  # the entry of a checkpoint that says what it holds
+__all__ = ["INFO", "build_model", "check_tensors", "load_weights", "open_run", "run_weights"]
 
 
 def build_model(name: str, model_args: dict[str, Any], num_classes: int) -> nn.Module:
@@ -39,30 +33,35 @@ def build_model(name: str, model_args: dict[str, Any], num_classes: int) -> nn.M
 
 
 def open_run(path: Path) -> dict[str, Any]:
-    """All that is in a `.ckpt` of `glmix fit`."""
-    if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint at {path}.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except UNPICKLING_ERRORS as error:
-        raise InputError(f"{path} is no checkpoint of `glmix fit`, or is not whole.") from error
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+    """Read all that is in a `.ckpt` of `glmix fit`.
+
+    Raises:
+        InputError: the file is malformed, or has no state_dict.
+        FileNotFoundError: there is no file.
+    """
+    content = read_file(path, mmap=True)
+    if not isinstance(content.get("state_dict"), dict):
         raise InputError(f"{path} is no checkpoint of `glmix fit`: it has no state_dict.")
     return content
 
 
-def _read(path: Path, use_ema: bool | None) -> StateDict:
-    """The model's weights in any file that we know, under our names."""
-    if path.suffix != ".ckpt":
-        return read_checkpoint(path, use_ema)
-    checkpoint = open_run(path)
-    weights: StateDict = checkpoint["state_dict"]
-    ema_is_better = checkpoint.get(INFO, {}).get("ema_is_better", False)
+def run_weights(checkpoint: dict[str, Any], path: Path, use_ema: bool | None) -> StateDict:
+    """Return the model's raw or averaged weights in what `open_run` read; None takes the better ones."""
+    weights = state_dict_in(checkpoint["state_dict"], path)
+    info = checkpoint.get(INFO)
+    ema_is_better = isinstance(info, dict) and info.get("ema_is_better") is True
     prefix = "ema.module." if (ema_is_better if use_ema is None else use_ema) else "model."
     found = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     if not found:
         raise InputError(f"{path} holds no {'averaged' if prefix.startswith('ema') else 'raw'} weights.")
     return found
+
+
+def _read(path: Path, use_ema: bool | None) -> StateDict:
+    """Read the model's weights in any file that we know, under our names."""
+    if path.suffix != ".ckpt":
+        return read_checkpoint(path, use_ema)
+    return run_weights(open_run(path), path, use_ema)
 
 
 def load_weights(model: nn.Module, path: str | Path, use_ema: bool | None = None) -> list[str]:
@@ -71,6 +70,9 @@ def load_weights(model: nn.Module, path: str | Path, use_ema: bool | None = None
     Args:
         path: an authors' `.pth`, a safetensors file or state dict, or a `.ckpt` of a run of ours.
         use_ema: which weights of a file that has both; None takes the better ones.
+
+    Raises:
+        InputError: the file is malformed, or its weights do not fit the model.
     """
     path = Path(path)
     weights = _read(path, use_ema)
@@ -79,10 +81,7 @@ def load_weights(model: nn.Module, path: str | Path, use_ema: bool | None = None
     names = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
     own = model.state_dict()
     replaced = tuple(name for name in names if _shape(weights, f"{name}.weight") != _shape(own, f"{name}.weight"))
-    lines = misfits(weights, model, replaced)
-    if lines:
-        shown = "\n  ".join(lines[:20]) + (f"\n  ... and {len(lines) - 20} more" if len(lines) > 20 else "")
-        raise InputError(f"{path} does not fit {cfg.get('architecture', type(model).__name__)}:\n  {shown}")
+    refuse_misfits(misfits(weights, model, replaced), path, cfg.get("architecture", type(model).__name__))
     model.load_state_dict({k: v for k, v in weights.items() if not (replaced and k.startswith(replaced))}, strict=False)
     return list(replaced)
 

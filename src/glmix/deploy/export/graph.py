@@ -32,7 +32,8 @@ class Deployed(nn.Module):
     Args:
         model: a GLNet, or a module that holds one and takes its images.
         outputs: `classes`: what the model returns, named `logits` (`embedding` for one without classifier).
-            `features`: the maps of its stages, (B, C, H / r, W / r), named `stage0` and so on. `slots`: to which slots
+            `features`: the maps of its stages, (B, C, H / r, W / r), named `stage0` and so on; of a network for dense
+            prediction the maps of its `Pyramid`, which its decoder takes. `slots`: to which slots
             each pixel of each block belongs, (B, S, H / r, W / r), sums of one over S, named as the blocks are.
         preprocess: what the images are. `none`: (B, C, H, W), normalised as in training. `float`: (B, C, H, W) from 0
             to 1. `uint8`: (B, H, W, C) from 0 to 255. The latter two are normalised inside; none are resized.
@@ -54,6 +55,8 @@ class Deployed(nn.Module):
         backbone = next((module for module in self.network.modules() if isinstance(module, GLNet)), None)
         if backbone is None:
             raise InputError(f"{type(model).__name__} holds no GLNet: this exports GLNets and what is built on one.")
+        if outputs != "classes":  # of a network for dense prediction only its backbone is needed
+            self.network = next((m for m in self.network.modules() if isinstance(m, Pyramid)), self.network)
         self.config: dict[str, Any] = timm.data.resolve_model_data_config(backbone)
         self.channels = backbone.in_chans
         self.min_size: int = backbone.stem.min_size

@@ -3,7 +3,6 @@
 import importlib
 import json
 import threading
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from ...errors import InputError, MissingExtraError
+from .archive import ABOUT, is_compiled, read_program
 from .graph import INPUT
 
 __all__ = ["Exported", "load_exported", "need"]
 
 Array = NDArray[Any]
-
-ABOUT = "glmix.json"  # what a .pt2 says of itself, and its key in others
 
 
 def need(library: str) -> Any:
@@ -37,16 +35,24 @@ class Exported:
     Args:
         path: .onnx, .pt2 or .xml.
         threads: of the computation of one call; None for what the library chooses.
+        trusted: load a .pt2 without checking it first, which may run any code that it holds. A compiled one is machine
+            code and is loaded in this way alone.
+
+    Raises:
+        InputError: the file has no such format, is damaged, or holds what may run code and is not trusted.
+        FileNotFoundError: there is no file.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+    def __init__(self, path: str | Path, threads: int | None = None, *, trusted: bool = False) -> None:
         path = Path(path)
-        openers = {".onnx": _open_onnx, ".pt2": _open_pt2, ".xml": _open_openvino}
-        if path.suffix not in openers:
-            raise InputError(f"{path} is no exported model: known are {', '.join(openers)}.")
+        if path.suffix not in (".onnx", ".pt2", ".xml"):
+            raise InputError(f"{path} is no exported model: known are .onnx, .pt2, .xml.")
         if not path.is_file():
             raise FileNotFoundError(f"No file at {path}.")
-        self._run, about = openers[path.suffix](path, threads)
+        if path.suffix == ".pt2":
+            self._run, about = _open_pt2(path, trusted)
+        else:
+            self._run, about = (_open_onnx if path.suffix == ".onnx" else _open_openvino)(path, threads)
         self.about: dict[str, Any] = {key: _value(text) for key, text in about.items()}
         self.names: list[str] = self.about["names"]
 
@@ -76,17 +82,20 @@ def _open_onnx(path: Path, threads: int | None) -> tuple[Callable[[Array], list[
     return lambda images: session.run(names, {INPUT: images}), {**about, "names": json.dumps(names)}
 
 
-def _open_pt2(path: Path, threads: int | None) -> tuple[Callable[[Array], list[Array]], dict[str, str]]:
-    with zipfile.ZipFile(path) as archive:
-        compiled = any("aotinductor" in name for name in archive.namelist())
-    if compiled:
-        package = torch._inductor.aoti_load_package(str(path))
-        about = json.loads(package.get_metadata()[ABOUT])
-        function: Any = package
-    else:
+def _open_pt2(path: Path, trusted: bool) -> tuple[Callable[[Array], list[Array]], dict[str, str]]:
+    function: Any
+    if is_compiled(path):
+        if not trusted:
+            raise InputError(f"{path} holds machine code: load it with trusted=True if you compiled it yourself.")
+        function = torch._inductor.aoti_load_package(str(path))
+        about = json.loads(function.get_metadata()[ABOUT])
+    elif trusted:
         extra = {ABOUT: ""}
         function = torch.export.load(str(path), extra_files=extra).module()
         about = json.loads(extra[ABOUT])
+    else:
+        program, about = read_program(path)
+        function = program.module()
 
     def run(images: Array) -> list[Array]:
         with torch.inference_mode():

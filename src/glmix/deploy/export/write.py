@@ -13,8 +13,9 @@ import torch
 from torch.export import ExportedProgram
 
 from ...errors import InputError
+from .archive import ABOUT
 from .graph import INPUT, Deployed
-from .run import ABOUT, need
+from .run import need
 
 __all__ = ["write_compiled", "write_onnx", "write_openvino", "write_pt2"]
 

@@ -1,0 +1,194 @@
+"""What is in a `.pt2`, checked before PyTorch reads it.
+
+`torch.export.load` unpickles weights and sample inputs that ask for it, evaluates expressions of sizes as Python and
+calls whatever functions the graph names. A file that `export_model` writes needs none of the former, and of the latter
+only arithmetic and tensor operators. So everything that is not on the lists below is refused.
+"""
+
+import ast
+import io
+import json
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import InputError
+
+__all__ = ["ABOUT", "is_compiled", "read_program"]
+
+ABOUT = "glmix.json"  # what a file says of itself: a member of a .pt2, and a key of the metadata of others
+
+_MEMBERS = re.compile(
+    r"archive_format|archive_version|version|byteorder|\.data/(version|serialization_id)|models/model\.json"
+    r"|data/sample_inputs/model\.pt|data/(weights/model_weights|constants/model_constants)_config\.json"
+    rf"|data/weights/weight_\d+|data/constants/tensor_\d+|extra/{re.escape(ABOUT)}"
+)
+_OPERATORS = re.compile(
+    r"torch\.ops\.aten\.\w+\.\w+|torch\.sym_(min|max|float|int|not|ite|sum)|math\.(ceil|floor|trunc|sqrt)"
+    r"|_operator\.(add|sub|mul|truediv|floordiv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
+)
+# No operator that opens a file is called without a name, and names are text: these are all the texts that are needed.
+_TEXTS = {"none", "tanh", "floor", "trunc", "constant", "reflect", "replicate", "circular", "mean", "sum", "linear"}
+_ARGUMENTS = re.compile(
+    r"as_(none|tensor|tensors|optional_tensor|optional_tensors|int|ints|int_lists|float|floats|bool|bools|string|name"
+    r"|sym_int|sym_ints|sym_float|sym_floats|sym_bool|sym_bools|scalar_type|memory_format|layout|device|expr|complex)"
+)
+_NODES: tuple[type[ast.AST], ...] = (
+    ast.Expression,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.BoolOp,
+    ast.Compare,
+    ast.Constant,
+    ast.operator,
+    ast.unaryop,
+)
+_NODES += (ast.boolop, ast.cmpop, ast.expr_context, ast.keyword)
+_DAMAGED: tuple[type[Exception], ...] = (
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+)
+_DAMAGED += (AttributeError, AssertionError)
+_CONTAINERS = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
+
+
+def is_compiled(path: Path) -> bool:
+    """Tell whether a `.pt2` holds machine code of AOTInductor.
+
+    Raises:
+        InputError: the file is no zip archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("aotinductor" in name for name in archive.namelist())
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{path} is no .pt2: {error}.") from error
+
+
+def read_program(path: Path) -> tuple[torch.export.ExportedProgram, dict[str, Any]]:
+    """Read a `.pt2` of `export_model` that is not compiled, and what it says of itself.
+
+    Raises:
+        InputError: it holds anything that such a file does not need, or is damaged.
+    """
+    content = path.read_bytes()  # once, so that what is checked is what is loaded
+    try:
+        _check(content, path)
+        extra = {ABOUT: ""}
+        program = torch.export.load(io.BytesIO(content), extra_files=extra)
+        about = json.loads(extra[ABOUT])
+    except InputError:
+        raise
+    except _DAMAGED as error:
+        raise InputError(f"{path} is no .pt2 of `glmix export`, or is damaged: {str(error)[:200]}") from error
+    if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):
+        raise InputError(f"{path} is no .pt2 of `glmix export`: its {ABOUT} is not an object of texts.")
+    return program, about
+
+
+def _check(content: bytes, path: Path) -> None:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = archive.namelist()
+        root = names[0].partition("/")[0]
+        inside = [name.removeprefix(f"{root}/") for name in names]
+        for name, found in zip(names, inside, strict=True):
+            if name == found or not _MEMBERS.fullmatch(found):
+                raise _refused(path, f"the member {name!r}")
+        if len(set(names)) != len(names):
+            raise _refused(path, "two members of one name")
+        members = {found: name for name, found in zip(names, inside, strict=True)}
+        for kind in ("weights", "constants"):
+            config = json.loads(archive.read(members[f"data/{kind}/model_{kind}_config.json"]))
+            for name, payload in config["config"].items():
+                if payload["use_pickle"] is not False:
+                    raise _refused(path, f"{name} as a pickle")
+                if f"data/{kind}/{payload['path_name']}" not in members:
+                    raise _refused(path, f"{name} in the place {payload['path_name']!r}")
+        # torch.export.load would fall back to reading it with all that a pickle can do
+        torch.load(io.BytesIO(archive.read(members["data/sample_inputs/model.pt"])), weights_only=True)
+        _check_graph(json.loads(archive.read(members["models/model.json"])), path)
+
+
+def _check_graph(value: Any, path: Path, key: str = "") -> None:
+    """Check all that PyTorch evaluates, calls or imports of a graph, at whatever depth it stands."""
+    if isinstance(value, list):
+        for item in value:
+            _check_graph(item, path, key)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if name.startswith("as_") and not _ARGUMENTS.fullmatch(name):
+                raise _refused(path, f"an argument of the kind {name!r}")
+            if key == "range_constraints":
+                _check_expression(name, path)
+            _check_graph(item, path, name)
+    elif not isinstance(value, str):
+        return
+    elif key == "target" and not _OPERATORS.fullmatch(value):
+        raise _refused(path, f"a call of {value!r}")
+    elif key == "as_string" and value not in _TEXTS:
+        raise _refused(path, f"the text {value!r} as an argument")
+    elif key in ("expr_str", "guards_code"):
+        _check_expression(value, path)
+    elif key in ("in_spec", "out_spec"):
+        _check_containers(json.loads(value), path)
+
+
+def _check_expression(text: str, path: Path) -> None:
+    """Arithmetic of sizes: `Add(Symbol('s6', integer=True), Integer(-1))`, `L['image'].size()[2] // 4 != 1`."""
+    try:
+        tree = ast.parse(text, mode="eval")
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise _refused(path, f"the expression {text[:80]!r}") from error
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            allowed = node.func.id.isidentifier() and node.func.id in _FUNCTIONS
+        elif isinstance(node, ast.Call):
+            allowed = ast.unparse(node.func).endswith((".size", ".sym_min", ".sym_max"))
+        elif isinstance(node, ast.Name):
+            allowed = node.id in _FUNCTIONS or bool(re.fullmatch(r"L|torch|math|inf|[suz]\d+|True|False", node.id))
+        elif isinstance(node, ast.Attribute):
+            allowed = node.attr in ("size", "sym_min", "sym_max", "inf", "ceil", "floor")
+        elif isinstance(node, ast.Subscript):
+            allowed = isinstance(node.slice, ast.Constant)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            allowed = bool(re.fullmatch(r"\w+", node.value))
+        else:
+            allowed = isinstance(node, _NODES)
+        if not allowed:
+            raise _refused(path, f"the expression {text[:80]!r}")
+
+
+_FUNCTIONS = {"Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Min", "Max", "Mod", "FloorDiv", "CeilDiv"}
+_FUNCTIONS |= {"PythonMod", "CleanDiv", "IntTrueDiv", "FloatTrueDiv", "ToFloat", "PowByNatural", "CeilToInt"}
+_FUNCTIONS |= {"FloorToInt", "TruncToInt", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "max", "min"}
+_FUNCTIONS |= {"Equality", "Unequality", "StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan"}
+_FUNCTIONS |= {"true", "false"}
+
+
+def _check_containers(spec: Any, path: Path) -> None:
+    """How arguments and results are nested: tuples, lists and dictionaries, whose keys are text."""
+    if isinstance(spec, list):
+        for item in spec:
+            _check_containers(item, path)
+    elif isinstance(spec, dict):
+        context = json.loads(spec["context"]) if spec.get("context") else None
+        plain = context is None or (isinstance(context, list) and all(isinstance(item, str) for item in context))
+        if spec.get("type") not in _CONTAINERS or not plain:
+            raise _refused(path, f"arguments in a container of the type {spec.get('type')!r}")
+        _check_containers(spec.get("children_spec", []), path)
+
+
+def _refused(path: Path, what: str) -> InputError:
+    return InputError(
+        f"{path} was not loaded: it holds {what}, which no .pt2 of `glmix export` does and which may run code; if you "
+        "made it yourself, load it with trusted=True."
+    )
