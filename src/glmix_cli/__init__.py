@@ -29,6 +29,7 @@ from . import (
     slots,
     weakseg,
 )
+from .printing import accept_any_text, printable
 
 __all__ = ["main"]
 
@@ -89,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = DEBUG in argv
     argv = [arg for arg in argv if arg != DEBUG]
     command = argv[0] if argv else ""
+    accept_any_text()
     try:
         code = _run(command, argv)
         sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
@@ -103,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug or not _can_be_fixed_by_user(error):
             raise
-        print(f"glmix {command}: {error}", file=sys.stderr)
+        print(f"glmix {command}: {printable(str(error))}", file=sys.stderr)
         return 2
     return code
 
