@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from glmix.tasks.detection.predictor import DetectionPredictor, overlay
 
     check_device(args.device)
-    loop = ImageLoop(args)
+    loop = ImageLoop("detect", args.images, args.max_pixels)
     names = result_names(loop.found, len(OVERLAY))
     report = args.out / REPORT
     pictures = {} if args.no_overlays else {file: args.out / f"{name}{OVERLAY}" for file, name in names.items()}
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
                 items = [{**result, "area": area, "iscrowd": 0} for result, area in results]
                 if file in pictures:
                     with whole_file(pictures[file]) as part:
-                        overlay(image, found, detect.class_names).save(part, format="PNG", optimize=True)
+                        overlay(image, found, detect.class_names).save(part, format="PNG")
                 images.append({"id": number, "file_name": str(file), "width": image.width, "height": image.height})
                 annotations += [{"id": k, **item} for k, item in enumerate(items, len(annotations) + 1)]
     finally:  # a bug or an interruption loses nothing of what was done

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     models = load_models(args)
     _make_writable(args.out)
 
-    images = ImageLoop(args)
+    images = ImageLoop("explain", args.images, args.max_pixels)
     names = _names(list(images.found), args.out)
     results: list[dict[str, Any]] = []
     try:

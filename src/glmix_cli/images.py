@@ -62,14 +62,15 @@ class ImageLoop:
     """The images of one command: which there are, what went wrong with some, and the exit code.
 
     Args:
-        args: with `command`, `images` and `max_pixels`.
+        command: the name of the command, for messages.
+        paths: images, and folders searched for images.
+        max_pixels: images with more are not decoded.
     """
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.command: str = args.command
-        self.max_pixels: int = args.max_pixels
+    def __init__(self, command: str, paths: Sequence[Path], max_pixels: int) -> None:
+        self.command, self.max_pixels = command, max_pixels
         self.errors: list[dict[str, str]] = []
-        self.found = find_images(args.images, self.errors)
+        self.found = find_images(paths, self.errors)
 
     def __iter__(self) -> Iterator[Path]:
         for batch in self.batches(1):
@@ -141,6 +142,6 @@ def check_enlarged(size: Sequence[int], shorter: float, bound: int, option: str)
     width, height = round(size[0] * factor), round(size[1] * factor)
     if width * height > bound:
         raise InputError(
-            f"The image of {size[0]} x {size[1]} pixels would be processed at {width} x {height}, and at most {bound:,} "
-            f"pixels are accepted; {option} raises the bound."
+            f"The image of {size[0]} x {size[1]} pixels would be processed at {width} x {height}, and at most "
+            f"{bound:,} pixels are accepted; {option} raises the bound."
         )

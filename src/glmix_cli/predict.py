@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     shorter = math.ceil(max(config["input_size"][1:]) / config["crop_pct"])
     labels = label_names(model)
 
-    images = ImageLoop(args)
+    images = ImageLoop("predict", args.images, args.max_pixels)
     results: list[dict[str, Any]] = []
     try:
         for files in images.batches(args.batch_size):

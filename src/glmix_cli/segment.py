@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--resize takes the longer side and the shorter one, or 0 0, got {args.resize}.")
         options["resize"] = None if args.resize == [0, 0] else tuple(args.resize)
     check_device(args.device)
-    images = ImageLoop(args)
+    images = ImageLoop("segment", args.images, args.max_pixels)
     names = result_names(images.found, max(map(len, SUFFIXES)))
     report = args.out / "segments.json"
     if not args.overwrite:
@@ -125,4 +125,4 @@ def _save(image: "Image", path: Path) -> None:
     from glmix.files import whole_file
 
     with whole_file(path) as part:
-        image.save(part, format="PNG", optimize=True)
+        image.save(part, format="PNG")
