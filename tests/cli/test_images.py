@@ -306,8 +306,9 @@ def test_a_bug_keeps_its_traceback_and_what_was_done_before_it(
     assert json.loads((tmp_path / "out" / "segments.json").read_text()) == printed
 
 
-@pytest.mark.parametrize("locale", ["C", "POSIX"])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("command", "locale"), [("predict", "C"), ("segment", "C"), ("detect", "POSIX"), ("explain", "POSIX")]
+)
 def test_any_file_name_works_in_the_c_locale(process: Run, tmp_path: Path, command: str, locale: str) -> None:
     name = "\N{CAT FACE} \x1b[31m.png"
     picture(tmp_path / name)
