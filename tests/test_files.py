@@ -81,3 +81,14 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path: Path)
     with pytest.raises(FileNotFoundError, match="is no folder"):
         make_sure_it_can_be_written([tmp_path / "there" / "file"], overwrite=False)
     assert not part_of(tmp_path / "there").exists()
+
+
+@pytest.mark.parametrize("letter", ["x", "\N{CAT FACE}"])
+def test_a_name_of_255_bytes_can_be_written(tmp_path: Path, letter: str) -> None:
+    size = len(letter.encode())
+    name = letter * (255 // size) + "y" * (255 % size)
+    write_whole(tmp_path / name, "content")
+    make_sure_it_can_be_written([tmp_path / name], overwrite=True)
+    publish([(tmp_path / name, tmp_path / name.replace(letter, "z" * size))])
+    assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["content", "content"]
+    assert part_of(tmp_path / "a") != part_of(tmp_path / "b")

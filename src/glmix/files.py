@@ -1,6 +1,7 @@
 """Files that are whole or not there."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,12 @@ PART = ".part"  # how names of files end that are not whole
 
 
 def part_of(target: Path) -> Path:
-    """Where this process writes a file before it is whole: beside its place, so that renaming it is one step."""
-    return target.with_name(f".{target.name}.{os.getpid()}{PART}")
+    """The temporary file in which this process writes `target`: in the same folder, so that renaming it is one step.
+
+    It is named by a hash, because a name of up to 255 bytes leaves no room for a suffix.
+    """
+    name = hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()
+    return target.with_name(f".{name}.{os.getpid()}{PART}")
 
 
 @contextlib.contextmanager

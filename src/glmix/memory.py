@@ -1,9 +1,11 @@
-"""What the process does with memory that it has freed."""
+"""The memory of this process: keeping what was freed, and recognising that there is too little."""
 
 import ctypes
 import sys
 
-__all__ = ["keep_freed_memory"]
+import torch
+
+__all__ = ["is_out_of_memory", "keep_freed_memory"]
 
 # glibc's names and numbers, from malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -24,3 +26,11 @@ def keep_freed_memory() -> bool:
     # older versions of glibc refuse more than 32 MiB
     kept = any(library.mallopt(_M_MMAP_THRESHOLD, size) for size in (1 << 30, 1 << 25))
     return bool(kept and library.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception of Python, NumPy, Pillow or torch means that memory ran out, on any device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # torch's allocator for CPUs and C++'s own have no exception class in Python
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in ("DefaultCPUAllocator", "bad_alloc"))

@@ -30,6 +30,7 @@ from . import (
     slots,
     weakseg,
 )
+from .printing import accept_any_text, printable_lines
 
 __all__ = ["main"]
 
@@ -93,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = DEBUG in argv
     argv = [arg for arg in argv if arg != DEBUG]
     command = argv[0] if argv else ""
+    accept_any_text()
     try:
         code = _run(command, argv, own_process)
         sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
@@ -109,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         from glmix.errors import message_of
 
-        print(f"glmix {command}: {message_of(error)}", file=sys.stderr)
+        print(f"glmix {command}: {printable_lines(message_of(error))}", file=sys.stderr)
         return 2
     return code
 

@@ -3,13 +3,15 @@
 import argparse
 import json
 import os
-import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .inputs import add_model_arguments, find_images, open_image
+from .images import ImageLoop, add_image_arguments, check_enlarged
+from .inputs import add_model_arguments
+from .printing import printable
+from .results import shortened
 from .slot_models import Model, load_models
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 HELP = "Show what the slots of a model hold of images: figures, and with --html pages to explore."
 SMALLEST = 32  # pixels: the shorter side that a model takes at least
+LONGEST = 32  # times the shorter side: panels of longer images are too narrow to show anything
 
 
 def _size(text: str) -> int | None:
@@ -42,9 +45,7 @@ def _block(text: str) -> int | None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder searched for images"
-    )
+    add_image_arguments(parser, "images that would be larger are refused")
     add_model_arguments(parser, untrained="random weights, from --seed; the figure says so")
     parser.add_argument(
         "--compare",
@@ -83,8 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from glmix.errors import InputError
     from glmix.slots.figure import draw  # noqa: F401 - a missing extra is told before anything is computed
 
@@ -95,31 +94,22 @@ def run(args: argparse.Namespace) -> int:
     models = load_models(args)
     _make_writable(args.out)
 
+    images = ImageLoop("explain", args.images, args.max_pixels)
+    names = _names(list(images.found), args.out)
     results: list[dict[str, Any]] = []
-    errors: list[dict[str, str]] = []
-    files = list(dict.fromkeys(find_images(args.images, errors)))
-    names = _names(files, args.out)
-    for file in tqdm(files, unit="image", disable=None):
-        try:
-            results.append(_explain(file, args.out / names[file], models, args))
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            RuntimeError,
-        ) as error:  # from Pillow, or no memory for so large a one
-            errors.append({"file": str(file), "error": str(error)})
-
-    if args.json:
-        print(json.dumps({"results": results, "errors": errors}, indent=2))
-    else:
-        for result in results:
-            print(*result["written"], sep="\n")
-    for failure in errors:
-        print(f"glmix explain: {failure['file']}: {failure['error']}", file=sys.stderr)
-    if not results:
-        return 2
-    return 1 if errors else 0
+    try:
+        for file in images:
+            with images.attempt(file):
+                image, size = _open(images, file, models[0].network, args)
+                results.append(_explain(file, image, size, args.out / names[file], models, args))
+    finally:  # a bug or an interruption loses nothing of what was done
+        if args.json:
+            print(json.dumps({"results": results, "errors": images.errors}, indent=2))
+        else:
+            for result in results:
+                print(*map(printable, result["written"]), sep="\n")
+        images.print_errors()
+    return images.exit_code(len(results))
 
 
 def _make_writable(folder: Path) -> None:
@@ -134,7 +124,7 @@ def _names(files: Sequence[Path], out: Path) -> dict[Path, str]:
     names: dict[Path, str] = {}
     for file in files:
         for candidate in _candidates(file):
-            name = candidate.encode("utf-8", "surrogateescape")[-180:].decode("utf-8", "replace") + ".slots"
+            name = shortened(candidate, len(".slots.html")) + ".slots"
             paths = {str((out / f"{name}.{kind}").resolve()).lower() for kind in ("png", "svg", "html")}
             if not taken & paths:
                 break
@@ -153,12 +143,32 @@ def _candidates(file: Path) -> Iterable[str]:
         number += 1
 
 
-def _explain(file: Path, target: Path, models: Sequence[Model], args: argparse.Namespace) -> dict[str, Any]:
+def _open(images: ImageLoop, file: Path, network: "GLNet", args: argparse.Namespace) -> tuple["Image", tuple[int, int]]:
+    """The upright image, and the rows and columns in which a model sees all of it, within the bounds."""
+    from glmix.errors import InputError
+
+    shorter = _shorter(args.size, network)
+    image = images.open(file, "L" if network.in_chans == 1 else "RGB", at_least=shorter)
+    if max(image.size) > LONGEST * min(image.size):
+        raise InputError(
+            f"The image is {image.width} x {image.height} pixels, and a figure shows images of which one side is at "
+            f"most {LONGEST} times as long as the other."
+        )
+    check_enlarged(image.size, shorter or min(image.size), args.max_input_pixels, "--max-input-pixels")
+    return image, _rows_and_columns(image, shorter)
+
+
+def _explain(
+    file: Path,
+    image: "Image",
+    size: tuple[int, int],
+    target: Path,
+    models: Sequence[Model],
+    args: argparse.Namespace,
+) -> dict[str, Any]:
     """All that is asked for about one image; `target` is what is written, without a suffix."""
     from glmix.slots.figure.draw import save_figure, slot_figure
 
-    image = _open_upright(file, models[0].network)
-    size = _rows_and_columns(image, args.size, models[0].network)
     title = "".join(letter if letter.isprintable() else "?" for letter in file.name)
     columns, picture = _columns(image, size, models, args)
     figure = slot_figure(picture, columns, size=size, title=title, own_scale=args.own_scale)
@@ -189,18 +199,17 @@ def _explain(file: Path, target: Path, models: Sequence[Model], args: argparse.N
     }
 
 
-def _open_upright(file: Path, network: "GLNet") -> "Image":
-    return open_image(file, "L" if network.in_chans == 1 else "RGB", upright=True)
-
-
-def _rows_and_columns(image: "Image", shorter: int | None, network: "GLNet") -> tuple[int, int]:
-    """The size at which a model sees the whole image; `shorter` is 0 for the model's own and None for the image's."""
+def _shorter(asked: int | None, network: "GLNet") -> int | None:
+    """The shorter side in pixels: as asked, the model's own for 0, and None for the image's own."""
     import timm
 
+    return asked if asked != 0 else min(timm.data.resolve_model_data_config(network)["input_size"][1:])
+
+
+def _rows_and_columns(image: "Image", shorter: int | None) -> tuple[int, int]:
+    """The size at which a model sees the whole image; `shorter` is None for the image's own."""
     if shorter is None:
         return image.height, image.width
-    if shorter == 0:
-        shorter = min(timm.data.resolve_model_data_config(network)["input_size"][1:])
     factor = shorter / min(image.size)
     return max(shorter, round(image.height * factor)), max(shorter, round(image.width * factor))
 

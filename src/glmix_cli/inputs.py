@@ -1,7 +1,7 @@
 """What commands take: images as files and folders, models by name, weights in any file that we know."""
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,12 @@ __all__ = [
 
 
 LOCAL = "local-dir:"
+
+# suffixes of images that Pillow cannot decode, unless a plugin adds a decoder
+OTHER_IMAGES = {
+    *(".ai", ".avif", ".exr", ".heic", ".heif", ".hif", ".jxl", ".jxr", ".svg", ".svgz", ".webp", ".xcf"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),  # raw, of cameras
+}
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, untrained: str | None = None) -> None:
@@ -98,23 +104,51 @@ def label_names(model: "GLNet") -> Callable[[int], str]:
     return lambda index: f"class {index}"
 
 
-def find_images(paths: Iterable[Path], errors: list[dict[str, str]]) -> Iterator[Path]:
-    """Files as they are given, folders searched for files that are named like images."""
+def find_images(paths: Iterable[Path], errors: list[dict[str, str]]) -> dict[Path, Path]:
+    """Find images: files as they are given, and folders searched for files that are named like images.
+
+    Args:
+        paths: files and folders.
+        errors: receives what is named like an image of a kind that cannot be read, and folders without images.
+
+    Returns:
+        {file: its path below the folder that was given, or its name}
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        try:
+            is_folder = path.is_dir()
+        except OSError as error:  # such as a name that is too long
+            errors.append({"file": str(path), "error": error.strerror or str(error)})
+            continue
+        if not is_folder:
+            found[path] = Path(path.name)
+            continue
+        inside = sorted(file for file in path.rglob("*") if _is_called_image(file) and not file.is_dir())
+        if not inside:
+            errors.append({"file": str(path), "error": "no images in this folder"})
+        for file in inside:
+            if _can_be_decoded(file):
+                found[file] = file.relative_to(path)
+            else:
+                errors.append({"file": str(file), "error": f"{file.suffix.lower()} files cannot be decoded here"})
+    return found
+
+
+def _is_called_image(file: Path) -> bool:
+    """Whether the suffix is that of an image, of a kind that can be decoded or not."""
+    return file.suffix.lower() in OTHER_IMAGES or _can_be_decoded(file)
+
+
+def _can_be_decoded(file: Path) -> bool:
+    """Whether Pillow has a decoder for files with this suffix."""
     from PIL import Image
 
-    known = Image.registered_extensions()
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
-        if not found:
-            errors.append({"file": str(path), "error": "no images in this folder"})
-        yield from found
+    return Image.registered_extensions().get(file.suffix.lower()) in Image.OPEN
 
 
 def check_device(name: str) -> None:
-    """Raise ValueError for a device that is not there."""
+    """Raise InputError if torch has no such device."""
     import torch
 
     from glmix.errors import InputError
@@ -125,15 +159,14 @@ def check_device(name: str) -> None:
         raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from error
 
 
-def open_image(file: Path, mode: str, upright: bool = False) -> "Image":
-    """The image in a mode of Pillow's; `upright`: turned as its EXIF tag says."""
-    from PIL import Image, ImageOps
-
-    from glmix.data.decoding import eight_bits
+def open_image(
+    file: Path, mode: str, upright: bool = False, *, max_pixels: int | None = None, at_least: int | None = None
+) -> "Image":
+    """Read an image as `glmix.data.decoding.read_image` does; a missing file is an InputError, too."""
+    from glmix.data.decoding import read_image
     from glmix.errors import InputError
 
     try:
-        with Image.open(file) as image:
-            return eight_bits(ImageOps.exif_transpose(image) if upright else image).convert(mode)
-    except Image.DecompressionBombError as error:
+        return read_image(file, mode, upright=upright, max_pixels=max_pixels, at_least=at_least)
+    except FileNotFoundError as error:
         raise InputError(str(error)) from error

@@ -2,24 +2,24 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .images import ImageLoop, add_image_arguments
 from .inputs import check_device
+from .printing import printable
 from .results import result_names
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 HELP = "Give each pixel of images its class: masks, overlays and JSON, by a network that `glmix fit` trained."
+SUFFIXES = ("_mask.png", "_overlay.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder searched for images"
-    )
+    add_image_arguments(parser, "larger images are segmented in sliding windows")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a .ckpt of a segmentation")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder for the results")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
@@ -43,9 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from glmix.data.masks.pixels import read_upright
     from glmix.errors import InputError
     from glmix.files import write_whole
     from glmix.tasks.segmentation.inference import Inference
@@ -53,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     options: dict[str, Any] = {
         "device": args.device,
+        "max_input_pixels": args.max_input_pixels,
         "how": Inference(
             "slide" if args.slide else "whole", args.window, args.stride, tuple(args.scales), flip=args.flip
         ),
@@ -62,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--resize takes the longer side and the shorter one, or 0 0, got {args.resize}.")
         options["resize"] = None if args.resize == [0, 0] else tuple(args.resize)
     check_device(args.device)
-    errors: list[dict[str, str]] = []
-    names = result_names(args.images, errors)
+    images = ImageLoop("segment", args.images, args.max_pixels)
+    names = result_names(images.found, max(map(len, SUFFIXES)))
     report = args.out / "segments.json"
     if not args.overwrite:
         wanted = [report, *(file for name in names.values() for file in _targets(args.out, name))]
@@ -73,59 +71,58 @@ def run(args: argparse.Namespace) -> int:
     predict = SegmentationPredictor.from_checkpoint(args.checkpoint, **options)
 
     results: list[dict[str, Any]] = []
-    for file, name in tqdm(names.items(), unit="image", disable=None):
-        try:
-            image = read_upright(file)
-            labels = predict(image)
-        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no memory for so large an image
-            errors.append({"file": str(file), "error": str(error)})
-            continue
-        mask, picture = _targets(args.out, name)
-        _save(palette_image(labels, predict.class_names), mask)
-        _save(overlay(image, labels, predict.class_names), picture)
-        results.append(
-            {
-                "file": str(file),
-                "width": image.width,
-                "height": image.height,
-                "mask": str(mask.relative_to(args.out)),
-                "overlay": str(picture.relative_to(args.out)),
-                "classes": _shares(labels, predict.class_names),
-            }
-        )
-    contents = {"classes": list(predict.class_names), "results": results, "errors": errors}
-    if results:
-        write_whole(report, json.dumps(contents, indent=2) + "\n")
-    if args.json:
-        print(json.dumps(contents, indent=2))
-    elif results:
-        print(f"{args.out}: masks and overlays of {len(results)} image{'s' * (len(results) > 1)}, and segments.json")
-    for failure in errors:
-        print(f"glmix segment: {failure['file']}: {failure['error']}", file=sys.stderr)
-    if not results:
-        return 2
-    return 1 if errors else 0
+    try:
+        for file in images:
+            with images.attempt(file):
+                image = images.open(file)
+                in_windows = predict.is_too_large(image)
+                if in_windows and not args.slide:
+                    images.say(file, f"too large to segment at once, done in windows of {args.window} pixels")
+                labels = predict(image)
+                mask, picture = _targets(args.out, names[file])
+                _save(palette_image(labels, predict.class_names), mask)
+                _save(overlay(image, labels, predict.class_names), picture)
+                results.append(
+                    {
+                        "file": str(file),
+                        "width": image.width,
+                        "height": image.height,
+                        "mode": "slide" if args.slide or in_windows else "whole",
+                        "mask": str(mask.relative_to(args.out)),
+                        "overlay": str(picture.relative_to(args.out)),
+                        "classes": _shares(labels, predict.class_names),
+                    }
+                )
+    finally:  # a bug or an interruption loses nothing of what was done
+        contents = {"classes": list(predict.class_names), "results": results, "errors": images.errors}
+        if results:
+            write_whole(report, json.dumps(contents, indent=2) + "\n")
+        if args.json:
+            print(json.dumps(contents, indent=2))
+        elif results:
+            plural = "s" * (len(results) > 1)
+            print(printable(f"{args.out}: masks and overlays of {len(results)} image{plural}, and segments.json"))
+        images.print_errors()
+    return images.exit_code(len(results))
 
 
 def _targets(out: Path, name: Path) -> tuple[Path, Path]:
     """Where the mask and the overlay are written."""
-    return out / f"{name}_mask.png", out / f"{name}_overlay.png"
+    mask, picture = (out / f"{name}{suffix}" for suffix in SUFFIXES)
+    return mask, picture
 
 
 def _shares(labels: Any, names: Sequence[str]) -> list[dict[str, Any]]:
     """The classes that an image shows, the largest first."""
-    import numpy as np
+    from PIL import Image
 
-    counts = np.bincount(labels.ravel(), minlength=len(names))
-    order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k]]
-    return [
-        {"id": k, "name": names[k], "pixels": int(counts[k]), "share": round(float(counts[k] / labels.size), 6)}
-        for k in order
-    ]
+    counts = Image.fromarray(labels).histogram()
+    order = sorted((k for k, count in enumerate(counts) if count), key=lambda k: -counts[k])
+    return [{"id": k, "name": names[k], "pixels": counts[k], "share": round(counts[k] / labels.size, 6)} for k in order]
 
 
 def _save(image: "Image", path: Path) -> None:
     from glmix.files import whole_file
 
     with whole_file(path) as part:
-        image.save(part, format="PNG", optimize=True)
+        image.save(part, format="PNG")

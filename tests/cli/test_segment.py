@@ -120,7 +120,7 @@ def test_an_image_that_the_network_cannot_take_loses_none_of_the_others(
     monkeypatch.setattr(SegmentationPredictor, "__call__", no_room)
     code, _, errors = run("segment", images, "--checkpoint", checkpoint, "-o", "out")
     assert code == 1
-    assert "a.jpg: no room for it" in errors
+    assert "a.jpg: out of memory (no room for it)" in errors
     assert len(json.loads((tmp_path / "out" / "segments.json").read_text())["results"]) == 2
 
 
@@ -145,15 +145,16 @@ def test_a_file_that_is_no_whole_checkpoint_is_told(run: Here, checkpoint: Path,
 def test_results_of_another_image_are_never_replaced_silently(
     run: Here, checkpoint: Path, images: Path, tmp_path: Path
 ) -> None:
+    from glmix_cli.inputs import find_images
     from glmix_cli.results import result_names
 
     Image.open(images / "a.jpg").save(images / "a.png")
-    names = result_names([images], [])
+    names = result_names(find_images([images], []))
     assert sorted(map(str, names.values())) == ["a.jpg", "a.png", "below/a", "turned"], "the suffix tells them apart"
     (images / "a.png").unlink()
     Image.open(images / "a.jpg").save(images / "below" / "a.jpg")
     with pytest.raises(ValueError, match=r"images/a\.jpg and .*below/a\.jpg would have results of the same name"):
-        result_names([images / "a.jpg", images / "below" / "a.jpg"], [])
+        result_names(find_images([images / "a.jpg", images / "below" / "a.jpg"], []))
     options = ("segment", images / "turned.jpg", "--checkpoint", checkpoint, "-o", "out")
     assert run(*options)[0] == 0
     code, _, errors = run(*options)

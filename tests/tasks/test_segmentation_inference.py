@@ -1,5 +1,7 @@
 """How images are looked at, and how the result is judged: exact where it can be."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from glmix.tasks.segmentation.inference import Inference, label_map, pad_to_multiple, segment, starts
+from glmix.tasks.segmentation.inference import Inference, label_map, labels_in_windows, pad_to_multiple, segment, starts
 from glmix.tasks.segmentation.scores import scores_of
 
 SIDES = st.integers(5, 90)
@@ -202,3 +204,33 @@ def test_a_perfect_prediction_scores_all_and_an_empty_one_nothing() -> None:
 
 def test_without_a_pixel_that_counts_the_score_is_a_number() -> None:
     assert float(scores_of(torch.zeros(3, 3)).mean_iou) == 0
+
+
+@pytest.mark.parametrize("size", [(64, 50), (30, 90), (20, 20), (33, 200)])
+def test_labels_in_windows_are_those_of_the_mean_scores(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(3, 5, 7, padding=3)
+    images = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        expected = segment(network, images, Inference("slide", window=24, stride=10)).argmax(1)
+        found = labels_in_windows(network, images, 24, 10)
+    assert (found == expected).float().mean() > 0.999  # sums and means may round differently
+
+
+MEMORY = """
+import resource, torch
+from glmix.tasks.segmentation.inference import label_map, labels_in_windows
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+network, before = torch.nn.Conv2d(3, 200, 1), peak()
+with torch.inference_mode():
+    labels_in_windows(network, torch.zeros(1, 3, 3000, 1000), 200)
+    label_map(torch.zeros(1, 200, 30, 10), (3000, 1000))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the peak is counted in other units")
+def test_memory_does_not_grow_with_classes_times_pixels() -> None:
+    result = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 1.1, "GiB; the scores of all pixels alone would be 2.2"

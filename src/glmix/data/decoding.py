@@ -1,17 +1,21 @@
 """Bytes to images, and a count of those that are none."""
 
 import io
+import os
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..errors import InputError
 
-__all__ = ["UNREADABLE", "BadImages", "decode", "eight_bits", "reduced_side"]
+__all__ = ["UNREADABLE", "BadImages", "decode", "eight_bits", "opened", "read_image", "reduced_side"]
 
 # what Pillow raises for files that are no image, are cut off, or would fill the memory
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
@@ -41,6 +45,69 @@ def decode(source: bytes | BinaryIO, at_least: int | None = None) -> Image.Image
         if at_least is not None:
             image.draft("RGB", (at_least, at_least))
         return eight_bits(image).convert("RGB")
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], kind: str = "image", *, bounded: bool = True) -> Iterator[Image.Image]:
+    """Open a file with Pillow; only its header is read before its pixels are asked for.
+
+    Args:
+        path: a regular file. A FIFO or a device might never end.
+        kind: what the file is called in messages.
+        bounded: refuse images with more pixels than Pillow's own limit, `Image.MAX_IMAGE_PIXELS`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: it cannot be read as an image.
+    """
+    if not Path(path).is_file():
+        if Path(path).exists():
+            raise InputError(f"The {kind} {path} cannot be read: it is no regular file.")
+        raise FileNotFoundError(f"There is no {kind} {path}.")
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        Image.MAX_IMAGE_PIXELS = limit if bounded else None
+        try:
+            image = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+        with image:
+            yield image
+    except UNREADABLE as error:
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"The {kind} {path} cannot be read ({reason}).") from error
+
+
+def read_image(
+    path: str | os.PathLike[str],
+    mode: str = "RGB",
+    *,
+    upright: bool = True,
+    max_pixels: int | None = None,
+    at_least: int | None = None,
+) -> Image.Image:
+    """Read an image in a mode of Pillow's. CMYK, grey of 8 or 16 bits, palettes and transparency are converted.
+
+    Args:
+        upright: turn it as its EXIF tag says.
+        max_pixels: decode no image with more pixels; None for Pillow's own limit.
+        at_least: decode a JPEG above `max_pixels` at 1/2, 1/4 or 1/8 of its size, with no side below this many pixels.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: it is no image, or too large.
+    """
+    with opened(path, bounded=max_pixels is None) as image:
+        width, height = image.size
+        if max_pixels is not None and image.width * image.height > max_pixels and at_least is not None:
+            image.draft(None, (at_least, at_least))
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise InputError(f"it has {width} x {height} pixels, and at most {max_pixels:,} are accepted")
+        if upright:
+            ImageOps.exif_transpose(image, in_place=True)
+        image.load()
+        image = eight_bits(image)
+        return image if image.mode == mode else image.convert(mode)
 
 
 def reduced_side(size: int, smallest_crop: float) -> int:

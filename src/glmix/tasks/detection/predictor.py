@@ -1,6 +1,6 @@
 """A trained detector that takes pictures as they come, and pictures of what it says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from ...data.coco.masks import encode_mask
 from ...data.scenes import class_colours
 from ...errors import InputError
 from ..trained import load_trained, read_info
@@ -28,13 +29,15 @@ class Detections:
         boxes: (n, 4), x1 y1 x2 y2 in pixels.
         labels: (n,), from 1.
         scores: (n,), from 0 to 1.
-        masks: (n, H, W), or None from a detector without masks.
+        masks: (n, h, w), in the size in which the detector was given the image; None from a detector without masks.
+        size: (H, W) of the image, in whose pixels the boxes are; None where that is the masks' size.
     """
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     scores: NDArray[np.float32]
     masks: NDArray[np.bool_] | None
+    size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -43,8 +46,16 @@ class Detections:
     def areas(self) -> list[float]:
         """(n,): pixels of each mask, or of each box."""
         if self.masks is not None:
-            return self.masks.sum((1, 2)).astype(float).tolist()
+            return [float(mask.sum()) for mask in self.whole_masks()]
         return (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1).tolist()
+
+    def whole_masks(self) -> Iterator[NDArray[np.bool_]]:
+        """Yield the masks in the size of the image (H, W), one at a time: all together may not fit the memory."""
+        for mask in () if self.masks is None else self.masks:
+            if self.size is None or mask.shape == self.size:
+                yield mask
+            else:
+                yield np.asarray(Image.fromarray(mask).resize(self.size[::-1], Image.Resampling.NEAREST))
 
     def coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
         """As COCO writes results."""
@@ -53,9 +64,10 @@ class Detections:
             "labels": torch.from_numpy(self.labels),
             "scores": torch.from_numpy(self.scores),
         }
-        if self.masks is not None:
-            found["masks"] = torch.from_numpy(self.masks).unsqueeze(1).float()
-        return coco_results(image_id, found, category_ids)
+        results = coco_results(image_id, found, category_ids)
+        for result, mask in zip(results, self.whole_masks(), strict=self.masks is not None):
+            result["segmentation"] = encode_mask(mask)
+        return results
 
 
 class DetectionPredictor:
@@ -67,6 +79,8 @@ class DetectionPredictor:
         category_ids: with which results are written; None for the labels themselves.
         score: the least that is told.
         device: where to compute.
+        max_input_pixels: scale larger images down to this many pixels before the detector is given them, because it
+            makes each mask in the size of what it is given. None: never.
     """
 
     def __init__(
@@ -76,6 +90,7 @@ class DetectionPredictor:
         category_ids: Sequence[int] | None = None,
         score: float = 0.5,
         device: str | torch.device = "cpu",
+        max_input_pixels: int | None = None,
     ) -> None:
         if not 0 <= score <= 1:
             raise InputError(f"score must be from 0 to 1, got {score}.")
@@ -85,7 +100,7 @@ class DetectionPredictor:
         deciding.score_thresh = score
         self.class_names = tuple(class_names)
         self.category_ids = list(category_ids or range(1, len(self.class_names) + 1))
-        self.score, self.device = score, device
+        self.score, self.device, self.max_input_pixels = score, device, max_input_pixels
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **options: Any) -> "DetectionPredictor":
@@ -96,20 +111,34 @@ class DetectionPredictor:
         names = info["class_names"] or [f"class {k}" for k in range(1, info["num_classes"] + 1)]
         return cls(load_trained(path), names, info.get("category_ids"), **options)
 
+    def is_too_large(self, image: Image.Image) -> bool:
+        """Tell whether an image is scaled down first because of its size."""
+        return self.max_input_pixels is not None and image.width * image.height > self.max_input_pixels
+
     @torch.inference_mode()
     def __call__(self, image: Image.Image) -> Detections:
-        found: Mapping[str, Tensor] = self.network([pil_to_tensor(image.convert("RGB")).to(self.device)])[0]
+        given = image.convert("RGB")
+        if self.max_input_pixels is not None and self.is_too_large(image):
+            factor = (self.max_input_pixels / (image.width * image.height)) ** 0.5
+            given = given.resize((max(1, int(image.width * factor)), max(1, int(image.height * factor))))
+        found: Mapping[str, Tensor] = self.network([pil_to_tensor(given).to(self.device)])[0]
         kept = found["scores"] >= self.score
         masks = (found["masks"][kept, 0] >= 0.5).cpu().numpy() if "masks" in found else None
         boxes, labels, scores = (found[name][kept].cpu().numpy() for name in ("boxes", "labels", "scores"))
-        return Detections(boxes, labels, scores, masks)
+        boxes = boxes * np.array([image.width / given.width, image.height / given.height] * 2, boxes.dtype)
+        return Detections(boxes, labels, scores, masks, (image.height, image.width))
 
 
 def overlay(image: Image.Image, found: Detections, class_names: Sequence[str], strength: float = 0.45) -> Image.Image:
     """The picture with a tint on each mask, a box around each object and its name and score, by class in colour.
 
-    Small pictures are enlarged, so that names can be read.
+    Small pictures are enlarged, so that names can be read; one that was scaled down for the detector is drawn so.
     """
+    boxes = found.boxes
+    if found.masks is not None and found.masks.shape[1:] != (image.height, image.width):
+        height, width = found.masks.shape[1:]
+        boxes = boxes * np.array([width / image.width, height / image.height] * 2, boxes.dtype)
+        image = image.resize((width, height))
     scale = max(1, round(400 / max(image.size)))
     picture = image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
     colours = class_colours(len(class_names))
@@ -124,10 +153,10 @@ def overlay(image: Image.Image, found: Detections, class_names: Sequence[str], s
     font = ImageFont.load_default(max(12, min(picture.size) // 40))
     order = list(reversed(range(len(found))))
     for k in order:
-        draw.rectangle((found.boxes[k] * scale).tolist(), outline=tuple(colours[found.labels[k]].tolist()), width=line)
+        draw.rectangle((boxes[k] * scale).tolist(), outline=tuple(colours[found.labels[k]].tolist()), width=line)
     for k in order:
         text = f"{class_names[found.labels[k] - 1].replace('_', ' ')} {found.scores[k]:.0%}"
-        _tag(draw, found.boxes[k] * scale, text, tuple(colours[found.labels[k]].tolist()), font)
+        _tag(draw, boxes[k] * scale, text, tuple(colours[found.labels[k]].tolist()), font)
     return picture
 
 

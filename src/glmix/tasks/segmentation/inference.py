@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ...errors import InputError
 
-__all__ = ["Inference", "Network", "label_map", "pad_to_multiple", "segment", "starts"]
+__all__ = ["Inference", "Network", "label_map", "labels_in_windows", "pad_to_multiple", "segment", "starts"]
 
 Network = Callable[[Tensor], Tensor]
 
-CHUNK = 16  # classes that are resized at once
+AT_ONCE = 2**24  # scores, of all classes, that are resized at once
 
 
 @dataclass(frozen=True)
@@ -89,19 +89,59 @@ def segment(network: Network, images: Tensor, how: Inference = WHOLE) -> Tensor:
 def label_map(scores: Tensor, size: tuple[int, int] | None = None) -> Tensor:
     """Scores (B, K, H, W) to the class of each pixel (B, H, W), at another size if one is given.
 
-    Resized a few classes at a time, so that large images with many classes fit the memory.
+    Resized a few rows at a time, so that the memory does not grow with the size: first between the rows of `scores`,
+    and then along them, which gives what bilinear resizing gives.
     """
     if size is None or tuple(size) == tuple(scores.shape[2:]):
         return scores.argmax(1)
-    best, labels = None, None
-    for first in range(0, scores.shape[1], CHUNK):
-        values, places = _resize(scores[:, first : first + CHUNK].float(), list(size)).max(1)
-        if best is None or labels is None:
-            best, labels = values, places
-        else:
-            higher = values > best
-            best, labels = torch.where(higher, values, best), torch.where(higher, places + first, labels)
-    assert labels is not None
+    height, width = size
+    last = scores.shape[2] - 1
+    at = (torch.arange(height, device=scores.device) + 0.5) * (scores.shape[2] / height) - 0.5
+    at = at.clamp(0, last)
+    above, share = at.long(), at.frac()[:, None]
+    labels = torch.empty(len(scores), height, width, dtype=torch.long, device=scores.device)
+    step = max(1, AT_ONCE // (scores[:, :, 0, 0].numel() * max(width, scores.shape[3])))
+    for first in range(0, height, step):
+        rows = slice(first, first + step)
+        upper, lower = scores[:, :, above[rows]].float(), scores[:, :, (above[rows] + 1).clamp_max(last)].float()
+        mixed = torch.lerp(upper, lower, share[rows].to(upper))
+        labels[:, rows] = _resize(mixed, [mixed.shape[2], width]).argmax(1)
+    return labels
+
+
+def labels_in_windows(look: Network, images: Tensor, window: int, stride: int | None = None) -> Tensor:
+    """Find the class of each pixel in windows that overlap, with little memory.
+
+    The scores of overlapping windows are added, as `segment` does, but only those of as many rows are kept as a window
+    has: K x window x the shorter side of the image.
+
+    Args:
+        look: windows (B, C, h, w), in the type of `images`, to scores (B, K, h, w).
+        images: (B, C, H, W)
+        window: pixels a side of a window.
+        stride: from one window to the next; None for two thirds of a window.
+
+    Returns:
+        (B, H, W), uint8: of at most 256 classes.
+    """
+    batch, _, height, width = images.shape
+    if height < width:
+        turned = labels_in_windows(lambda x: look(x.mT).mT, images.mT, window, stride)
+        return turned.mT
+    tops, lefts = (starts(side, window, _stride(window, stride)) for side in (height, width))
+    labels = torch.empty(batch, height, width, dtype=torch.uint8, device=images.device)
+    sums: Tensor | None = None  # (B, K, rows of a window, W); the class with the largest sum has the largest mean, too
+    for top, following in zip(tops, [*tops[1:], height], strict=True):
+        for left in lefts:
+            scores = look(images[:, :, top : top + window, left : left + window]).float()
+            if sums is None:
+                sums = scores.new_zeros(*scores.shape[:3], width)
+            sums[..., left : left + window] += scores
+        assert sums is not None
+        done = following - top
+        labels[:, top:following] = sums[:, :, :done].argmax(1)
+        sums[:, :, : sums.shape[2] - done] = sums[:, :, done:].clone()
+        sums[:, :, sums.shape[2] - done :] = 0
     return labels
 
 
@@ -111,11 +151,15 @@ def starts(length: int, window: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
+def _stride(window: int, stride: int | None) -> int:
+    return stride if stride is not None else max(1, window * 2 // 3)
+
+
 def _look(network: Network, images: Tensor, how: Inference) -> Tensor:
     if how.mode == "whole":
         return _padded(network, images, how.multiple)
     height, width = images.shape[2:]
-    stride = how.stride if how.stride is not None else max(1, how.window * 2 // 3)
+    stride = _stride(how.window, how.stride)
     total: Tensor | None = None
     counts = torch.zeros(height, width, device=images.device)
     for top, left in product(starts(height, how.window, stride), starts(width, how.window, stride)):

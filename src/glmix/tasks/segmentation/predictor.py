@@ -1,6 +1,7 @@
 """A trained network that takes pictures as they come, and pictures of what it says."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from torch import nn
+from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as V
 
 from ...data.masks.transforms import fitted_size
 from ...data.scenes import class_colours
 from ...errors import InputError
 from ..trained import load_trained, read_info
-from .inference import WHOLE, Inference, label_map, segment
+from .inference import WHOLE, Inference, label_map, labels_in_windows, segment
 
 __all__ = ["SegmentationPredictor", "overlay", "palette_image"]
 
 Labels = NDArray[np.uint8]
 
 ROW, SWATCH, MARGIN = 20, 13, 6
+STRIP = 2**20  # pixels that are tinted at once
 
 
 class SegmentationPredictor:
@@ -34,6 +36,9 @@ class SegmentationPredictor:
         resize: a box of (longer, shorter) side that pictures are scaled to fit before; None leaves them as they are.
         how: how each is looked at.
         device: where to compute.
+        max_input_pixels: images in which the network would see more pixels, at the largest of the scales, are segmented
+            in sliding windows, with memory that does not grow with the number of classes times that of pixels. Each
+            window is then seen at all scales. None: never by itself.
     """
 
     def __init__(
@@ -45,9 +50,11 @@ class SegmentationPredictor:
         resize: tuple[int, int] | None = None,
         how: Inference = WHOLE,
         device: str | torch.device = "cpu",
+        max_input_pixels: int | None = None,
     ) -> None:
         self.network = network.to(device).eval()
         self.class_names = tuple(class_names)
+        self.max_input_pixels = max_input_pixels
         self.mean, self.std = list(mean), list(std)
         self.resize, self.how, self.device = resize, how, device
 
@@ -63,16 +70,34 @@ class SegmentationPredictor:
         known = {"class_names": names, "mean": info["mean"], "std": info["std"], "resize": info.get("resize")}
         return cls(load_trained(path), **{**known, **options})
 
+    def is_too_large(self, image: Image.Image) -> bool:
+        """Tell whether an image is segmented in windows because of its size."""
+        if self.max_input_pixels is None:
+            return False
+        height, width = fitted_size((image.height, image.width), self.resize)
+        return height * width * max(self.how.scales) ** 2 > self.max_input_pixels
+
     @torch.inference_mode()
     def __call__(self, image: Image.Image) -> Labels:
         """(H, W): the class of each pixel."""
         x = V.pil_to_tensor(image.convert("RGB")).to(self.device)
         height, width = int(x.shape[1]), int(x.shape[2])
-        size = list(fitted_size((height, width), self.resize))
-        x = V.to_dtype(V.resize(x, size, antialias=True), torch.float32, scale=True)
-        scores = segment(self.network, V.normalize(x, self.mean, self.std).unsqueeze(0), self.how)
-        labels: Labels = label_map(scores, (height, width))[0].to(torch.uint8).cpu().numpy()
-        return labels
+        x = V.resize(x, list(fitted_size((height, width), self.resize)), antialias=True).unsqueeze(0)
+        if self.is_too_large(image):
+            how = replace(self.how, mode="whole")
+            found = labels_in_windows(
+                lambda part: segment(self.network, self._normalised(part), how), x, how.window, how.stride
+            )
+            labels = V.resize(found, [height, width], V.InterpolationMode.NEAREST)
+        else:
+            labels = label_map(segment(self.network, self._normalised(x), self.how), (height, width))
+        result: Labels = labels[0].to(torch.uint8).cpu().numpy()
+        return result
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) to what the network is used to."""
+        normalised: Tensor = V.normalize(V.to_dtype(x, torch.float32, scale=True), self.mean, self.std)
+        return normalised
 
 
 def _colours(num_classes: int, first_is_background: bool) -> Labels:
@@ -96,11 +121,16 @@ def overlay(image: Image.Image, labels: Labels, class_names: Sequence[str], stre
     weights = np.full((len(class_names), 1), strength)
     if class_names[0] == "background":
         weights[0] = 0
-    pixels = np.asarray(image.convert("RGB"), np.float32)
-    tinted = (1 - weights[labels]) * pixels + weights[labels] * colours[labels]
-    tinted[_borders(labels)] = 255
-    shown = [int(k) for k in np.unique(labels) if weights[k]]
-    picture = Image.fromarray(tinted.round().astype(np.uint8))
+    pixels = np.array(image.convert("RGB"))
+    borders = _borders(labels)
+    rows = max(1, STRIP // pixels.shape[1])
+    for top in range(0, len(pixels), rows):
+        strip = slice(top, top + rows)
+        tint = weights[labels[strip]]
+        pixels[strip] = ((1 - tint) * pixels[strip] + tint * colours[labels[strip]]).round()
+    pixels[borders] = 255
+    shown = [k for k, count in enumerate(Image.fromarray(labels).histogram()) if count and weights[k]]
+    picture = Image.fromarray(pixels)
     return _with_legend(picture, [(class_names[k], tuple(colours[k].tolist())) for k in shown])
 
 
