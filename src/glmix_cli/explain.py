@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .inputs import find_images, open_image
+from .inputs import add_view_argument, class_probabilities, find_images, open_image
 from .slot_models import Model, load_models
 
 if TYPE_CHECKING:
@@ -75,8 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_size,
         default=0,
         metavar="N|native",
-        help="the image's shorter side in pixels, or 'native' (default: the model's); nothing is cut off",
+        help="with --view whole: the image's shorter side in pixels, or 'native' (default: the model's)",
     )
+    add_view_argument(parser, default="whole")
     parser.add_argument("--multi-label", action="store_true", help="classes do not exclude each other (a .ckpt knows)")
     parser.add_argument("--topk", type=int, default=3, metavar="N", help="how many classes to tell (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of random weights (default: 0)")
@@ -94,7 +95,10 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--topk must be 1 or more, got {args.topk}.")
     if args.html and len(args.compare) > 1:
         raise InputError(f"A page compares two models, and --compare names {len(args.compare)} beside the first.")
+    if args.view == "crop" and args.size != 0:
+        raise InputError("--size applies to --view whole only: with --view crop the model's own size is used.")
     models = load_models(args)
+    _check_view(models, args.view)
     _make_writable(args.out)
 
     results: list[dict[str, Any]] = []
@@ -116,12 +120,37 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"results": results, "errors": errors}, indent=2))
     else:
         for result in results:
-            print(*result["written"], sep="\n")
+            print(_text(result))
     for failure in errors:
         print(f"glmix explain: {failure['file']}: {failure['error']}", file=sys.stderr)
     if not results:
         return 2
     return 1 if errors else 0
+
+
+def _check_view(models: Sequence[Model], view: str) -> None:
+    """Refuse models side by side that would see different crops of one image."""
+    from glmix.data.views import input_config
+    from glmix.errors import InputError
+
+    if view == "whole":
+        return
+    configs = [input_config(model.network) for model in models]
+    crops = {(config["input_size"][1:], config["crop_pct"], config["crop_mode"]) for config in configs}
+    if len(crops) > 1:
+        raise InputError(
+            "With --view crop, models side by side must have one input size and one crop_pct, and these have "
+            + " and ".join(f"{width} x {height} with {pct:g}" for (height, width), pct, _ in sorted(crops))
+            + ": use --view whole."
+        )
+
+
+def _text(result: dict[str, Any]) -> str:
+    """The image, what the models saw of it, and the files that were written."""
+    from glmix.data.views import describe_view
+
+    view = describe_view(result["view"], (result["size"]["height"], result["size"]["width"]))
+    return "\n  ".join([f"{result['file']}  ({view})", *result["written"]])
 
 
 def _make_writable(folder: Path) -> None:
@@ -160,10 +189,10 @@ def _explain(file: Path, target: Path, models: Sequence[Model], args: argparse.N
     from glmix.slots.figure.draw import save_figure, slot_figure
 
     image = _open_upright(file, models[0].network)
-    size = _rows_and_columns(image, args.size, models[0].network)
+    asked = _whole_size(image, args.size, models[0].network) if args.view == "whole" else None
     title = "".join(letter if letter.isprintable() else "?" for letter in file.name)
-    columns, picture = _columns(image, size, models, args)
-    figure = slot_figure(picture, columns, size=size, title=title, own_scale=args.own_scale)
+    columns, picture, size = _columns(image, asked, models, args)
+    figure = slot_figure(picture, columns, size=size, view=args.view, title=title, own_scale=args.own_scale)
     written = [target.with_name(f"{target.name}.{kind}") for kind in ("png", *(["svg"] if args.svg else []))]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a name in a script that the font lacks
@@ -180,12 +209,13 @@ def _explain(file: Path, target: Path, models: Sequence[Model], args: argparse.N
             title=title,
             label_names=[model.labels for model in models],
             blocks=None if args.blocks is None or None in args.blocks else args.blocks,
-            size=size,
+            size=asked,
             multi_label=args.multi_label or models[0].multi_label,
         )
     return {
         "file": str(file),
-        "size": list(size),
+        "view": args.view,
+        "size": _size_fields(size),
         "written": [str(path) for path in written],
         "models": [_told(column) for column in columns],
     }
@@ -195,45 +225,53 @@ def _open_upright(file: Path, network: "GLNet") -> "Image":
     return open_image(file, "L" if network.in_chans == 1 else "RGB", upright=True)
 
 
-def _rows_and_columns(image: "Image", shorter: int | None, network: "GLNet") -> tuple[int, int]:
-    """The size at which a model sees the whole image; `shorter` is 0 for the model's own and None for the image's."""
-    import timm
+def _whole_size(image: "Image", shorter: int | None, network: "GLNet") -> tuple[int, int]:
+    """Size (height, width) of the whole image as a model sees it; `shorter`: 0 is the model's, None the image's."""
+    from glmix.data.views import whole_size
 
     if shorter is None:
         return image.height, image.width
-    if shorter == 0:
-        shorter = min(timm.data.resolve_model_data_config(network)["input_size"][1:])
-    factor = shorter / min(image.size)
-    return max(shorter, round(image.height * factor)), max(shorter, round(image.width * factor))
+    return whole_size(image, network, shorter or None)
+
+
+def _size_fields(size: tuple[int, int]) -> dict[str, int]:
+    """A size (height, width) with named fields."""
+    return {"width": size[1], "height": size[0]}
 
 
 def _columns(
-    image: "Image", size: tuple[int, int], models: Sequence[Model], args: argparse.Namespace
-) -> tuple[list["Column"], "Image"]:
-    """One pass through each model, and what the first one was shown."""
+    image: "Image", size: tuple[int, int] | None, models: Sequence[Model], args: argparse.Namespace
+) -> tuple[list["Column"], "Image", tuple[int, int]]:
+    """Run one forward pass of each model.
+
+    Args:
+        size: height and width of the whole image as the models see it; None for their centre crop.
+
+    Returns:
+        The columns of the figure, a picture of what the models saw, and its size (height, width) as they saw it.
+    """
     import torch
 
     from glmix.slots import recording
     from glmix.slots.explorer.picture import prepare
     from glmix.slots.figure.draw import Column
 
-    columns, pictures = [], []
+    columns, pictures, sizes = [], [], []
     for model in models:
         images, picture = prepare(image, model.network, size)
         with torch.no_grad(), recording(model.network, model.blocks) as maps:
             logits = model.network(images.to(args.device))
         predictions: list[tuple[str, float]] = []
         if logits.ndim == 2 and model.network.num_classes > 0 and model.warning is None:
-            told = (
-                logits[0].float().sigmoid() if args.multi_label or model.multi_label else logits[0].float().softmax(0)
-            )
+            told = class_probabilities(model.network, logits[0], args.multi_label)
             best = told.topk(min(args.topk, len(told)))
             predictions = [
                 (model.labels(c), p) for c, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
             ]
         columns.append(Column(model.title, maps, predictions, model.warning))
         pictures.append(picture)
-    return columns, pictures[0]
+        sizes.append((images.shape[2], images.shape[3]))
+    return columns, pictures[0], sizes[0]
 
 
 def _told(column: "Column") -> dict[str, Any]:
@@ -248,8 +286,8 @@ def _told(column: "Column") -> dict[str, Any]:
             {
                 "index": maps.index,
                 "name": maps.name,
-                "grid": list(maps.grid),
-                "slot_grid": list(maps.slot_grid),
+                "grid": _size_fields(maps.grid),
+                "slot_grid": _size_fields(maps.slot_grid),
                 "scale": maps.scale,
                 "effective_slots_per_pixel": float(effective_slots_per_pixel(maps.assignment).mean()),
                 "effective_slots_per_image": float(effective_slots_per_image(maps.assignment)),

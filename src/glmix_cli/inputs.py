@@ -5,11 +5,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import argparse
+
     from PIL.Image import Image
+    from torch import Tensor
 
     from glmix import GLNet
 
-__all__ = ["check_device", "find_images", "label_names", "load_classifier", "open_image"]
+__all__ = [
+    "add_view_argument",
+    "check_device",
+    "class_probabilities",
+    "find_images",
+    "label_names",
+    "load_classifier",
+    "open_image",
+]
 
 
 def load_classifier(name: str | None, checkpoint: Path | None) -> "GLNet":
@@ -85,3 +96,22 @@ def open_image(file: Path, mode: str, upright: bool = False) -> "Image":
             return eight_bits(ImageOps.exif_transpose(image) if upright else image).convert(mode)
     except Image.DecompressionBombError as error:
         raise InputError(str(error)) from error
+
+
+def add_view_argument(parser: "argparse.ArgumentParser", default: str) -> None:
+    """Add --view, with the choices of `glmix.data.views.View`."""
+    parser.add_argument(
+        "--view",
+        choices=("crop", "whole"),
+        default=default,
+        help="what the model sees: 'crop', the resized centre crop of its evaluation transform, or 'whole', the whole "
+        "image resized so that its shorter side is the model's, aspect ratio kept (default: %(default)s)",
+    )
+
+
+def class_probabilities(model: "GLNet", logits: "Tensor", multi_label: bool = False) -> "Tensor":
+    """Turn logits (..., K) into probabilities: sigmoids where classes do not exclude each other, else a softmax."""
+    logits = logits.float()
+    if multi_label or model.pretrained_cfg.get("multi_label", False):
+        return logits.sigmoid()
+    return logits.softmax(-1)
