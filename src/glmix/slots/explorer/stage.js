@@ -40,7 +40,7 @@ export class Stage {
       () => app.draw(),
     );
     this.facts = element("p", { class: "facts" });
-    this.seen = element("p", { class: "facts seen" }, seenBy(this.model));
+    this.seen = element("p", { class: "seen" }, seenBy(this.model));
     this.line = element("p", { class: "line" });
     this.pin = element("button", { type: "button", class: "quiet", onclick: () => app.togglePin(index) });
     this.frame = element("div", { class: "frame" }, this.canvas);
