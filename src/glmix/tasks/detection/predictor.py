@@ -46,8 +46,8 @@ class Detections:
             return self.masks.sum((1, 2)).astype(float).tolist()
         return (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1).tolist()
 
-    def coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """As COCO writes results."""
+    def tensors(self) -> dict[str, Tensor]:
+        """The same in torchvision's form: boxes, labels, scores and, if there are any, masks (n, 1, H, W)."""
         found = {
             "boxes": torch.from_numpy(self.boxes),
             "labels": torch.from_numpy(self.labels),
@@ -55,7 +55,17 @@ class Detections:
         }
         if self.masks is not None:
             found["masks"] = torch.from_numpy(self.masks).unsqueeze(1).float()
-        return coco_results(image_id, found, category_ids)
+        return found
+
+    def coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """As COCO writes results."""
+        return coco_results(image_id, self.tensors(), category_ids)
+
+    def above(self, score: float) -> "Detections":
+        """Return the detections whose score is at least this."""
+        kept = self.scores >= score
+        masks = None if self.masks is None else self.masks[kept]
+        return Detections(self.boxes[kept], self.labels[kept], self.scores[kept], masks)
 
 
 class DetectionPredictor:
@@ -65,7 +75,8 @@ class DetectionPredictor:
         network: a detector in the manner of torchvision's.
         class_names: of the labels 1, 2, ...
         category_ids: with which results are written; None for the labels themselves.
-        score: the least that is told.
+        score: the lowest score of a detection that is returned; None for the detector's own threshold, with which
+            average precision is computed.
         device: where to compute.
     """
 
@@ -74,15 +85,18 @@ class DetectionPredictor:
         network: nn.Module,
         class_names: Sequence[str],
         category_ids: Sequence[int] | None = None,
-        score: float = 0.5,
+        score: float | None = 0.5,
         device: str | torch.device = "cpu",
     ) -> None:
-        if not 0 <= score <= 1:
+        if score is not None and not 0 <= score <= 1:
             raise InputError(f"score must be from 0 to 1, got {score}.")
         self.network = network.to(device).eval()
-        # told to the detector, so that it makes no mask in the size of a photograph for what is not wanted
         deciding: Any = getattr(network, "roi_heads", network)
+        if score is None:
+            score = float(deciding.score_thresh)
+        # the detector has the threshold too, so that it makes no mask of the image's size that would be discarded
         deciding.score_thresh = score
+        self.has_masks = hasattr(network, "roi_heads") and deciding.has_mask()
         self.class_names = tuple(class_names)
         self.category_ids = list(category_ids or range(1, len(self.class_names) + 1))
         self.score, self.device = score, device
