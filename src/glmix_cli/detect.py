@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a COCO JSON of these images: keep its image and category ids, write OUT/{RESULTS} with all detections "
         "for COCO(FILE).loadRes, and print the average precision",
     )
-    parser.add_argument("--no-overlays", action="store_true", help=f"write {REPORT} alone")
+    parser.add_argument("--no-overlays", action="store_true", help="write no pictures")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
     parser.add_argument("--json", action="store_true", help=f"print OUT/{REPORT} too, for programs")
     parser.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default: cpu)")
@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--score must be from 0 to 1, got {args.score}.")
     score = args.score if args.annotations is None else None
     detect = DetectionPredictor.from_checkpoint(args.checkpoint, score=score, device=args.device)
-    scores, places = None, {}
+    scores: AnnotatedScores | None = None
+    places: dict[Path, int] = {}
     if args.annotations is not None:
         scores, places = _annotated(args, detect, names, errors)
         names = {file: name for file, name in names.items() if file in places}

@@ -43,6 +43,8 @@ def pages(tmp_path_factory) -> Path:
     write_page(folder / "two.html", image, [("first", models[0]), ("second", models[1])], **named)
     plain = timm.create_model("test_glnet", num_classes=0, depths=(1, 1, 1, 1), slot_attention=False)
     write_page(folder / "plain.html", image, [("plain", plain)], title="plain")
+    wide = timm.create_model("test_glnet", num_classes=4, depths=(1, 1, 3, 1), slot_grid=(2, 5))
+    write_page(folder / "wide.html", image, [("wide", wide)], blocks=[1, 3], size=(64, 96))
     return folder
 
 
@@ -176,6 +178,22 @@ def test_blocks_are_reached_by_slider_keys_and_buttons(open_page):
     page.keyboard.press("End")
     settle(page)
     assert where.inner_text() == "Block 3 of 0\u20133"
+
+
+def test_blocks_slots_and_heads_are_numbered_from_0_and_sizes_are_width_by_height(open_page):
+    page = open_page("wide.html")
+    assert page.locator("#where").inner_text() == "Block 1 of 1\u20133"  # as --blocks and figures number them
+    facts = page.locator(".facts").inner_text()
+    assert facts.startswith("Block 1, stages.1.blocks.0")
+    assert "12 \u00d7 8 pixels, 5 \u00d7 2 slots" in facts
+    assert page.locator(".seen").inner_text() == "The model sees the whole image at 96 \u00d7 64 pixels."
+    labels = [button.get_attribute("aria-label") for button in page.locator(".cells button").all()]
+    assert labels[0].startswith("slot 0, row 0, column 0")
+    assert labels[9].startswith("slot 9, row 1, column 4")
+    assert page.get_by_label("Attention of").locator("option").all_text_contents()[:2] == ["all heads", "head 0"]
+    page.keyboard.press("End")
+    settle(page)
+    assert page.locator(".facts").inner_text().startswith("Block 3, stages.2.blocks.2")
 
 
 def test_views_differ_and_explain_themselves(open_page):
