@@ -150,7 +150,12 @@ def _text(result: dict[str, Any]) -> str:
     from glmix.data.views import describe_view
 
     view = describe_view(result["view"], (result["size"]["height"], result["size"]["width"]))
-    return "\n  ".join([f"{result['file']}  ({view})", *result["written"]])
+    return "\n  ".join([f"{_printable(result['file'])}  ({view})", *result["written"]])
+
+
+def _printable(name: str) -> str:
+    """A file name in which "?" stands for line breaks and for bytes that are no text."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def _make_writable(folder: Path) -> None:
@@ -190,7 +195,7 @@ def _explain(file: Path, target: Path, models: Sequence[Model], args: argparse.N
 
     image = _open_upright(file, models[0].network)
     asked = _whole_size(image, args.size, models[0].network) if args.view == "whole" else None
-    title = "".join(letter if letter.isprintable() else "?" for letter in file.name)
+    title = _printable(file.name)
     columns, picture, size = _columns(image, asked, models, args)
     figure = slot_figure(picture, columns, size=size, view=args.view, title=title, own_scale=args.own_scale)
     written = [target.with_name(f"{target.name}.{kind}") for kind in ("png", *(["svg"] if args.svg else []))]

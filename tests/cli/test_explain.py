@@ -133,6 +133,9 @@ def test_files_may_have_any_name(explain, tmp_path, trained, recwarn):
     code, _, err = explain(folder, *trained, "--blocks", 0, "--svg", "--html", "-o", tmp_path / "out", "--json")
     assert code == 0, err
     assert len(list((tmp_path / "out").iterdir())) == 3 * (len(ODD) + 2)
+    code, out, _ = explain(folder / os.fsdecode(b"caf\xe9.png"), *trained, "--blocks", 0, "-o", tmp_path / "out")
+    assert code == 0
+    assert "caf?.png  (whole image" in out.encode().decode()  # the name is text that any terminal takes
     page = (tmp_path / "out" / "<img src=x onerror=alert(1)>.slots.html").read_text()
     assert "<img src=x onerror" not in page
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
