@@ -1,6 +1,6 @@
 """Memory and time of the models as backbones of dense prediction: four maps of one large image, without gradients.
 
-    python benchmarks/dense.py                                            # every variant at 800 x 1280
+    python benchmarks/dense.py                                            # every variant at 1280 x 800
     python benchmarks/dense.py --models glnet_4g resnet50 --dtype bf16    # other models of timm's may stand beside
     python benchmarks/dense.py --size 1024 1024 --rounds 5
 
@@ -82,7 +82,7 @@ def main() -> None:
     print(
         f"{processor()}, {torch.get_num_threads()} threads, {args.dtype}, glmix {glmix.__version__}, "
         f"torch {torch.__version__}, timm {timm.__version__}\n\n"
-        f"| {height} x {width} pixels | parameters | MACs | seconds | seconds a megapixel | peak memory |\n"
+        f"| {width} x {height} pixels | parameters | MACs | seconds | seconds a megapixel | peak memory |\n"
         "|---|---|---|---|---|---|"
     )
     for name, rounds in found.items():

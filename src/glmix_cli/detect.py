@@ -3,15 +3,20 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .images import ImageLoop, add_image_arguments
 from .inputs import check_device
 from .printing import printable
 from .results import result_names
 
+if TYPE_CHECKING:
+    from glmix.tasks.detection.annotated import AnnotatedScores
+    from glmix.tasks.detection.predictor import DetectionPredictor
+
 HELP = "Find objects in images: overlays and a COCO JSON, by a detector that `glmix fit` trained."
 REPORT = "detections.json"
+RESULTS = "results.json"
 OVERLAY = "_overlay.png"
 
 
@@ -20,9 +25,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a .ckpt of a detection")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder for the results")
     parser.add_argument(
-        "--score", type=float, default=0.5, metavar="X", help="least score that is told, from 0 to 1 (%(default)s)"
+        "--score",
+        type=float,
+        default=0.5,
+        metavar="X",
+        help=f"lowest score of a detection in overlays and {REPORT}, from 0 to 1 (%(default)s)",
     )
-    parser.add_argument("--no-overlays", action="store_true", help=f"write {REPORT} alone")
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help=f"a COCO JSON of these images: keep its image and category ids, write OUT/{RESULTS} with all detections "
+        "for COCO(FILE).loadRes, and print the average precision",
+    )
+    parser.add_argument("--no-overlays", action="store_true", help="write no pictures")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
     parser.add_argument("--json", action="store_true", help=f"print OUT/{REPORT} too, for programs")
     parser.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default: cpu)")
@@ -39,27 +55,41 @@ def run(args: argparse.Namespace) -> int:
     report = args.out / REPORT
     pictures = {} if args.no_overlays else {file: args.out / f"{name}{OVERLAY}" for file, name in names.items()}
     if not args.overwrite:
-        there = next((path for path in (report, *pictures.values()) if path.exists()), None)
+        targets = [report, *pictures.values(), *([] if args.annotations is None else [args.out / RESULTS])]
+        there = next((path for path in targets if path.exists()), None)
         if there is not None:
             raise InputError(f"{there} is there already: choose another folder, or replace it with --overwrite.")
+    if not 0 <= args.score <= 1:
+        raise InputError(f"--score must be from 0 to 1, got {args.score}.")
     detect = DetectionPredictor.from_checkpoint(
-        args.checkpoint, score=args.score, device=args.device, max_input_pixels=args.max_input_pixels
+        args.checkpoint,
+        score=args.score if args.annotations is None else None,
+        device=args.device,
+        max_input_pixels=args.max_input_pixels,
     )
-
-    categories = [
-        {"id": number, "name": name} for number, name in zip(detect.category_ids, detect.class_names, strict=True)
-    ]
+    scores: AnnotatedScores | None = None
+    places: dict[Path, int] = {}
+    if args.annotations is not None:
+        scores, places = _annotated(args, detect, loop)
+    category_ids = detect.category_ids if scores is None else scores.annotated.category_ids
+    categories = [{"id": number, "name": name} for number, name in zip(category_ids, detect.class_names, strict=True)]
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     try:
         for file in loop:
             with loop.attempt(file):
-                image = loop.open(file)
+                if scores is None:
+                    image = loop.open(file)
+                else:
+                    image = scores.annotated.image(file, places[file], args.max_pixels)
                 if detect.is_too_large(image):
                     loop.say(file, f"scaled down to {args.max_input_pixels:,} pixels for the detector")
                 found = detect(image)
-                number = len(images) + 1
-                results = zip(found.coco(number, detect.category_ids), found.areas, strict=True)
+                if scores is not None:
+                    scores.add(places[file], found)
+                    found = found.above(args.score)
+                number = len(images) + 1 if scores is None else scores.annotated.image_id(places[file])
+                results = zip(found.coco(number, category_ids), found.areas, strict=True)
                 items = [{**result, "area": area, "iscrowd": 0} for result, area in results]
                 if file in pictures:
                     with whole_file(pictures[file]) as part:
@@ -67,7 +97,15 @@ def run(args: argparse.Namespace) -> int:
                 images.append({"id": number, "file_name": str(file), "width": image.width, "height": image.height})
                 annotations += [{"id": k, **item} for k, item in enumerate(items, len(annotations) + 1)]
     finally:  # a bug or an interruption loses nothing of what was done
-        contents = {"images": images, "annotations": annotations, "categories": categories, "errors": loop.errors}
+        contents: dict[str, Any] = {
+            "images": images,
+            "annotations": annotations,
+            "categories": categories,
+            "errors": loop.errors,
+        }
+        if images and scores is not None:
+            contents["evaluation"] = scores.summary()
+            write_whole(args.out / RESULTS, json.dumps(scores.results) + "\n")
         if images:
             write_whole(report, json.dumps(contents) + "\n")
         if args.json:
@@ -76,5 +114,39 @@ def run(args: argparse.Namespace) -> int:
             plural = "s" * (len(images) > 1)
             overlays = "" if args.no_overlays else f", and overlay{plural}"
             print(printable(f"{report}: {len(annotations)} objects in {len(images)} image{plural}{overlays}"))
+            if scores is not None:
+                print(_told(contents["evaluation"], args.out / RESULTS, len(scores.results), detect.score))
         loop.print_errors()
     return loop.exit_code(len(images))
+
+
+def _annotated(
+    args: argparse.Namespace, detect: "DetectionPredictor", loop: ImageLoop
+) -> tuple["AnnotatedScores", dict[Path, int]]:
+    """Read --annotations: an empty collection of scores, and {file: its place in the JSON}.
+
+    Files that are not in the JSON become errors of the loop.
+    """
+    from glmix.tasks.detection.annotated import Annotated, AnnotatedScores
+
+    annotated = Annotated.read(args.annotations, detect.class_names)
+    places, missing = annotated.match(list(loop.found), [path for path in args.images if path.is_dir()])
+    for file in missing:
+        loop.skip(file, f"it is not among the images of {args.annotations}")
+    return AnnotatedScores(annotated, masks=detect.has_masks), places
+
+
+def _told(evaluation: dict[str, Any], results: Path, count: int, score: float) -> str:
+    """Format the file of results and the average precision."""
+    scores = evaluation["scores"]
+    kinds = [kind for kind in ("box", "mask") if f"{kind}_AP" in scores]
+    parts = [
+        f"{kind} " + ", ".join(f"{name} {scores.get(f'{kind}_{name}', 0.0):.4f}" for name in ("AP", "AP50", "AP75"))
+        for kind in kinds
+    ]
+    images, total = evaluation["images"], evaluation["images_in_file"]
+    which = f"all {total}" if images == total else f"{images} of the {total}"
+    return (
+        f"{printable(str(results))}: {count} detections with a score of at least {score:g}\n"
+        f"{'; '.join(parts)}: over {which} images of {printable(evaluation['file'])}"
+    )

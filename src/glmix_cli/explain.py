@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .images import ImageLoop, add_image_arguments, check_enlarged
-from .inputs import add_model_arguments
+from .inputs import add_model_arguments, add_view_argument, class_probabilities
 from .printing import printable
 from .results import shortened
 from .slot_models import Model, load_models
@@ -72,8 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_size,
         default=0,
         metavar="N|native",
-        help="the image's shorter side in pixels, or 'native' (default: the model's); nothing is cut off",
+        help="with --view whole: the image's shorter side in pixels, or 'native' (default: the model's)",
     )
+    add_view_argument(parser, default="whole")
     parser.add_argument(
         "--multi-label", action="store_true", help="an image may have several classes (a .ckpt tells it)"
     )
@@ -91,7 +92,10 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--topk must be 1 or more, got {args.topk}.")
     if args.html and len(args.compare) > 1:
         raise InputError(f"A page compares two models, and --compare names {len(args.compare)} beside the first.")
+    if args.view == "crop" and args.size != 0:
+        raise InputError("--size applies to --view whole only: with --view crop the model's own size is used.")
     models = load_models(args)
+    _check_view(models, args.view)
     _make_writable(args.out)
 
     images = ImageLoop("explain", args.images, args.max_pixels)
@@ -107,9 +111,34 @@ def run(args: argparse.Namespace) -> int:
             print(json.dumps({"results": results, "errors": images.errors}, indent=2))
         else:
             for result in results:
-                print(*map(printable, result["written"]), sep="\n")
+                print(_text(result))
         images.print_errors()
     return images.exit_code(len(results))
+
+
+def _check_view(models: Sequence[Model], view: str) -> None:
+    """Refuse models side by side that would see different crops of one image."""
+    from glmix.data.views import input_config
+    from glmix.errors import InputError
+
+    if view == "whole":
+        return
+    configs = [input_config(model.network) for model in models]
+    crops = {(config["input_size"][1:], config["crop_pct"], config["crop_mode"]) for config in configs}
+    if len(crops) > 1:
+        raise InputError(
+            "With --view crop, models side by side must have one input size and one crop_pct, and these have "
+            + " and ".join(f"{width} x {height} with {pct:g}" for (height, width), pct, _ in sorted(crops))
+            + ": use --view whole."
+        )
+
+
+def _text(result: dict[str, Any]) -> str:
+    """The image, what the models saw of it, and the files that were written."""
+    from glmix.data.views import describe_view
+
+    view = describe_view(result["view"], (result["size"]["height"], result["size"]["width"]))
+    return "\n  ".join([f"{printable(result['file'])}  ({view})", *map(printable, result["written"])])
 
 
 def _make_writable(folder: Path) -> None:
@@ -143,11 +172,18 @@ def _candidates(file: Path) -> Iterable[str]:
         number += 1
 
 
-def _open(images: ImageLoop, file: Path, network: "GLNet", args: argparse.Namespace) -> tuple["Image", tuple[int, int]]:
-    """The upright image, and the rows and columns in which a model sees all of it, within the bounds."""
+def _open(
+    images: ImageLoop, file: Path, network: "GLNet", args: argparse.Namespace
+) -> tuple["Image", tuple[int, int] | None]:
+    """Read an image within the bounds.
+
+    Returns:
+        The upright image, and the height and width at which the models see all of it; None for their centre crop.
+    """
+    from glmix.data.views import shorter_side, whole_size
     from glmix.errors import InputError
 
-    shorter = _shorter(args.size, network)
+    shorter = None if args.size is None else args.size or shorter_side(network, args.view)
     image = images.open(file, "L" if network.in_chans == 1 else "RGB", at_least=shorter)
     if max(image.size) > LONGEST * min(image.size):
         raise InputError(
@@ -155,13 +191,15 @@ def _open(images: ImageLoop, file: Path, network: "GLNet", args: argparse.Namesp
             f"most {LONGEST} times as long as the other."
         )
     check_enlarged(image.size, shorter or min(image.size), args.max_input_pixels, "--max-input-pixels")
-    return image, _rows_and_columns(image, shorter)
+    if args.view == "crop":
+        return image, None
+    return image, (image.height, image.width) if shorter is None else whole_size(image, network, shorter)
 
 
 def _explain(
     file: Path,
     image: "Image",
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     target: Path,
     models: Sequence[Model],
     args: argparse.Namespace,
@@ -169,9 +207,9 @@ def _explain(
     """All that is asked for about one image; `target` is what is written, without a suffix."""
     from glmix.slots.figure.draw import save_figure, slot_figure
 
-    title = "".join(letter if letter.isprintable() else "?" for letter in file.name)
-    columns, picture = _columns(image, size, models, args)
-    figure = slot_figure(picture, columns, size=size, title=title, own_scale=args.own_scale)
+    columns, picture, seen = _columns(image, size, models, args)
+    title = printable(file.name)
+    figure = slot_figure(picture, columns, size=seen, view=args.view, title=title, own_scale=args.own_scale)
     written = [target.with_name(f"{target.name}.{kind}") for kind in ("png", *(["svg"] if args.svg else []))]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a name in a script that the font lacks
@@ -193,54 +231,51 @@ def _explain(
         )
     return {
         "file": str(file),
-        "size": list(size),
+        "view": args.view,
+        "size": _size_fields(seen),
         "written": [str(path) for path in written],
         "models": [_told(column) for column in columns],
     }
 
 
-def _shorter(asked: int | None, network: "GLNet") -> int | None:
-    """The shorter side in pixels: as asked, the model's own for 0, and None for the image's own."""
-    import timm
-
-    return asked if asked != 0 else min(timm.data.resolve_model_data_config(network)["input_size"][1:])
-
-
-def _rows_and_columns(image: "Image", shorter: int | None) -> tuple[int, int]:
-    """The size at which a model sees the whole image; `shorter` is None for the image's own."""
-    if shorter is None:
-        return image.height, image.width
-    factor = shorter / min(image.size)
-    return max(shorter, round(image.height * factor)), max(shorter, round(image.width * factor))
+def _size_fields(size: tuple[int, int]) -> dict[str, int]:
+    """Return a size (height, width) with named fields."""
+    return {"width": size[1], "height": size[0]}
 
 
 def _columns(
-    image: "Image", size: tuple[int, int], models: Sequence[Model], args: argparse.Namespace
-) -> tuple[list["Column"], "Image"]:
-    """One pass through each model, and what the first one was shown."""
+    image: "Image", size: tuple[int, int] | None, models: Sequence[Model], args: argparse.Namespace
+) -> tuple[list["Column"], "Image", tuple[int, int]]:
+    """Run one forward pass of each model.
+
+    Args:
+        size: height and width of the whole image as the models see it; None for their centre crop.
+
+    Returns:
+        The columns of the figure, a picture of what the models saw, and its size (height, width) as they saw it.
+    """
     import torch
 
     from glmix.slots import recording
     from glmix.slots.explorer.picture import prepare
     from glmix.slots.figure.draw import Column
 
-    columns, pictures = [], []
+    columns, pictures, sizes = [], [], []
     for model in models:
         images, picture = prepare(image, model.network, size)
         with torch.no_grad(), recording(model.network, model.blocks) as maps:
             logits = model.network(images.to(args.device))
         predictions: list[tuple[str, float]] = []
         if logits.ndim == 2 and model.network.num_classes > 0 and model.warning is None:
-            told = (
-                logits[0].float().sigmoid() if args.multi_label or model.multi_label else logits[0].float().softmax(0)
-            )
+            told = class_probabilities(model.network, logits[0], args.multi_label)
             best = told.topk(min(args.topk, len(told)))
             predictions = [
                 (model.labels(c), p) for c, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
             ]
         columns.append(Column(model.title, maps, predictions, model.warning))
         pictures.append(picture)
-    return columns, pictures[0]
+        sizes.append((images.shape[2], images.shape[3]))
+    return columns, pictures[0], sizes[0]
 
 
 def _told(column: "Column") -> dict[str, Any]:
@@ -255,8 +290,8 @@ def _told(column: "Column") -> dict[str, Any]:
             {
                 "index": maps.index,
                 "name": maps.name,
-                "grid": list(maps.grid),
-                "slot_grid": list(maps.slot_grid),
+                "grid": _size_fields(maps.grid),
+                "slot_grid": _size_fields(maps.slot_grid),
                 "scale": maps.scale,
                 "effective_slots_per_pixel": float(effective_slots_per_pixel(maps.assignment).mean()),
                 "effective_slots_per_image": float(effective_slots_per_image(maps.assignment)),

@@ -151,7 +151,10 @@ def _scenes(config: dict[str, Any], count: int) -> list["Tensor"]:
 
     channels, height, width = config["input_size"]
     if channels != 3 or height != width:
-        raise InputError(f"Scenes are square and in colour, and the model takes {channels} x {height} x {width}.")
+        raise InputError(
+            f"--calibrate {SCENES} needs a model of square RGB images, and this one takes images of {width} x {height} "
+            f"pixels with {channels} channels."
+        )
     scenes = SceneDataset(SceneConfig(size=height, objects=(1, 1)), "val", count)
     return [scenes[index][0] for index in range(count)]
 

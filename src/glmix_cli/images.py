@@ -109,6 +109,11 @@ class ImageLoop:
             return
         self.errors += [{"file": str(file), "error": reason} for file in files]
 
+    def skip(self, file: Path, reason: str) -> None:
+        """Leave out a file that cannot be used, and note why."""
+        del self.found[file]
+        self.errors.append({"file": str(file), "error": reason})
+
     def say(self, file: Path, text: str) -> None:
         """Print a sentence about an image without disturbing the progress bar."""
         from tqdm import tqdm

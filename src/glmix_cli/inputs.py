@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import nn
+    from torch import Tensor, nn
 
     from glmix import GLNet
 
 __all__ = [
     "LOCAL",
     "add_model_arguments",
+    "add_view_argument",
     "check_device",
+    "class_probabilities",
     "find_images",
     "label_names",
     "load_classifier",
@@ -170,3 +172,22 @@ def open_image(
         return read_image(file, mode, upright=upright, max_pixels=max_pixels, at_least=at_least)
     except FileNotFoundError as error:
         raise InputError(str(error)) from error
+
+
+def add_view_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add --view, with the choices of `glmix.data.views.View`."""
+    parser.add_argument(
+        "--view",
+        choices=("crop", "whole"),
+        default=default,
+        help="what the model sees: 'crop', the resized centre crop of its evaluation transform, or 'whole', the whole "
+        "image resized so that its shorter side is the model's, aspect ratio kept (default: %(default)s)",
+    )
+
+
+def class_probabilities(model: "GLNet", logits: "Tensor", multi_label: bool = False) -> "Tensor":
+    """Turn logits (..., K) into probabilities: sigmoids where classes do not exclude each other, else a softmax."""
+    logits = logits.float()
+    if multi_label or model.pretrained_cfg.get("multi_label", False):
+        return logits.sigmoid()
+    return logits.softmax(-1)

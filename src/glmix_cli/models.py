@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         top1 = f"{row['published_top1']:.1f} %" if row["published_top1"] else "-"
         print(
             f"{row['name']:<22}{row['parameters'] / 1e6:>9.1f} M{row['macs'] / 1e9:>7.2f} G"
-            f"{f'{height} x {width}':>11}{top1:>16}"
+            f"{f'{width} x {height}':>11}{top1:>16}"
         )
     print(
         "\nAccuracies are those that the authors published with their weights; MACs are counted. No weights are\n"

@@ -1,11 +1,25 @@
 import argparse
 import json
-import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .images import ImageLoop, add_image_arguments, check_enlarged
-from .inputs import add_model_arguments, check_device, label_names, load_classifier
+from .inputs import (
+    add_model_arguments,
+    add_view_argument,
+    check_device,
+    class_probabilities,
+    label_names,
+    load_classifier,
+)
 from .printing import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from glmix import GLNet
 
 HELP = "Classify images, given as files or as folders of them."
 
@@ -13,6 +27,7 @@ HELP = "Classify images, given as files or as folders of them."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_arguments(parser)
     add_model_arguments(parser)
+    add_view_argument(parser, default="crop")
     parser.add_argument("--topk", type=int, default=5, help="how many classes to print (default: 5)")
     parser.add_argument("--batch-size", type=int, default=16, help="images to classify at once (default: 16)")
     parser.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default: cpu)")
@@ -20,19 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import timm
-    import torch
-
+    from glmix.data.views import shorter_side
     from glmix.errors import InputError
 
     if args.topk < 1 or args.batch_size < 1:
         raise InputError(f"--topk and --batch-size must be 1 or more, got {args.topk} and {args.batch_size}.")
     check_device(args.device)
     model = load_classifier(args.model, args.checkpoint).to(args.device).eval()
-    config = timm.data.resolve_model_data_config(model)
-    transform = timm.data.create_transform(**config, is_training=False)
-    mode = "L" if config["input_size"][0] == 1 else "RGB"
-    shorter = math.ceil(max(config["input_size"][1:]) / config["crop_pct"])
+    mode = "L" if model.in_chans == 1 else "RGB"
+    shorter = shorter_side(model, args.view)
     labels = label_names(model)
 
     images = ImageLoop("predict", args.images, args.max_pixels)
@@ -42,20 +53,20 @@ def run(args: argparse.Namespace) -> int:
             batch = []
             for file in files:
                 with images.attempt(file):
-                    image = images.open(file, mode, upright=False, at_least=shorter)
+                    image = images.open(file, mode, at_least=shorter)
                     check_enlarged(image.size, shorter, args.max_pixels, "--max-pixels")
-                    batch.append((file, transform(image)))
+                    batch.append((file, _input(image, model, args.view)))
             if not batch:
                 continue
-            with images.attempt(*(file for file, _ in batch)), torch.inference_mode():
-                logits = model(torch.stack([image for _, image in batch]).to(args.device)).float()
-                shares = logits.sigmoid() if model.multi_label else logits.softmax(1)
-                probabilities, classes = shares.topk(min(args.topk, shares.shape[1]))
-                for (file, _), ps, cs in zip(batch, probabilities.tolist(), classes.tolist(), strict=True):
+            with images.attempt(*(file for file, _ in batch)):
+                logits = _logits(model, [image for _, image in batch], args.device)
+                probabilities, classes = class_probabilities(model, logits).topk(min(args.topk, logits.shape[1]))
+                for (file, seen), ps, cs in zip(batch, probabilities.tolist(), classes.tolist(), strict=True):
                     predictions = [
                         {"class": c, "label": labels(c), "probability": p} for c, p in zip(cs, ps, strict=True)
                     ]
-                    results.append({"file": str(file), "predictions": predictions})
+                    size = {"width": seen.shape[2], "height": seen.shape[1]}
+                    results.append({"file": str(file), "view": args.view, "size": size, "predictions": predictions})
     finally:  # a bug or an interruption loses nothing of what was done
         if args.json:
             print(json.dumps({"results": results, "errors": images.errors}, indent=2))
@@ -67,6 +78,34 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(results: list[dict[str, Any]]) -> None:
     for result in results:
-        print(printable(result["file"]))
+        print(f"{printable(result['file'])}  ({_view(result)})")
         for prediction in result["predictions"]:
             print(f"  {prediction['probability']:7.2%}  {printable(prediction['label'])}")
+
+
+def _input(image: "Image", model: "GLNet", view: str) -> "Tensor":
+    """Return what the model sees of an image in a view, (C, H, W)."""
+    from glmix.data.views import model_input, whole_size
+
+    return model_input(image, model, whole_size(image, model) if view == "whole" else None)
+
+
+def _logits(model: "GLNet", images: "Sequence[Tensor]", device: str) -> "Tensor":
+    """Return the logits (B, K) of images (C, H, W); those of one size share a forward pass."""
+    import torch
+
+    places: dict[torch.Size, list[int]] = {}
+    for place, image in enumerate(images):
+        places.setdefault(image.shape, []).append(place)
+    found: dict[int, Tensor] = {}
+    with torch.inference_mode():
+        for chosen in places.values():
+            logits = model(torch.stack([images[place] for place in chosen]).to(device)).float()
+            found.update(zip(chosen, logits, strict=True))
+    return torch.stack([found[place] for place in range(len(images))])
+
+
+def _view(result: dict[str, Any]) -> str:
+    from glmix.data.views import describe_view
+
+    return describe_view(result["view"], (result["size"]["height"], result["size"]["width"]))

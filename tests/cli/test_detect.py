@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from glmix.data.coco.files import open_coco
-from glmix.data.coco.masks import decode_segmentation
+from glmix.data.coco.masks import decode_segmentation, encode_mask
 from glmix.data.coco.modules import DetectionScenes
 from glmix.data.scenes import SceneConfig, draw_scene
 from glmix.tasks import Detection, DetectorConfig, OptimizerConfig, ScheduleConfig
@@ -134,6 +135,168 @@ def test_an_image_that_the_network_cannot_take_loses_none_of_the_others(run, che
     assert result.returncode == 1
     assert "no room for it" in result.stderr
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())["images"]) == len(seen) - 1 < count
+
+
+IDS = [31, 7, 90, 4, 12, 55]  # of the classes, in another order than the labels
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A COCO JSON about the photos, whose objects are near to what the detector finds."""
+
+    path: Path
+    content: dict[str, Any]
+
+    def save(self) -> None:
+        self.path.write_text(json.dumps(self.content))
+
+
+@pytest.fixture
+def annotated(checkpoint: Path, photos: Path, tmp_path: Path) -> Annotations:
+    random = np.random.default_rng(0)
+    detect = DetectionPredictor.from_checkpoint(checkpoint, score=None)
+    images, objects = [], []
+    for number, name in ((70, "a.png"), (12, "a.jpg"), (33, "elsewhere/b.png")):
+        image = Image.open(photos / ("deep/b.png" if number == 33 else name))
+        images.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
+        found = detect(image)
+        assert found.masks is not None
+        for k in range(0, len(found), 2):
+            mask = np.roll(found.masks[k], random.integers(-2, 3, 2), (0, 1))
+            mask[20:30, 20:40] = True
+            box = (found.boxes[k] + random.normal(0, 1, 4)).astype(float).tolist()
+            objects.append(
+                {
+                    "id": len(objects) + 1,
+                    "image_id": number,
+                    "category_id": IDS[found.labels[k] - 1],
+                    "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                    "segmentation": encode_mask(mask),
+                    "area": float(mask.sum()),
+                    "iscrowd": 0,
+                }
+            )
+    images.append({"id": 5, "file_name": "not given.png", "width": 60, "height": 50})
+    objects.append({**objects[0], "id": len(objects) + 1, "image_id": 5, "bbox": [1, 1, 20, 20]})
+    names = detect.class_names
+    categories = sorted(
+        ({"id": k, "name": n} for k, n in zip(IDS, names, strict=True)), key=lambda c: int(str(c["id"]))
+    )
+    made = Annotations(
+        tmp_path / "own.json",
+        {"info": {}, "images": images, "annotations": objects, "categories": categories},
+    )
+    made.save()
+    return made
+
+
+def test_results_keep_the_ids_of_the_annotations_and_score_as_pycocotools_says(
+    run, checkpoint, photos, annotated, tmp_path
+):
+    coco, cocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
+    result = run("detect", photos, "--checkpoint", checkpoint, "--annotations", annotated.path, "-o", "out")
+    assert result.returncode == 0, result.stderr
+    assert "over 3 of the 4 images of" in result.stdout
+    content = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert {image["id"] for image in content["images"]} == {70, 12, 33}
+    assert {c["name"]: c["id"] for c in content["categories"]} == {
+        c["name"]: c["id"] for c in annotated.content["categories"]
+    }
+    assert all(item["score"] >= 0.5 for item in content["annotations"])
+    evaluation = content["evaluation"]
+    assert (evaluation["images"], evaluation["images_in_file"]) == (3, 4)
+
+    truth = coco.COCO(annotated.path)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(results) > len(content["annotations"])  # also those with a low score
+    assert all(isinstance(item["segmentation"]["counts"], str) for item in results)
+    for kind, iou_type in (("box", "bbox"), ("mask", "segm")):
+        judged = cocoeval.COCOeval(truth, truth.loadRes(str(tmp_path / "out" / "results.json")), iou_type)
+        judged.params.imgIds = [70, 12, 33]
+        judged.evaluate()
+        judged.accumulate()
+        judged.summarize()
+        for name, place in (("AP", 0), ("AP50", 1), ("AP75", 2)):
+            assert evaluation["scores"][f"{kind}_{name}"] == pytest.approx(judged.stats[place], abs=1e-9)
+        assert 0.05 < judged.stats[0] < 0.95
+        assert f"{kind} AP {judged.stats[0]:.4f}, AP50 {judged.stats[1]:.4f}" in result.stdout
+
+
+def test_annotations_without_masks_score_boxes_alone(run, checkpoint, photos, annotated, tmp_path):
+    for item in annotated.content["annotations"]:
+        item["segmentation"] = []
+    annotated.save()
+    result = run("detect", photos, "--checkpoint", checkpoint, "--annotations", annotated.path, "-o", "out", "--json")
+    assert result.returncode == 0, result.stderr
+    scores = json.loads(result.stdout)["evaluation"]["scores"]
+    assert scores["box_AP"] > 0.05
+    assert "mask_AP" not in scores
+
+
+def test_an_image_that_the_annotations_do_not_name_is_an_error_of_this_image(run, checkpoint, photos, annotated):
+    Image.new("RGB", (60, 50)).save(photos / "stranger.png")
+    result = run("detect", photos, "--checkpoint", checkpoint, "--annotations", annotated.path, "-o", "out", "--json")
+    assert result.returncode == 1
+    content = json.loads(result.stdout)
+    assert len(content["images"]) == 3
+    assert [Path(entry["file"]).name for entry in content["errors"]] == ["stranger.png"]
+    assert "own.json" in content["errors"][0]["error"]
+    assert "stranger.png" in result.stderr
+
+
+def test_names_that_fit_several_images_or_files_are_refused(run, checkpoint, photos, annotated, tmp_path):
+    arguments = ["--checkpoint", checkpoint, "--annotations", annotated.path, "-o", "out"]
+    (photos / "other").mkdir()
+    Image.new("RGB", (100, 50)).save(photos / "other" / "b.png")
+    two_files = run("detect", photos, *arguments)
+    assert two_files.returncode == 2
+    assert "deep/b.png" in two_files.stderr
+    assert "other/b.png" in two_files.stderr
+    (photos / "other" / "b.png").unlink()
+    annotated.content["images"].append({"id": 6, "file_name": "more/b.png", "width": 100, "height": 50})
+    annotated.save()
+    two_images = run("detect", photos, *arguments)
+    assert two_images.returncode == 2
+    assert "elsewhere/b.png" in two_images.stderr
+    assert "more/b.png" in two_images.stderr
+    annotated.content["images"][-1]["file_name"] = "deep/b.png"  # the path below the folder comes first
+    annotated.save()
+    assert run("detect", photos, *arguments, "--no-overlays").returncode == 0
+    images = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
+    assert {image["id"] for image in images} == {70, 12, 6}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content: content["categories"][0].update(name="zebra"), "zebra"),
+        (lambda content: content["categories"].append({"id": 99, "name": "zebra"}), "zebra"),
+        (lambda content: content["categories"][0].update(name=content["categories"][1]["name"]), "each once"),
+        (lambda content: content["annotations"][0].pop("segmentation"), "annotation 1"),
+        (lambda content: content.pop("categories"), "categories"),
+    ],
+)
+def test_annotations_that_do_not_fit_the_detector_are_refused(run, checkpoint, photos, annotated, change, words):
+    change(annotated.content)
+    annotated.save()
+    result = run("detect", photos, "--checkpoint", checkpoint, "--annotations", annotated.path, "-o", "out")
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert "own.json" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_annotations_refer_to_the_pixels_that_are_stored(run, checkpoint, photos, annotated, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(photos / "a.png").save(photos / "a.png", exif=exif)  # 60 x 50 as it is stored
+    arguments = ["--checkpoint", checkpoint, "-o", "out", "--no-overlays", "--overwrite"]
+    assert run("detect", photos / "a.png", *arguments, "--annotations", annotated.path).returncode == 0
+    (image,) = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
+    assert (image["width"], image["height"]) == (60, 50)
+    assert run("detect", photos / "a.png", *arguments).returncode == 0
+    (image,) = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
+    assert (image["width"], image["height"]) == (50, 60)
 
 
 def test_results_that_are_there_are_not_overwritten_unasked(run, checkpoint, photos):

@@ -54,12 +54,20 @@ def explain(tmp_path, capsys):
     return run
 
 
+def written_files(out: str) -> list[Path]:
+    """What the command says that it wrote: the indented lines."""
+    return [Path(line.strip()) for line in out.splitlines() if line.startswith("  ")]
+
+
 def test_figures_and_pages_are_written_as_a_person_asks_for_them(glmix, tmp_path, trained):
     picture(tmp_path / "photo.jpg", (96, 70))
     result = glmix("explain", "photo.jpg", *trained, "--blocks", 2, 0, "--svg", "--html", "-o", "deep/out")
     assert result.returncode == 0, result.stderr
     written = [f"deep/out/photo.slots.{kind}" for kind in ("png", "svg", "html")]
-    assert result.stdout.splitlines() == written
+    assert result.stdout.splitlines() == [
+        "photo.jpg  (whole image, 88 x 64 pixels)",
+        *(f"  {file}" for file in written),
+    ]
     assert sorted(str(f.relative_to(tmp_path)) for f in (tmp_path / "deep/out").iterdir()) == sorted(written)
     assert "test_glnet" in (tmp_path / written[2]).read_text()
 
@@ -69,12 +77,14 @@ def test_numbers_are_told_to_programs(explain, tmp_path, trained, checkpoint):
     code, out, err = explain(photo, *trained, "-o", tmp_path / "out", "--json", "--topk", 2, "--blocks", "all")
     assert code == 0, err
     (result,) = json.loads(out)["results"]
-    assert result["size"] == [64, 102]
+    assert result["view"] == "whole"
+    assert result["size"] == {"width": 102, "height": 64}
     (model,) = result["models"]
     assert not model["untrained"]
     assert model["title"].startswith("test_glnet, ")
     assert len(model["predictions"]) == 2
-    assert [block["grid"] for block in model["blocks"]] == [[16, 26], [8, 13], [4, 7]]
+    grids = [(block["grid"]["width"], block["grid"]["height"]) for block in model["blocks"]]
+    assert grids == [(26, 16), (13, 8), (7, 4)]
     assert [block["index"] for block in model["blocks"]] == [0, 1, 2]
     network = glmix.load_official(checkpoint, "test_glnet")
     scale = slot_maps(network, torch.randn(1, 3, 64, 64))[1].scale
@@ -89,7 +99,7 @@ def test_a_broken_file_does_not_lose_the_others(explain, tmp_path, trained):
     (folder / "notes.png").write_text("no image")
     code, out, err = explain(folder, tmp_path / "absent.png", *trained, "-o", tmp_path / "out")
     assert code == 1
-    assert sorted(Path(line).name for line in out.splitlines()) == ["a.slots.png", "b.slots.png"]
+    assert sorted(path.name for path in written_files(out)) == ["a.slots.png", "b.slots.png"]
     for name in ("half.jpg", "notes.png", "absent.png"):
         assert f"{name}: " in err
     code, out, err = explain(folder / "notes.png", *trained, "-o", tmp_path / "out")
@@ -101,7 +111,7 @@ def test_the_same_name_in_two_folders_makes_two_figures_and_no_image_is_overwrit
     before = [file.read_bytes() for file in files]
     code, out, err = explain(*files, files[0], *trained, "--blocks", 0, "-o", tmp_path / "a")
     assert code == 0, err
-    written = [Path(line) for line in out.splitlines()]
+    written = written_files(out)
     assert [file.read_bytes() for file in files] == before
     assert [path.name for path in written] == [
         "x.png.slots.png",  # x.slots.png is an image itself
@@ -123,6 +133,9 @@ def test_files_may_have_any_name(explain, tmp_path, trained, recwarn):
     code, _, err = explain(folder, *trained, "--blocks", 0, "--svg", "--html", "-o", tmp_path / "out", "--json")
     assert code == 0, err
     assert len(list((tmp_path / "out").iterdir())) == 3 * (len(ODD) + 2)
+    code, out, _ = explain(folder / os.fsdecode(b"caf\xe9.png"), *trained, "--blocks", 0, "-o", tmp_path / "out")
+    assert code == 0
+    assert "caf?.png  (whole image" in out.encode().decode()  # the name is text that any terminal takes
     page = (tmp_path / "out" / "<img src=x onerror=alert(1)>.slots.html").read_text()
     assert "<img src=x onerror" not in page
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
@@ -133,7 +146,7 @@ def test_a_photograph_is_turned_upright(explain, tmp_path, trained):
     exif[0x0112] = 6  # turned by a quarter
     Image.effect_noise((128, 64), 60).convert("RGB").save(tmp_path / "turned.jpg", exif=exif)
     _, out, _ = explain(tmp_path / "turned.jpg", *trained, "-o", tmp_path / "out", "--json")
-    assert json.loads(out)["results"][0]["size"] == [128, 64]
+    assert json.loads(out)["results"][0]["size"] == {"width": 64, "height": 128}
 
 
 def test_grey_of_16_bits_is_not_clipped_and_is_turned_upright(tmp_path):
@@ -147,7 +160,7 @@ def test_grey_of_16_bits_is_not_clipped_and_is_turned_upright(tmp_path):
     assert np.array_equal(seen, np.rot90(levels >> 8, -1))
 
 
-@pytest.mark.parametrize(("asked", "size"), [("96", [96, 144]), ("native", [80, 120]), (None, [64, 96])])
+@pytest.mark.parametrize(("asked", "size"), [("96", (144, 96)), ("native", (120, 80)), (None, (96, 64))])
 def test_the_whole_image_is_seen_at_the_size_that_is_asked_for(explain, tmp_path, asked, size):
     torch.manual_seed(0)
     model = timm.create_model("test_glnet", num_classes=3)
@@ -158,7 +171,7 @@ def test_the_whole_image_is_seen_at_the_size_that_is_asked_for(explain, tmp_path
     folder = f"local-dir:{tmp_path / 'model'}"
     code, out, err = explain(photo, "--model", folder, *options, "-o", tmp_path / "out", "--json", "--blocks", -1)
     assert code == 0, err
-    assert json.loads(out)["results"][0]["size"] == size
+    assert json.loads(out)["results"][0]["size"] == {"width": size[0], "height": size[1]}
 
 
 def test_grey_images_are_taken_by_models_of_one_channel(explain, tmp_path):
@@ -216,7 +229,7 @@ def test_an_official_checkpoint_is_recognised(explain, tmp_path):
     (model,) = json.loads(out)["results"][0]["models"]
     assert model["title"].startswith("glnet_stl, ")
     assert [block["index"] for block in model["blocks"]] == [1, 3, 9]  # the last of each stage
-    assert model["blocks"][0]["slot_grid"] == [8, 8]
+    assert model["blocks"][0]["slot_grid"] == {"width": 8, "height": 8}
 
 
 def test_photographs_are_explained(explain, tmp_path):
@@ -229,7 +242,7 @@ def test_photographs_are_explained(explain, tmp_path):
     files = sorted(tmp_path.glob("*.jpg"))
     code, out, err = explain(*files, "--checkpoint", tmp_path / "glnet_stl.pth", "--size", 64, "-o", tmp_path / "out")
     assert code == 0, err
-    assert len(out.splitlines()) == 3
+    assert len(written_files(out)) == 3
 
 
 def test_a_checkpoint_of_fit_is_shown_with_its_classes(explain, tmp_path):
@@ -240,7 +253,7 @@ def test_a_checkpoint_of_fit_is_shown_with_its_classes(explain, tmp_path):
     code, out, err = explain(photo, "--checkpoint", tmp_path / "last.ckpt", "-o", tmp_path / "out", "--json")
     assert code == 0, err
     result = json.loads(out)["results"][0]
-    assert result["size"] == [32, 32]
+    assert result["size"] == {"width": 32, "height": 32}
     assert {p["label"] for p in result["models"][0]["predictions"]} <= set(runs.SCENES.class_names)
 
 
@@ -255,6 +268,7 @@ def test_a_checkpoint_of_fit_is_shown_with_its_classes(explain, tmp_path):
         (["--model", "test_glnet", "--untrained", "--checkpoint", "x.pth"], "leave --checkpoint out, or --untrained"),
         (["--model", "test_resnet", "--untrained"], "ResNet has no block with slots"),
         (["--model", "test_glnet", "--untrained", "--blocks", "9"], "has 3 blocks with slots, numbered 0 to 2"),
+        (["--model", "test_glnet", "--untrained", "--view", "crop", "--size", "96"], "--size applies to --view whole"),
         (["--model", "test_glnet", "--untrained", "--topk", "0"], "--topk must be 1 or more, got 0"),
         (["--model", "test_glnet", "--untrained", "--device", "abacus"], "--device abacus: "),
         (["--model", "test_glnet", "--untrained", "--compare", "absent.pth"], "No checkpoint at absent.pth"),
@@ -267,6 +281,103 @@ def test_what_cannot_be_explained_says_why_before_anything_is_written(explain, t
     assert code == 2
     assert words in err
     assert not (tmp_path / "out").exists()
+
+
+def photograph(folder: Path, kind: str) -> Path:
+    """A photograph of 120 x 80 pixels when upright: RGB, turned by its EXIF tag, grey, or grey of 16 bits."""
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
+    pixels[:, 70:] //= 3  # so that crops and turned images differ
+    pixels[50:] //= 2
+    file, exif = folder / f"{kind}.png", Image.Exif()
+    if kind == "turned":
+        exif[0x0112] = 6
+        Image.fromarray(np.rot90(pixels).copy()).save(file, exif=exif)
+    elif kind == "deep":
+        Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(file)
+    else:
+        Image.fromarray(pixels[..., 0] if kind == "grey" else pixels).save(file)
+    return file
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_predict_and_explain_with_one_view_give_the_same_probabilities(tmp_path, capsys, channels):
+    torch.manual_seed(0)
+    model = timm.create_model("test_glnet", num_classes=4, in_chans=channels)
+    torch.nn.init.normal_(model.head.fc.weight, std=0.5)  # probabilities that are far from even
+    model.pretrained_cfg.update(input_size=(channels, 64, 64), crop_pct=0.8)
+    save_model(model, tmp_path / "model")
+    files = [photograph(tmp_path, kind) for kind in ("plain", "turned", "grey", "deep")]
+    found = {}
+    for view, size in (("crop", (64, 64)), ("whole", (96, 64)), (None, None)):
+        for command in ("predict", "explain"):
+            out = ["-o", tmp_path / "out", "--blocks", 0] if command == "explain" else []
+            asked = [] if view is None else ["--view", view]
+            options = ["--model", f"local-dir:{tmp_path / 'model'}", "--topk", 4, "--json", *asked, *out]
+            assert glmix_cli.main([str(part) for part in (command, *files, *options)]) == 0
+            results = json.loads(capsys.readouterr().out)["results"]
+            assert [Path(result["file"]) for result in results] == files
+            said = view or {"predict": "crop", "explain": "whole"}[command]
+            assert {result["view"] for result in results} == {said}
+            if size is not None:
+                assert {(result["size"]["width"], result["size"]["height"]) for result in results} == {size}
+            told = [result.get("predictions") or result["models"][0]["predictions"] for result in results]
+            found[command, view] = [{p["label"]: p["probability"] for p in one} for one in told]
+        if view is not None:
+            for one, other in zip(found["predict", view], found["explain", view], strict=True):
+                assert one == pytest.approx(other, abs=1e-6)
+    assert found["predict", None] == found["predict", "crop"]
+    assert found["explain", None] == found["explain", "whole"]
+    for view in ("crop", "whole"):
+        plain, turned, grey, deep = found["predict", view]
+        assert plain == pytest.approx(turned, abs=1e-6)
+        assert grey == pytest.approx(deep, abs=1e-6)
+    assert found["predict", "crop"][0] != pytest.approx(found["predict", "whole"][0], abs=1e-3)
+
+
+def test_classes_that_do_not_exclude_each_other_have_the_same_probabilities_in_predict_and_explain(tmp_path, capsys):
+    trainer = runs.trainer(tmp_path, max_epochs=1)
+    task = runs.task(mix=None, multi_label=True, schedule=ScheduleConfig(warmup_epochs=0))
+    trainer.fit(task, runs.data(multi_label=True))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    photo, found = photograph(tmp_path, "plain"), []
+    for arguments in (["predict", "--model", "test_glnet"], ["explain", "-o", tmp_path / "out", "--blocks", 0]):
+        options = [photo, "--checkpoint", tmp_path / "last.ckpt", "--topk", 100, "--json", "--view", "crop"]
+        command, *rest = arguments
+        assert glmix_cli.main([str(part) for part in (command, *options, *rest)]) == 0
+        (result,) = json.loads(capsys.readouterr().out)["results"]
+        told = result.get("predictions") or result["models"][0]["predictions"]
+        found.append({p["label"]: p["probability"] for p in told})
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+    assert abs(sum(found[0].values()) - 1) > 0.01  # sigmoids
+
+
+def test_the_view_is_said_in_text_and_in_the_page(explain, tmp_path, trained, capsys):
+    photo = picture(tmp_path / "photo.png", (120, 80))
+    weights = trained[:4]
+    code, out, err = explain(photo, *weights, "--view", "crop", "--html", "--blocks", 0, "-o", tmp_path / "out")
+    assert code == 0, err
+    assert "centre crop, 160 x 160 pixels" in out
+    page = (tmp_path / "out" / "photo.slots.html").read_text()
+    assert '"view":"centre crop","size":{"width":160,"height":160}' in page
+    assert glmix_cli.main(["predict", str(photo), *weights, "--view", "whole"]) == 0
+    assert "whole image, 240 x 160 pixels" in capsys.readouterr().out
+
+
+def test_models_that_crop_differently_are_refused_side_by_side(explain, tmp_path):
+    for name, size in (("small", 64), ("large", 96)):
+        torch.manual_seed(0)
+        model = timm.create_model("test_glnet", num_classes=3)
+        model.pretrained_cfg.update(input_size=(3, size, size))
+        save_model(model, tmp_path / name)
+    photo = picture(tmp_path / "photo.png", (120, 80))
+    small, large = (f"local-dir:{tmp_path / name}" for name in ("small", "large"))
+    code, _, err = explain(
+        photo, "--model", small, "--compare", large, "--view", "crop", "--blocks", 0, "-o", tmp_path / "out"
+    )
+    assert code == 2
+    assert "64 x 64" in err
+    assert "96 x 96" in err
+    assert "--view whole" in err
 
 
 @pytest.mark.parametrize("arguments", [["--size", "31"], ["--size", "big"], ["--blocks", "last"]])

@@ -234,7 +234,7 @@ def test_images_may_have_other_channels_than_three(name, in_chans):
     [
         ((3, 64, 64), "4 dimensions"),
         ((1, 4, 64, 64), "takes images with 3 channels, got 4"),
-        ((1, 3, 31, 64), "at least 32 x 32 pixels, got 31 x 64"),
+        ((1, 3, 31, 64), "at least 32 x 32 pixels, got 64 x 31"),
     ],
 )
 @pytest.mark.parametrize("feature_class", [None, *FEATURE_CLASSES])

@@ -73,7 +73,7 @@ def test_every_choice_runs_trains_and_reaches_its_parameters(options):
         ({"depths": (1, 1)}, "depths must be one value or 4 of them"),
         ({"local_kernel": 4}, "local_kernel must be an odd number, got 4"),
         ({"num_slots": 0}, "num_slots must be at least 1, got 0"),
-        ({"slot_grid": (0, 4)}, "at least one row and one column, got 0 x 4"),
+        ({"slot_grid": (0, 4)}, "at least one row and one column, got 0 rows and 4 columns"),
         ({"slot_grid": (1, 2, 3)}, "slot_grid must be one value or 4 of them"),
         ({"head_dim": 24}, "width of 32 channels does not divide into attention heads of 24"),
         ({"kmeans_iterations": -1, "clustering": "kmeans"}, "kmeans_iterations must be 0 or more, got -1"),
@@ -142,7 +142,7 @@ def test_the_slots_of_a_wrapped_model_can_be_changed_too():
 @pytest.mark.parametrize(
     ("options", "arguments", "words"),
     [
-        ({"seeds": "learned"}, {"grid": 5}, "16 learned seeds, so its slots cannot be changed to 5 x 5"),
+        ({"seeds": "learned"}, {"grid": 5}, "16 learned seeds, so its slots cannot be changed to 5 rows and 5 columns"),
         ({"slots": False}, {"grid": 5}, "has no block with slots"),
         ({}, {}, "Give either grid or num_slots"),
         ({}, {"grid": 4, "num_slots": 16}, "Give either grid or num_slots"),

@@ -43,6 +43,8 @@ def pages(tmp_path_factory) -> Path:
     write_page(folder / "two.html", image, [("first", models[0]), ("second", models[1])], **named)
     plain = timm.create_model("test_glnet", num_classes=0, depths=(1, 1, 1, 1), slot_attention=False)
     write_page(folder / "plain.html", image, [("plain", plain)], title="plain")
+    wide = timm.create_model("test_glnet", num_classes=4, depths=(1, 1, 3, 1), slot_grid=(2, 5))
+    write_page(folder / "wide.html", image, [("wide", wide)], blocks=[1, 3], size=(64, 96))
     return folder
 
 
@@ -120,7 +122,7 @@ def test_pointing_lights_up_the_slot_of_the_pixel_and_says_which(open_page):
     assert first >= 0
     assert brightness(page) < 0.8 * bright  # all else is darker
     line = page.locator(".line").inner_text()
-    assert f"Slot {first + 1} takes" in line
+    assert f"Slot {first} takes" in line
     assert "of this pixel" in line
     assert page.locator(".cells .active").count() == 1
     others = set()
@@ -152,30 +154,46 @@ def test_the_strongest_slot_of_the_pixel_is_the_one_that_python_finds(open_page,
 def test_blocks_are_reached_by_slider_keys_and_buttons(open_page):
     page = open_page()
     where, slider = page.locator("#where"), page.get_by_role("slider", name="Block")
-    assert where.inner_text() == "Block 1 of 4"
+    assert where.inner_text() == "Block 0 of 0\u20133"
     first = drawn(page, ".sheet canvas")
     page.keyboard.press("ArrowRight")
     settle(page)
-    assert where.inner_text() == "Block 2 of 4"
+    assert where.inner_text() == "Block 1 of 0\u20133"
     assert drawn(page, ".sheet canvas") != first
     slider.fill("3")
     settle(page)
-    assert where.inner_text() == "Block 4 of 4"
-    assert slider.get_attribute("aria-valuetext") == "stage 3, block 3"
+    assert where.inner_text() == "Block 3 of 0\u20133"
+    assert slider.get_attribute("aria-valuetext") == "Block 3, stages.2.blocks.2"
     assert page.get_by_role("button", name="Next block").is_disabled()
     slider.focus()
     page.keyboard.press("ArrowLeft")  # once, by the slider itself
     settle(page)
-    assert where.inner_text() == "Block 3 of 4"
+    assert where.inner_text() == "Block 2 of 0\u20133"
     press(page, "Previous block")
-    assert where.inner_text() == "Block 2 of 4"
+    assert where.inner_text() == "Block 1 of 0\u20133"
     page.mouse.click(*place(page, 0.5, 0.5))  # a click leaves the arrow keys with the blocks
     page.keyboard.press("ArrowLeft")
     settle(page)
-    assert where.inner_text() == "Block 1 of 4"
+    assert where.inner_text() == "Block 0 of 0\u20133"
     page.keyboard.press("End")
     settle(page)
-    assert where.inner_text() == "Block 4 of 4"
+    assert where.inner_text() == "Block 3 of 0\u20133"
+
+
+def test_blocks_slots_and_heads_are_numbered_from_0_and_sizes_are_width_by_height(open_page):
+    page = open_page("wide.html")
+    assert page.locator("#where").inner_text() == "Block 1 of 1\u20133"  # as --blocks and figures number them
+    facts = page.locator(".facts").inner_text()
+    assert facts.startswith("Block 1, stages.1.blocks.0")
+    assert "12 \u00d7 8 pixels, 5 \u00d7 2 slots" in facts
+    assert page.locator(".seen").inner_text() == "The model sees the whole image at 96 \u00d7 64 pixels."
+    labels = [button.get_attribute("aria-label") for button in page.locator(".cells button").all()]
+    assert labels[0].startswith("slot 0, row 0, column 0")
+    assert labels[9].startswith("slot 9, row 1, column 4")
+    assert page.get_by_label("Attention of").locator("option").all_text_contents()[:2] == ["all heads", "head 0"]
+    page.keyboard.press("End")
+    settle(page)
+    assert page.locator(".facts").inner_text().startswith("Block 3, stages.2.blocks.2")
 
 
 def test_views_differ_and_explain_themselves(open_page):
@@ -218,13 +236,13 @@ def test_pins_stay_over_blocks_and_are_compared(open_page):
     settle(page)
     cards = page.locator(".card")
     assert cards.count() == 2
-    assert f"Slot {pinned + 1}" in cards.first.inner_text()
-    assert "stage 1" in cards.first.inner_text()
-    assert "stage 2" in cards.nth(1).inner_text()
+    assert f"Slot {pinned}" in cards.first.inner_text()
+    assert "block 0" in cards.first.inner_text()
+    assert "block 1" in cards.nth(1).inner_text()
     overlap = page.get_by_role("table").locator("tbody tr").first.locator("td").nth(1).inner_text()
     assert overlap.endswith("%")
     press(page, "Show pin A")
-    assert page.locator("#where").inner_text() == "Block 1 of 4"
+    assert page.locator("#where").inner_text() == "Block 0 of 0\u20133"
     assert slot(page) == pinned
     assert page.locator(".cells button").nth(pinned).get_attribute("aria-pressed") == "true"
     press(page, "Remove pin A")
@@ -260,7 +278,7 @@ def test_everything_can_be_done_with_keys(open_page):
     page.keyboard.press("ArrowRight")
     first = slot(page)
     assert first >= 0
-    assert page.locator("#where").inner_text() == "Block 1 of 4"  # on the image, arrows move the point
+    assert page.locator("#where").inner_text() == "Block 0 of 0\u20133"  # on the image, arrows move the point
     assert page.locator("#announce").inner_text()
     page.keyboard.press("Enter")
     settle(page)
@@ -332,8 +350,8 @@ def test_two_models_are_pointed_at_together(open_page):
     page.keyboard.press("End")
     settle(page)
     facts = page.locator(".facts").all_inner_texts()
-    assert facts[0].startswith("stage 3, block 3")  # each in its last block, at any depth
-    assert facts[1].startswith("stage 3, block 1")
+    assert facts[0].startswith("Block 3, stages.2.blocks.2")  # each in its last block, at any depth
+    assert facts[1].startswith("Block 2, stages.2.blocks.0")
     page.locator(".panel").nth(1).locator(".class").first.click()
     settle(page)
     assert page.locator(".class[aria-pressed='true']").count() == 2

@@ -219,6 +219,15 @@ def test_numbers_of_the_block_stand_beside_it():
     assert "64 x 64 pixels" in texts
 
 
+def test_blocks_are_numbered_from_0_and_sizes_are_width_by_height():
+    image, maps = look(96, 64, slot_grid=(2, 5))
+    figure = slot_figure(image, [Column("test_glnet", maps[:1])], size=(64, 96), view="whole")
+    texts = "\n".join(text.get_text() for text in figure.texts)
+    assert "Block 0" in texts
+    assert "24 x 16 pixels, 5 x 2 slots" in texts
+    assert "whole image, 96 x 64 pixels" in texts
+
+
 def test_what_cannot_be_drawn_says_why(tmp_path):
     image, maps = look(64, 64)
     with pytest.raises(ValueError, match=r"as many blocks each, and at least one; got \[2, 3\]"):

@@ -61,7 +61,7 @@ def _name(row: Row) -> str:
 
 
 def _pixels(row: Row) -> str:
-    return f"{row['height']} x {row['width']}"
+    return f"{row['width']} x {row['height']}"
 
 
 def _number(value: float | None, digits: int = 3) -> str:

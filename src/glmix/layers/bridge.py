@@ -54,7 +54,7 @@ class Bridge(nn.Module):
         """Change the grid of slots, also of a trained model: neither pooled seeds nor regions have parameters."""
         rows, cols = grid
         if rows < 1 or cols < 1:
-            raise InputError(f"A slot grid needs at least one row and one column, got {rows} x {cols}.")
+            raise InputError(f"A slot grid needs at least one row and one column, got {rows} rows and {cols} columns.")
         self.rows, self.cols = int(rows), int(cols)
         self.follow_aspect = follow_aspect
 
@@ -107,7 +107,7 @@ class SoftBridge(Bridge):
         if getattr(self, "seeds", None) is not None:
             raise InputError(
                 f"This model has {self.rows * self.cols} learned seeds, so its slots cannot be changed to "
-                f"{grid[0]} x {grid[1]}; only models with pooled seeds can change them."
+                f"{grid[0]} rows and {grid[1]} columns; only models with pooled seeds can change them."
             )
         super().set_grid(grid, follow_aspect)
 

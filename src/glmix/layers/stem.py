@@ -31,7 +31,7 @@ def check_image(x: Tensor, in_chans: int, min_size: int) -> Tensor:
         raise InputError(f"This model takes images with {in_chans} channels, got {x.shape[1]} in {list(x.shape)}.")
     if x.shape[2] < min_size or x.shape[3] < min_size:
         raise InputError(
-            f"Images must be at least {min_size} x {min_size} pixels, got {x.shape[2]} x {x.shape[3]} (height x width)."
+            f"Images must be at least {min_size} x {min_size} pixels, got {x.shape[3]} x {x.shape[2]} (width x height)."
         )
     return x
 

@@ -53,8 +53,9 @@ tags:
 ---
 # {name}
 
-A GLNet image classifier ({parameters:.1f}M parameters, {classes} classes, {in_chans} x {height} x {width} images):
-convolutions on a grid of pixels and self-attention among a few semantic slots, side by side in every layer.
+A GLNet image classifier ({parameters:.1f}M parameters, {classes} classes, images of {width} x {height} pixels with
+{in_chans} channels): convolutions on a grid of pixels and self-attention among a few semantic slots, side by side in
+every layer.
 {accuracy}
 ```python
 import glmix, timm

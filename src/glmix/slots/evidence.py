@@ -19,7 +19,7 @@ def slot_evidence(activation: Tensor, assignment: Tensor, grid: tuple[int, int])
     """
     batch, _, pixels = assignment.shape
     if grid[0] * grid[1] != pixels:
-        raise InputError(f"An assignment of {pixels} pixels does not lie on a grid {grid[0]} x {grid[1]}.")
+        raise InputError(f"An assignment of {pixels} pixels does not lie on a grid {grid[1]} x {grid[0]}.")
     if activation.ndim != 4 or activation.shape[0] != batch:
         raise InputError(f"The class activation must be ({batch}, K, h, w), got {tuple(activation.shape)}.")
     height, width = activation.shape[2:]

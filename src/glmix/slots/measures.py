@@ -52,6 +52,6 @@ def resize_assignment(assignment: Tensor, grid: tuple[int, int], size: tuple[int
     Logits are interpolated, then the softmax is taken: borders between slots stay as sharp as the slots are sure.
     """
     if assignment.shape[2] != grid[0] * grid[1]:
-        raise InputError(f"An assignment of {assignment.shape[2]} pixels does not lie on a grid {grid[0]} x {grid[1]}.")
+        raise InputError(f"An assignment of {assignment.shape[2]} pixels does not lie on a grid {grid[1]} x {grid[0]}.")
     logits = assignment_logits(assignment).unflatten(2, grid)  # (B, S, H, W)
     return F.interpolate(logits, size, mode="bilinear", align_corners=False).flatten(2).softmax(1)

@@ -20,7 +20,7 @@ from ...errors import InputError
 from ..decoding import UNREADABLE, eight_bits
 from .check import check_content
 
-__all__ = ["CocoFiles", "EmptyBoxes", "open_coco", "read_categories", "read_stored"]
+__all__ = ["CocoFiles", "EmptyBoxes", "open_coco", "read_annotations", "read_categories", "read_stored"]
 
 EmptyBoxes = Literal["error", "drop"]
 
@@ -120,19 +120,38 @@ def open_coco(
         raise FileNotFoundError(f"There is no folder of images {folder}, for {path}.")
     check_content(content, path, masks=masks, boxes=empty_boxes == "error", categories=categories)
     _check_files(content["images"], folder, path)
-    own = categories or _categories(content)
+    return CocoFiles(path, folder, dict(categories or _categories(content)), _records(content, masks))
+
+
+def read_annotations(annotations: str | os.PathLike[str]) -> tuple[CocoFiles, bool]:
+    """Read a COCO JSON whose image files are given elsewhere, with all of its boxes.
+
+    Returns:
+        The annotations, with an empty `folder`, and whether they have masks.
+
+    Raises:
+        InputError: the file is no COCO JSON, or some annotations have masks and others have none.
+    """
+    path = Path(annotations)
+    content = _read_json(path)
+    masks = any(isinstance(item, dict) and item.get("segmentation") for item in content["annotations"])
+    check_content(content, path, masks=masks, boxes=False)
+    return CocoFiles(path, Path(), _categories(content), _records(content, masks)), masks
+
+
+def _records(content: dict[str, Any], masks: bool) -> Packed:
+    """For each image its entry and the entries of its objects."""
     objects: dict[int, list[dict[str, Any]]] = {entry["id"]: [] for entry in content["images"]}
     for item in content["annotations"]:
         objects[item["image_id"]].append(item)
     kept = ("category_id", "bbox", "area", "iscrowd", *(("segmentation",) if masks else ()))
-    records = Packed(
+    return Packed(
         (
             {name: entry[name] for name in ("id", "file_name", "width", "height")},
             [{name: item[name] for name in kept if name in item} for item in objects[entry["id"]]],
         )
         for entry in content["images"]
     )
-    return CocoFiles(path, folder, dict(own), records)
 
 
 def read_categories(annotations: str | os.PathLike[str]) -> dict[int, str]:

@@ -101,7 +101,7 @@ def check(
     checks = []
     for images in _batches(deployed, sizes, pictures):
         batch, height, width = images.shape[0], images.shape[height_dim], images.shape[width_dim]
-        where = f"{batch} image{'s' if batch > 1 else ''} of {height} x {width} pixels"
+        where = f"{batch} image{'s' if batch > 1 else ''} of {width} x {height} pixels"
         with torch.inference_mode():
             expected = {name: out.numpy() for name, out in zip(deployed.names, deployed(images), strict=True)}
         if not all(np.isfinite(value).all() for value in expected.values()):

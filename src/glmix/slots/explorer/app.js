@@ -7,7 +7,7 @@ import { Panel } from "./panel.js";
 import { Pins } from "./pins.js";
 import { Stage } from "./stage.js";
 import { MAX_PINS, blockIndex, focusedSlot, pinIndex, positions, state } from "./state.js";
-import { VIEWS, pinLetter, slotName } from "./words.js";
+import { VIEWS, blockPosition, blockTitle, pinLetter, slotName } from "./words.js";
 
 const find = (selector) => document.querySelector(selector);
 
@@ -84,7 +84,7 @@ class App {
   makeHeads() {
     this.heads = find("#head");
     const most = Math.max(...this.models.flatMap((model) => model.blocks.map((block) => block.heads)));
-    const heads = Array.from({ length: most }, (_, head) => element("option", { value: head }, `head ${head + 1}`));
+    const heads = Array.from({ length: most }, (_, head) => element("option", { value: head }, `head ${head}`));
     this.heads.append(element("option", { value: -1 }, "all heads"), ...heads);
     this.heads.addEventListener("change", () => this.change({ head: Number(this.heads.value) }));
   }
@@ -94,8 +94,9 @@ class App {
     say(find("#what"), VIEWS[state.view].what);
     this.slider.value = state.position;
     const block = this.stages[0].block;
-    this.slider.setAttribute("aria-valuetext", block.title);
-    say(find("#where"), `Block ${state.position + 1} of ${this.bars.length}`);
+    this.slider.setAttribute("aria-valuetext", blockTitle(block));
+    const all = this.models[0].blocks;
+    say(find("#where"), blockPosition(this.stages.map((stage) => stage.block), all[0], all.at(-1)));
     this.bars.forEach((bar, position) => bar.classList.toggle("here", position === state.position));
     find("#previous").disabled = state.position === 0;
     find("#next").disabled = state.position === this.bars.length - 1;
@@ -110,7 +111,7 @@ class App {
     const inside = Math.min(this.bars.length - 1, Math.max(0, position));
     if (inside === state.position) return;
     this.change({ position: inside, held: null });
-    this.announce(this.stages[0].block.title);
+    this.announce(blockTitle(this.stages[0].block));
   }
 
   chooseClass(label) {

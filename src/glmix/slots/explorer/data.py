@@ -3,7 +3,6 @@
 Letters: S slots, N pixels of a block's grid, K classes; a page shows one image, so there is no batch.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...data.views import VIEW_NAMES
 from ...errors import InputError
 from ..cam import class_activation
 from ..evidence import slot_evidence
@@ -61,7 +61,8 @@ def gather(
             {
                 "name": name,
                 "picture": data_uri(found.picture),
-                "size": list(found.size),
+                "view": VIEW_NAMES["crop" if size is None else "whole"],
+                "size": {"width": found.size[1], "height": found.size[0]},
                 "classes": [{"label": label(c), "index": c, "probability": float(own[c])} for c in classes],  # type: ignore[index]
                 "blocks": [_block(maps, activation, classes, buffer) for maps in found.maps],
             }
@@ -155,7 +156,6 @@ def _block(maps: BlockMaps, activation: Tensor | None, classes: list[int], buffe
     shown_effective = effective_slots_per_pixel(assignment.unsqueeze(0))
     block: dict[str, Any] = {
         "name": maps.name,
-        "title": _title(maps.name),
         "index": maps.index,
         "grid": list(grid),
         "fullGrid": list(maps.grid),
@@ -179,12 +179,6 @@ def _block(maps: BlockMaps, activation: Tensor | None, classes: list[int], buffe
         evidence = slot_evidence(activation[:, classes], whole, maps.grid)[0]  # (K, S)
         block["evidence"] = _rounded(evidence.tolist())
     return block
-
-
-def _title(name: str) -> str:
-    """ "stages.2.blocks.4" -> "stage 3, block 5"; another name stays as it is."""
-    found = re.search(r"stages\.(\d+)\.blocks\.(\d+)$", name)
-    return f"stage {int(found[1]) + 1}, block {int(found[2]) + 1}" if found else name
 
 
 def _as_bytes(indices: Tensor) -> NDArray[np.uint8]:

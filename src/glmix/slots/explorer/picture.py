@@ -5,10 +5,10 @@ from io import BytesIO
 from typing import Any
 
 import timm
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
-from ...errors import InputError
+from ...data.views import input_config, model_input, upright
 
 __all__ = ["data_uri", "prepare"]
 
@@ -17,30 +17,21 @@ PIXEL_ART = 128  # pixels: pictures whose longer side is no longer are enlarged 
 
 
 def prepare(image: Image.Image, model: nn.Module, size: tuple[int, int] | None) -> tuple[Tensor, Image.Image]:
-    """The batch of one that `model` takes, and what it shows.
+    """Return the batch of one that `model` takes, and a picture of the same field of view.
 
     Args:
-        size: rows and columns that the whole image is brought to; None for the model's own size, and its own crop.
+        size: height and width to which the whole image is resized; None for the model's own size and centre crop.
     """
-    config = dict(timm.data.resolve_model_data_config(model))
-    channels = getattr(model, "in_chans", config["input_size"][0])
-    if channels not in (1, 3):
-        raise InputError(f"Images are shown to models of 1 or 3 channels, and this one takes {channels}.")
-    image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-    config["input_size"] = (channels, *(config["input_size"][1:] if size is None else size))
-    if size is not None:
-        config |= {"crop_pct": 1.0, "crop_mode": "squash"}
-    if channels == 1:
-        config |= {name: (sum(config[name]) / len(config[name]),) for name in ("mean", "std")}
-    images: Tensor = _transform(config)(image).unsqueeze(0)
-    return images, _transform(_enlarged(config, image), raw=True)(image)
+    images = model_input(image, model, size).unsqueeze(0)
+    config = input_config(model, size)
+    image = upright(image, config["input_size"][0])
+    return images, _picture_transform(_enlarged(config, image))(image)
 
 
-def _transform(config: dict[str, Any], raw: bool = False) -> Any:
-    """timm's transform for evaluation; `raw`: up to the picture that would be made a tensor."""
+def _picture_transform(config: dict[str, Any]) -> Any:
+    """timm's evaluation transform up to the last step on a picture, before it becomes a tensor."""
     transform = timm.data.create_transform(**config, is_training=False)
-    if raw:
-        transform.transforms = [step for step in transform.transforms if "Tensor" not in type(step).__name__][:-1]
+    transform.transforms = [step for step in transform.transforms if "Tensor" not in type(step).__name__][:-1]
     return transform
 
 

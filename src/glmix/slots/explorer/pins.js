@@ -4,7 +4,7 @@ import { PIN_COLOURS } from "./colours.js";
 import { element, sizedCanvas } from "./dom.js";
 import { paintImage, paintOutline, paintSpotlight } from "./paint.js";
 import { classIndex, slotValues, state } from "./state.js";
-import { percent, pinLetter, signed } from "./words.js";
+import { blockName, percent, pinLetter, signed, slotName } from "./words.js";
 
 const SAMPLES = 48; // places across and down at which slots of different grids are compared
 
@@ -37,7 +37,7 @@ export class Pins {
   }
 
   nameOf(pin) {
-    const where = `${this.blockOf(pin).title}`;
+    const where = blockName(this.blockOf(pin));
     return this.app.models.length > 1 ? `${this.app.models[pin.model].name}, ${where}` : where;
   }
 
@@ -55,11 +55,11 @@ export class Pins {
       {
         type: "button",
         class: "show",
-        "aria-label": `Show pin ${letter}: slot ${pin.slot + 1}, ${this.nameOf(pin)}`,
+        "aria-label": `Show pin ${letter}: ${slotName(pin.slot)}, ${this.nameOf(pin)}`,
         onclick: () => this.app.showPin(pin),
       },
       canvas,
-      element("span", { class: "name" }, element("b", {}, letter), ` Slot ${pin.slot + 1}`),
+      element("span", { class: "name" }, element("b", {}, letter), ` Slot ${pin.slot}`),
       element("span", { class: "where" }, this.nameOf(pin)),
       ...facts.map((fact) => element("span", { class: "fact" }, fact)),
     );

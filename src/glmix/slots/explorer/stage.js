@@ -4,7 +4,7 @@ import { ACTIVE, PIN_COLOURS } from "./colours.js";
 import { element, say, sizedCanvas } from "./dom.js";
 import { paintBoundaries, paintCross, paintImage, paintMark, paintOutline, paintSigned, paintSpotlight } from "./paint.js";
 import { blockIndex, classIndex, focusedSlot, pinIndex, slotValues, state } from "./state.js";
-import { blockFacts, count, percent, pinLetter, signed, slotName } from "./words.js";
+import { blockFacts, count, percent, pinLetter, seenBy, signed, slotName } from "./words.js";
 
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -40,6 +40,7 @@ export class Stage {
       () => app.draw(),
     );
     this.facts = element("p", { class: "facts" });
+    this.seen = element("p", { class: "seen" }, seenBy(this.model));
     this.line = element("p", { class: "line" });
     this.pin = element("button", { type: "button", class: "quiet", onclick: () => app.togglePin(index) });
     this.frame = element("div", { class: "frame" }, this.canvas);
@@ -48,7 +49,7 @@ export class Stage {
       { class: "stage", "aria-label": this.model.name },
       element("h2", { class: "model" }, this.model.name),
       this.frame,
-      element("figcaption", {}, element("div", { class: "said" }, this.line, this.pin), this.facts),
+      element("figcaption", {}, element("div", { class: "said" }, this.line, this.pin), this.facts, this.seen),
     );
     this.root.style.setProperty("--ratio", picture.width / picture.height);
   }
@@ -141,7 +142,7 @@ export class Stage {
     if (state.view === "attention" && !block.attention) return "The slots of this block do not attend to one another.";
     if (state.view === "evidence" && classIndex(this.model) < 0) return `${state.label} is not among this model's top classes.`;
     if (slot < 0) return "Point at the image, or at a slot in the sheet.";
-    const name = `Slot ${slot + 1}`;
+    const name = `Slot ${slot}`;
     if (state.view === "attention") return `${name} listens most to ${this.listened(block, slot)}.`;
     if (state.view === "evidence") return `${name} brings ${this.evidence(block, slot)}.`;
     if (state.view === "clustering") return `${name} is made of pixels over about ${percent(block.extent[slot])} of the image.`;

@@ -40,13 +40,38 @@ export function count(value) {
   return value.toFixed(value < 9.95 ? 1 : 0);
 }
 
+// Blocks, slots and heads are numbered from 0, as in Python; sizes are width × height.
+
 export function slotName(slot) {
-  return `slot ${slot + 1}`;
+  return `slot ${slot}`;
+}
+
+/** A block's number in the order of execution. */
+export function blockName(block) {
+  return `block ${block.index}`;
+}
+
+/** A block's number and its name in the network. */
+export function blockTitle(block) {
+  return `Block ${block.index}, ${block.name}`;
+}
+
+/** The numbers of the blocks that are shown, one for each model, and for one model the first and the last block. */
+export function blockPosition(blocks, first, last) {
+  const numbers = [...new Set(blocks.map((block) => block.index))];
+  if (numbers.length > 1) return `Blocks ${numbers.join(" and ")}`;
+  const range = first === last ? "" : ` of ${first.index}\u2013${last.index}`;
+  return `Block ${numbers[0]}${range}`;
+}
+
+/** What part of the image the model was given, and at which size. */
+export function seenBy(model) {
+  return `The model sees the ${model.view} at ${model.size.width} \u00d7 ${model.size.height} pixels.`;
 }
 
 /** Where among the slots' grid a slot stands, which is where in the image it starts from. */
 export function slotPlace(block, slot) {
-  return `row ${Math.floor(slot / block.slotGrid[1]) + 1}, column ${(slot % block.slotGrid[1]) + 1}`;
+  return `row ${Math.floor(slot / block.slotGrid[1])}, column ${slot % block.slotGrid[1]}`;
 }
 
 export function pinLetter(index) {
@@ -56,10 +81,10 @@ export function pinLetter(index) {
 /** What a block is, in one line. */
 export function blockFacts(block) {
   const [rows, cols] = block.fullGrid;
-  const shown = block.rows === rows ? "" : ` (shown ${block.rows} \u00d7 ${block.cols})`;
+  const shown = block.rows === rows ? "" : ` (shown ${block.cols} \u00d7 ${block.rows})`;
   const facts = [
-    block.title,
-    `${rows} \u00d7 ${cols} pixels${shown}, ${block.slotGrid[0]} \u00d7 ${block.slotGrid[1]} slots`,
+    blockTitle(block),
+    `${cols} \u00d7 ${rows} pixels${shown}, ${block.slotGrid[1]} \u00d7 ${block.slotGrid[0]} slots`,
     `${count(block.effectivePerPixel)} slots share a pixel, ${count(block.effectivePerImage)} the image`,
   ];
   if (block.scale !== null) facts.push(`scale\u00a0${Number(block.scale.toPrecision(3))}`);

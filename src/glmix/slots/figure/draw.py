@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from ...data.views import View, describe_view
 from ..maps import BlockMaps
 from .page import BAR, QUIET, TEXT, Page, badge, save_figure
 from .panels import COLOURS, Array, Block, canvas_of
@@ -91,6 +92,7 @@ def slot_figure(
     columns: Sequence[Column],
     *,
     size: tuple[int, int] | None = None,
+    view: View | None = None,
     title: str = "",
     own_scale: bool = False,
     representatives: int | None = None,
@@ -100,7 +102,8 @@ def slot_figure(
     Args:
         image: what the models saw; it may be sharper.
         columns: of as many blocks each; maps of blocks in one row share one colour scale.
-        size: rows and columns of pixels that they saw it in; those of `image` by default.
+        size: height and width in pixels of what they saw; those of `image` by default.
+        view: whether that was the centre crop or the whole image, to be said beside the size.
         title: above all, such as the file's name.
         own_scale: draw each map from its own lowest to its own highest value instead.
         representatives: slots that are shown over the image, at most 8; 6 for one model, 4 for several.
@@ -123,7 +126,7 @@ def slot_figure(
         2 * MARGIN + max(sum(widths) + BETWEEN_COLUMNS * (len(columns) - 1), _picture_size(canvas)[0] + WORDS),
         2 * MARGIN + PICTURE + TITLE + sum(heights),
     )
-    _draw_head(page, canvas, size or (image.height, image.width), title, own_scale)
+    _draw_head(page, canvas, describe_view(view, size or (image.height, image.width)), title, own_scale)
     x = MARGIN
     for i, column in enumerate(columns):
         y = MARGIN + PICTURE + 0.3
@@ -144,12 +147,12 @@ def _picture_size(canvas: Array) -> tuple[float, float]:
     return width, width / aspect
 
 
-def _draw_head(page: Page, canvas: Array, size: tuple[int, int], title: str, own_scale: bool) -> None:
+def _draw_head(page: Page, canvas: Array, view: str, title: str, own_scale: bool) -> None:
     width, height = _picture_size(canvas)
     page.panel(MARGIN, MARGIN, (width, height), canvas)
     x = MARGIN + width + 0.3
     page.text(x, MARGIN - 0.03, title, 14, TEXT, "bold")
-    page.text(x, MARGIN + 0.3, f"{size[0]} x {size[1]} pixels", 8.5, QUIET)
+    page.text(x, MARGIN + 0.3, view, 8.5, QUIET)
     scale = OWN_SCALE if own_scale else ONE_SCALE
     page.text(x, MARGIN + 0.68, HOW_TO_READ.format(scale=scale), 7.5, QUIET)
 
@@ -170,7 +173,7 @@ def _draw_band(page: Page, x: float, y: float, sizes: _Sizes, block: Block, high
     page.text(x, y, f"Block {maps.index}", 9.5, TEXT, "bold")
     page.text(x + 0.72, y + 0.015, maps.name, 8.5, QUIET)
     numbers = (
-        f"{maps.grid[0]} x {maps.grid[1]} pixels, {maps.slot_grid[0]} x {maps.slot_grid[1]} slots{scale}.  "
+        f"{maps.grid[1]} x {maps.grid[0]} pixels, {maps.slot_grid[1]} x {maps.slot_grid[0]} slots{scale}.  "
         f"Effective slots: {block.effective_per_pixel:.1f} a pixel, {block.effective_per_image:.1f} an image"
     )
     page.text(x, y + 0.21, numbers, 8, QUIET)

@@ -65,7 +65,7 @@ def regular_cells(height: int, width: int, count: int) -> Labels:
     Rows of cells are as high as the number of cells in them asks for, so that numbers such as 7 have a layout as well.
     """
     if not 1 <= count <= height * width:
-        raise InputError(f"{height} x {width} pixels can be parted into 1 to {height * width} cells, got {count}.")
+        raise InputError(f"{width} x {height} pixels can be parted into 1 to {height * width} cells, got {count}.")
     rows = min(max(1, round(float(np.sqrt(count * height / width)))), count, height)
     while -(-count // rows) > width:
         rows += 1

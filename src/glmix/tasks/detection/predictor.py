@@ -57,8 +57,8 @@ class Detections:
             else:
                 yield np.asarray(Image.fromarray(mask).resize(self.size[::-1], Image.Resampling.NEAREST))
 
-    def coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """As COCO writes results."""
+    def coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """Return the detections as COCO writes results; category_ids are those of the labels 1, 2, ..."""
         found = {
             "boxes": torch.from_numpy(self.boxes),
             "labels": torch.from_numpy(self.labels),
@@ -69,6 +69,12 @@ class Detections:
             result["segmentation"] = encode_mask(mask)
         return results
 
+    def above(self, score: float) -> "Detections":
+        """Return the detections whose score is at least this."""
+        kept = self.scores >= score
+        masks = None if self.masks is None else self.masks[kept]
+        return Detections(self.boxes[kept], self.labels[kept], self.scores[kept], masks, self.size)
+
 
 class DetectionPredictor:
     """Pictures of any size to what is in them.
@@ -77,7 +83,8 @@ class DetectionPredictor:
         network: a detector in the manner of torchvision's.
         class_names: of the labels 1, 2, ...
         category_ids: with which results are written; None for the labels themselves.
-        score: the least that is told.
+        score: the lowest score of a detection that is returned; None for the detector's own threshold, with which
+            average precision is computed.
         device: where to compute.
         max_input_pixels: scale larger images down to this many pixels before the detector is given them, because it
             makes each mask in the size of what it is given. None: never.
@@ -88,16 +95,19 @@ class DetectionPredictor:
         network: nn.Module,
         class_names: Sequence[str],
         category_ids: Sequence[int] | None = None,
-        score: float = 0.5,
+        score: float | None = 0.5,
         device: str | torch.device = "cpu",
         max_input_pixels: int | None = None,
     ) -> None:
-        if not 0 <= score <= 1:
+        if score is not None and not 0 <= score <= 1:
             raise InputError(f"score must be from 0 to 1, got {score}.")
         self.network = network.to(device).eval()
-        # told to the detector, so that it makes no mask in the size of a photograph for what is not wanted
         deciding: Any = getattr(network, "roi_heads", network)
+        if score is None:
+            score = float(deciding.score_thresh)
+        # the detector has the threshold too, so that it makes no mask of the image's size that would be discarded
         deciding.score_thresh = score
+        self.has_masks = hasattr(network, "roi_heads") and deciding.has_mask()
         self.class_names = tuple(class_names)
         self.category_ids = list(category_ids or range(1, len(self.class_names) + 1))
         self.score, self.device, self.max_input_pixels = score, device, max_input_pixels
