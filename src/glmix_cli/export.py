@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .inputs import find_images, load_classifier, open_image
+from .printing import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(_lines(report)))
     for failure in errors:
-        print(f"glmix export: {failure['file']}: {failure['error']}", file=sys.stderr)
+        print(printable(f"glmix export: {failure['file']}: {failure['error']}"), file=sys.stderr)
     return 1 if errors else 0
 
 
