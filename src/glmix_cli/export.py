@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .inputs import add_model_arguments, find_images, load_classifier, load_network, open_image
+from .printing import printable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(_lines(report)))
     for failure in errors:
-        print(f"glmix export: {failure['file']}: {failure['error']}", file=sys.stderr)
+        print(printable(f"glmix export: {failure['file']}: {failure['error']}"), file=sys.stderr)
     return 1 if errors else 0
 
 
