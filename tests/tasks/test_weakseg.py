@@ -20,7 +20,8 @@ from glmix.slots.weak.methods import Method
 from glmix.slots.weak.seeds import SeedMaps
 from glmix.tasks.segmentation.scores import scores_of
 from glmix.tasks.weakseg.config import read_weakseg
-from glmix.tasks.weakseg.scores import THRESHOLDS, confusions, curve_of, otsu, score_counts
+from glmix.tasks.weakseg.scores import THRESHOLDS, confusions, curve_of
+from glmix.tasks.weakseg.threshold import explained_shares
 from glmix_cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +38,7 @@ def small(name: str, folder: Path, **changes: Any) -> Path:
     config["data"]["source"]["root"] = str(folder / "voc")
     config["classifier"]["model_args"] |= SMALL
     config["classifier"] |= {"recipe": SHORT, "batch_size": 8}
+    config["seeds"]["views"] = 2
     config["segmenter"] |= {"recipe": SHORT, "batch_size": 8}
     config |= changes
     path = folder / "config.yaml"
@@ -73,12 +75,13 @@ def test_every_training_image_has_a_pseudo_mask_of_its_labels_in_vocs_form(done:
 
 def test_the_threshold_is_chosen_by_masks_only_if_the_configuration_asks(done: Path) -> None:
     assert "without masks" in made(done, "slotcut")["chosen"]
-    assert made(done, "slotcut")["curve"] is None
+    shares = made(done, "slotcut")["curve"]
+    assert shares[THRESHOLDS.index(made(done, "slotcut")["threshold"])] == max(shares)
     options = ["--method", "cam", "--name", "cam-by-masks", "--set", "threshold", "masks"]
     assert run(done / "config.yaml", "seeds", options=options) == [0]
     chosen = made(done, "cam-by-masks")
     assert "by the masks of 6 held-out" in chosen["chosen"]
-    assert chosen["threshold"] == THRESHOLDS[int(np.argmax(chosen["curve"]))]
+    assert chosen["curve"][THRESHOLDS.index(chosen["threshold"])] == max(chosen["curve"])
 
 
 def test_the_result_tells_every_class_of_every_stage(done: Path) -> None:
@@ -114,24 +117,24 @@ def test_seeds_of_several_methods_are_compared_without_deleting_or_training(
     shutil.rmtree(out / "segmenter")
     options = ["--set", "out", str(out)]
     before = (out / "seeds" / "slotcut" / "SegmentationClass" / "scene_train_00000001.png").stat().st_mtime_ns
-    assert run(done / "config.yaml", "seeds", options=["--method", "cam", "layercam", *options]) == [0]
+    assert run(done / "config.yaml", "seeds", options=["--method", "slots", "layercam", *options]) == [0]
     capsys.readouterr()
     assert run(done / "config.yaml", "evaluate", options=["--seeds-only", "--json", *options]) == [0]
     methods = json.loads(capsys.readouterr().out)["methods"]
-    assert {"cam", "layercam", "slotcut"} <= set(methods)
+    assert {"slots", "layercam", "slotcut"} <= set(methods)
     for name, found in methods.items():
         assert len(list((out / "seeds" / name / "SegmentationClass").glob("*.png"))) == 22
         assert 0 <= found["seeds"]["mean_iou"] <= 1
         assert 0 <= found["pseudo masks"]["mean_iou"] <= 1
         assert found["settings"]["method"] == ("cam" if name == "cam-by-masks" else name)
-    assert methods["cam"]["pseudo masks"] != methods["layercam"]["pseudo masks"]
+    assert methods["slots"]["pseudo masks"] != methods["layercam"]["pseudo masks"]
     assert not (out / "segmenter").exists()
     after = (out / "seeds" / "slotcut" / "SegmentationClass" / "scene_train_00000001.png").stat().st_mtime_ns
     assert after == before
 
-    assert run(done / "config.yaml", "evaluate", options=["--seeds-only", "--method", "cam", *options]) == [0]
+    assert run(done / "config.yaml", "evaluate", options=["--seeds-only", "--method", "slots", *options]) == [0]
     table = capsys.readouterr().out
-    assert f"{100 * methods['cam']['seeds']['mean_iou']:.1f}" in table
+    assert f"{100 * methods['slots']['seeds']['mean_iou']:.1f}" in table
     assert "layercam" not in table
 
 
@@ -147,7 +150,7 @@ def test_the_segmenter_learns_the_pseudo_masks_of_the_named_method(
 
 
 def test_seeds_of_other_settings_are_not_mixed(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for change in (["seeds.views", "2"], ["threshold", "0.5"]):
+    for change in (["seeds.views", "1"], ["threshold", "0.5"]):
         assert run(done / "config.yaml", "seeds", options=["--set", *change]) == [2]
         error = capsys.readouterr().err
         assert "seeds of other settings" in error
@@ -254,7 +257,7 @@ def test_unknown_methods_and_results_are_named_with_those_that_exist(
     ):
         assert run(done / "config.yaml", "seeds", options=options) == [2]
         assert words in capsys.readouterr().err
-    assert run(done / "config.yaml", "evaluate", options=["--method", "slots"]) == [2]
+    assert run(done / "config.yaml", "evaluate", options=["--method", "dense"]) == [2]
     assert "there are: " in capsys.readouterr().err
     assert run(done / "config.yaml", "evaluate", options=["--method", "slots", "cam"]) == [2]
     assert "one name without --seeds-only" in capsys.readouterr().err
@@ -271,12 +274,19 @@ def test_help_shows_examples_of_every_step(capsys: pytest.CaptureFixture[str]) -
         assert name in shown
 
 
-def test_otsus_threshold_parts_two_groups_of_scores() -> None:
-    low, high = 0.3 + 0.05 * torch.randn(3000), 0.8 + 0.05 * torch.randn(1000)
-    counts = score_counts(torch.cat((low, high)).clamp(0, 1))
-    assert int(counts.sum()) == 4000
-    assert 0.45 < otsu(counts) < 0.65
-    assert otsu(score_counts(torch.full((9,), 0.5))) in THRESHOLDS, "one group alone"
+def test_without_masks_the_threshold_is_the_one_that_parts_unlike_features() -> None:
+    score = torch.linspace(0, 1, 16).expand(1, 16, 16)  # a ramp; the object is the right quarter
+    features = torch.randn(1, 5, 8, 8) * 0.1
+    features[..., 6:] += torch.randn(1, 5, 1, 1)
+    shares = explained_shares(score, features)
+    assert shares.shape == (1, len(THRESHOLDS))
+    assert 11 / 15 < THRESHOLDS[int(shares.argmax())] <= 12 / 15
+    fine = features.repeat_interleave(2, 2).repeat_interleave(2, 3).flatten(2)[0].double()  # by hand, where it is best
+    inside = (score > 0.75).flatten()
+    within = sum(part.shape[1] * part.var(1, correction=0).sum() for part in (fine[:, inside], fine[:, ~inside]))
+    by_hand = 1 - within / (fine.shape[1] * fine.var(1, correction=0).sum())
+    assert float(shares.max()) == pytest.approx(float(by_hand), abs=1e-4)
+    assert (explained_shares(torch.full((1, 4, 4), 0.5), features) == 0).all(), "all or nothing is foreground"
 
 
 @settings(max_examples=20, deadline=None)

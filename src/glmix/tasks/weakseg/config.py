@@ -143,7 +143,7 @@ class WeakSeg:
         seeds: how seeds are made of what the classifier and its slots see.
         segmenter: the last step.
         threshold: the score below which a pixel is background, from 0.02 to 0.98. `labels`: chosen on the held-out
-            training images without masks (Otsu's method on their scores). `masks`: the one with the highest mean IoU
+            training images without masks, see `threshold.explained_shares`. `masks`: the one with the highest mean IoU
             on the held-out training images, which needs their masks.
         seed: of everything random.
     """
@@ -167,7 +167,16 @@ class WeakSeg:
 
 
 def read_weakseg(path: Path, overrides: list[str]) -> WeakSeg:
-    """The configuration in a YAML file with `--key value` in place of some of it, or a ValueError of one sentence."""
+    """Read the configuration in a YAML file.
+
+    Args:
+        path: the file.
+        overrides: `--key value` for values to replace.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        InputError: a key or a value is not accepted.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no configuration {path}.")
     names = [item.name for item in dataclasses.fields(WeakSeg)]
@@ -181,5 +190,5 @@ def read_weakseg(path: Path, overrides: list[str]) -> WeakSeg:
     except ArgumentError as error:
         known = [action.dest for action in parser._actions if action.dest not in ("help", "print_config")]
         raise InputError(f"{path}: {explain(str(error), known)}") from error
-    except (TypeError, ValueError) as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from error

@@ -108,9 +108,7 @@ def _measured(config: WeakSeg, result: SeedResult, model: nn.Module, watch: Watc
     return found
 
 
-def _pseudo_counts(
-    truth: MaskFiles | None, pseudo: MaskFiles, name: str, watch: Watch
-) -> tuple[Tensor | None, float]:
+def _pseudo_counts(truth: MaskFiles | None, pseudo: MaskFiles, name: str, watch: Watch) -> tuple[Tensor | None, float]:
     """The confusion matrix of pseudo masks by the ground truth of the training images, and their foreground share."""
     counts = torch.zeros(pseudo.num_classes, pseudo.num_classes, dtype=torch.int64)
     foreground = pixels = 0

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data.masks.files import MaskFiles
+from ...data.masks.pixels import upright_size
 from ...data.scenes import write_scenes
 from ...errors import InputError
 from ...files import write_whole
@@ -35,7 +36,10 @@ from .data import LabelData, label_vectors
 from .labels import ImagesWithLabels
 from .scores import Curve, curve_of
 
-__all__ = ["Say", "Watch", "curve_of_files", "device", "fit", "load_classifier", "seeds_of_image", "write_json"]
+__all__ = [
+    *("Say", "Watch", "curve_of_files", "device", "fit", "image_tensor", "load_classifier", "seeds_of_image"),
+    "write_json",
+]
 
 Say = Callable[[str], None]
 Watch = Callable[[Iterator[int], int, str], Iterator[int]]  # wraps a loop in a progress bar
@@ -105,15 +109,22 @@ def load_classifier(config: WeakSeg) -> tuple[nn.Module, int]:
     return model.eval().to(device()), zlib.crc32((folder / "model.safetensors").read_bytes())
 
 
+def image_tensor(config: WeakSeg, files: ImagesWithLabels, index: int) -> Tensor:
+    """Read an image as the classifier takes it: (1, 3, H, W), on its device."""
+    image = files.image(index)
+    x, _ = config.data.transforms.eval()(image, np.zeros((image.height, image.width), np.uint8))
+    return x[None].to(device())
+
+
 def seeds_of_image(
     config: WeakSeg, seeds: SeedConfig, model: nn.Module, files: ImagesWithLabels, index: int
 ) -> SeedMaps:
     """Compute the seeds of one image, at the size of its file."""
-    image = files.image(index)
-    x, _ = config.data.transforms.eval()(image, np.zeros((image.height, image.width), np.uint8))
-    found = seeds_of(model, x[None].to(device()), label_vectors(files, [index]).to(device()), seeds)
+    (width, height), _ = upright_size(files.images[index])
+    images = image_tensor(config, files, index)
+    found = seeds_of(model, images, label_vectors(files, [index]).to(images.device), seeds)
     objectness = None if found.objectness is None else found.objectness.cpu()
-    return SeedMaps(found.classes.cpu(), objectness).at((image.height, image.width))
+    return SeedMaps(found.classes.cpu(), objectness).at((height, width))
 
 
 def curve_of_files(

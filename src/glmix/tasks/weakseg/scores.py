@@ -1,4 +1,4 @@
-"""How good seeds are at every background threshold, and which threshold to choose, with masks or without."""
+"""How good seeds are at every background threshold by ground truth, and which threshold is the best."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,42 +9,10 @@ from torch import Tensor
 from ...slots.weak.seeds import SeedMaps
 from ..segmentation.scores import SegmentationScores, scores_of
 
-__all__ = ["THRESHOLDS", "Curve", "confusions", "curve_of", "otsu", "score_counts"]
+__all__ = ["THRESHOLDS", "Curve", "confusions", "curve_of"]
 
 THRESHOLDS = tuple(round(0.02 * k, 2) for k in range(1, 50))
 IGNORE = 255
-
-
-def _reached(score: Tensor) -> Tensor:
-    """How many of the thresholds each score reaches: at those it is foreground."""
-    return torch.bucketize(score.contiguous(), torch.tensor(THRESHOLDS).to(score), right=True)
-
-
-def score_counts(score: Tensor) -> Tensor:
-    """Count scores of the foreground, of any shape, between the thresholds: (T + 1,) int64."""
-    return torch.bincount(_reached(score).flatten(), minlength=len(THRESHOLDS) + 1)
-
-
-def otsu(counts: Tensor) -> float:
-    """Choose the threshold between two groups of scores without any ground truth, by Otsu's method.
-
-    It has the largest variance between the groups, w0 * w1 * (m0 - m1)^2, for the shares w and the means m of the
-    scores below and above it.
-
-    Args:
-        counts: by `score_counts`, summed over images.
-
-    Returns:
-        One of `THRESHOLDS`; the middle one of those that are equally good.
-    """
-    shares = counts.double() / counts.sum().clamp_min(1)
-    edges = torch.tensor((0.0, *THRESHOLDS, 1.0), dtype=torch.float64)
-    centres = (edges[:-1] + edges[1:]) / 2
-    below, sums = shares.cumsum(0)[:-1], (shares * centres).cumsum(0)
-    above = 1 - below
-    between = (sums[-1] * below - sums[:-1]).square() / (below * above).clamp_min(1e-12)
-    best = (between >= between.max() - 1e-12).nonzero().flatten()
-    return THRESHOLDS[int(best[len(best) // 2])]
 
 
 def confusions(score: Tensor, classes: Tensor, truth: Tensor, num_classes: int) -> Tensor:
@@ -60,7 +28,8 @@ def confusions(score: Tensor, classes: Tensor, truth: Tensor, num_classes: int) 
     """
     counted = truth != IGNORE
     score, classes, truth = score[counted], classes[counted].long(), truth[counted].long()
-    reached = _reached(score)
+    # how many thresholds a pixel reaches: at those it is foreground
+    reached = torch.bucketize(score.contiguous(), torch.tensor(THRESHOLDS).to(score), right=True)
     levels = len(THRESHOLDS) + 1
     places = (reached * num_classes + truth) * num_classes + classes
     counts = torch.bincount(places, minlength=levels * num_classes**2).view(levels, num_classes, num_classes)

@@ -14,11 +14,13 @@ from torch import nn
 from ...data.scenes.write import voc_palette
 from ...errors import InputError
 from ...files import whole_file
+from ...slots.weak.looks import look
 from ...slots.weak.methods import SeedConfig
 from .config import WeakSeg
 from .labels import ImagesWithLabels
-from .pipeline import Say, Watch, curve_of_files, load_classifier, seeds_of_image, write_json
-from .scores import otsu, score_counts
+from .pipeline import Say, Watch, curve_of_files, image_tensor, load_classifier, seeds_of_image, write_json
+from .scores import THRESHOLDS
+from .threshold import explained_shares
 
 __all__ = ["SeedResult", "find_seeds", "read_seeds", "seeds"]
 
@@ -36,7 +38,8 @@ class SeedResult:
         threshold: the score below which a pixel is background.
         asked: the configuration's `threshold`.
         chosen: how the threshold was chosen, in words.
-        curve: the mean IoU on the held-out images at every threshold, if it was chosen by masks.
+        curve: what it was chosen by at every threshold: the mean IoU on the held-out images if it was by masks, the
+            explained share of the features' variance if it was without masks; None if it was given.
     """
 
     name: str
@@ -129,7 +132,9 @@ def _chosen(
             )
         return found
     if next(folder.rglob("*.png"), None) is not None:
-        raise InputError(f"{folder / MADE} is missing, so it is unknown how the masks beside it were made: delete them.")
+        raise InputError(
+            f"{folder / MADE} is missing, so it is unknown how the masks beside it were made: delete them."
+        )
     threshold, chosen, curve = _threshold(config, seeds, model, files, watch)
     result = SeedResult(name, settings, classifier, threshold, config.threshold, chosen, curve)
     contents = dataclasses.asdict(result)
@@ -141,7 +146,7 @@ def _chosen(
 def _threshold(
     config: WeakSeg, seeds: SeedConfig, model: nn.Module, files: ImagesWithLabels, watch: Watch
 ) -> tuple[float, str, list[float] | None]:
-    """The threshold, how it was chosen, and the curve by which masks chose it."""
+    """The threshold, how it was chosen, and the values at all thresholds by which it was chosen."""
     if isinstance(config.threshold, float):
         return config.threshold, "given by the configuration", None
     held_out = range(len(files) - config.data.held_out, len(files))
@@ -151,10 +156,13 @@ def _threshold(
         curve = curve_of_files(config, seeds, model, truth, held_out, watch, f"{seeds.method}: held-out images")
         how = f"the best mean IoU by the masks of {len(held_out)} held-out training images"
         return curve.best, how, [round(float(value), 4) for value in curve.mean_iou]
-    counts = torch.zeros_like(score_counts(torch.zeros(0)))
+    shares = torch.zeros(len(THRESHOLDS))
     for index in watch(iter(held_out), len(held_out), f"{seeds.method}: held-out images"):
-        counts += score_counts(seeds_of_image(config, seeds, model, files, index).score)
-    return otsu(counts), f"without masks, by Otsu's method on the scores of {len(held_out)} held-out images", None
+        features = look(model, image_tensor(config, files, index)).features[0][0]
+        score = seeds_of_image(config, seeds, model, files, index).score
+        shares += explained_shares(score, features.cpu())[0] / len(held_out)
+    how = f"without masks, by the features of {len(held_out)} held-out training images"
+    return THRESHOLDS[int(shares.argmax())], how, [round(float(value), 4) for value in shares]
 
 
 def _write_masks(config: WeakSeg, result: SeedResult, model: nn.Module, files: ImagesWithLabels, watch: Watch) -> None:
