@@ -1,5 +1,6 @@
 """Weak segmentation of images with image labels only: no mask exists, through the real command and real files."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,8 +18,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from glmix.data.masks.modules import MaskSource
 from glmix.data.scenes import SceneConfig, write_scenes
 from glmix.errors import InputError
+from glmix.tasks.weakseg.config import DataConfig
 from glmix.tasks.weakseg.labels import LabelSource, read_labels
 from glmix_cli import main
 
@@ -185,6 +188,25 @@ def test_labels_that_do_not_fit_the_images_are_refused(
     (tmp_path / "labels.json").write_text(json.dumps(labels))
     with pytest.raises((InputError, FileNotFoundError), match=words):
         LabelSource(str(tmp_path), str(tmp_path / "labels.json"), **options).open()
+
+
+def test_validation_masks_give_the_order_of_the_classes(tmp_path: Path) -> None:
+    for name in ("photos/cat/1.png", "photos/dog/2.png", "checked/images/val/3.png", "checked/masks/val/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 3)).save(tmp_path / name)
+    photos = LabelSource(str(tmp_path / "photos"))
+    checked = MaskSource(str(tmp_path / "checked"), "folder", classes=("background", "dog", "cat"))
+    both = DataConfig(images=photos, source=checked).train()
+    assert {name: both.labels(index) for index, name in enumerate(both.names)} == {"cat/1": {2}, "dog/2": {1}}
+    assert both.class_names == checked.open("val").class_names
+    alone = DataConfig(images=photos)
+    assert alone.train().class_names == ("background", "cat", "dog")
+    assert alone.val() is None
+    assert alone.train_masks() is None
+    with pytest.raises(InputError, match="both must be the same"):
+        DataConfig(images=dataclasses.replace(photos, classes=("cat", "dog")), source=checked).train()
+    with pytest.raises(InputError, match="neither images"):
+        DataConfig()
 
 
 def test_held_out_images_are_of_all_classes(tmp_path: Path) -> None:

@@ -123,7 +123,8 @@ def seed_maps(seen: Look, classes: Tensor, config: SeedConfig, *, cut_maps: Look
 def seeds_of(model: nn.Module, images: Tensor, present: Tensor, config: SeedConfig) -> SeedMaps:
     """From images (B, C, H, W) and their labels (B, K), 1 for a class that is there, to seeds of the images' size."""
     if config.method in GRAD_CAMS:
-        found = SeedMaps(mean_of_views(lambda x: grad_cam(model, x, present, config.method), images, config.views))
+        classes = mean_of_views(lambda x: grad_cam(model, x, present, config.method), images, config.views)
+        found = SeedMaps(topped(classes))
     else:
         seen = look(model, images, config.views)
         found = seed_maps(seen, class_maps(seen, present, config), config)
