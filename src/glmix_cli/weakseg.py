@@ -120,19 +120,21 @@ def _percent(scores: dict[str, Any] | None, k: int | None = None) -> str:
 
 
 def _table(result: dict[str, Any]) -> str:
-    """IoU in % of each class and their mean, a column for each stage."""
-    stages = ("seeds", "pseudo masks", "segmenter")
+    """IoU in % of each class and their mean, a column for each stage that was measured."""
+    stages = [stage for stage in ("seeds", "pseudo masks", "segmenter") if result[stage] is not None]
+    notes = [
+        f"Seeds by {result['method']}, background below {result['threshold']}: {result['chosen']}.",
+        *_measured_on(result),
+        f"Segmenter: {result['checkpoint']}",
+    ]
+    if not stages:
+        return "\n".join(notes)
     width = max(len(name) for name in (*result["classes"], "mean IoU"))
     lines = [" " * width + "".join(f"{stage:>14}" for stage in stages)]
     for k, name in enumerate(result["classes"]):
         lines.append(f"{name:<{width}}" + "".join(f"{_percent(result[stage], k):>14}" for stage in stages))
     lines.append(f"{'mean IoU':<{width}}" + "".join(f"{_percent(result[stage]):>14}" for stage in stages))
-    lines += [
-        f"IoU in %. Seeds by {result['method']}, background below {result['threshold']}: {result['chosen']}.",
-        *_measured_on(result),
-        f"Segmenter: {result['checkpoint']}",
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "IoU in %.", *notes])
 
 
 def _methods_table(result: dict[str, Any]) -> str:
@@ -156,4 +158,4 @@ def _measured_on(found: dict[str, Any]) -> list[str]:
     measured = [f"{name} by the masks of the {images}" for name, images in where.items() if found[name] is not None]
     missing = [images for name, images in where.items() if found[name] is None]
     lines = [f"Measured: {'; '.join(measured)}."] if measured else []
-    return [*lines, *(f"The {images} have no ground truth masks, so nothing is measured there." for images in missing)]
+    return [*lines, *(f"There are no ground truth masks of {images}, so nothing is measured there." for images in missing)]

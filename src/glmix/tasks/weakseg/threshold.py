@@ -33,9 +33,10 @@ def explained_shares(score: Tensor, features: Tensor) -> Tensor:
     f = features.float().flatten(2)
     f = f - f.mean(2, keepdim=True)
     total = f.square().sum((1, 2)).clamp_min(torch.finfo(f.dtype).tiny)  # (B,)
+    grid = (features.shape[2], features.shape[3])
     shares = []
     for threshold in THRESHOLDS:
-        part = F.adaptive_avg_pool2d((score >= threshold).to(f)[:, None], features.shape[2:]).flatten(2)  # (B, 1, N)
+        part = F.adaptive_avg_pool2d((score >= threshold).to(f)[:, None], grid).flatten(2)  # (B, 1, N)
         foreground = part.sum((1, 2))
         background = part.shape[2] - foreground
         sums = (f * part).sum(2).square().sum(1)  # (B,); the background's is the same, as f has mean 0
