@@ -158,4 +158,5 @@ def _measured_on(found: dict[str, Any]) -> list[str]:
     measured = [f"{name} by the masks of the {images}" for name, images in where.items() if found[name] is not None]
     missing = [images for name, images in where.items() if found[name] is None]
     lines = [f"Measured: {'; '.join(measured)}."] if measured else []
-    return [*lines, *(f"There are no ground truth masks of {images}, so nothing is measured there." for images in missing)]
+    lines += [f"There are no ground truth masks of {images}, so nothing is measured there." for images in missing]
+    return lines
