@@ -1,10 +1,12 @@
 """Weak segmentation of scenes over several seeds: seeds of every kind, and segmenters that learn from them.
 
     python benchmarks/weakseg.py --seeds 0 1 2
+    python benchmarks/weakseg.py --thresholds --seeds 0
 
 Prints the tables of docs/weakseg.md, and writes weakseg-curve.png and weakseg-scenes.png to --out. Thresholds are
 chosen on scenes of the training split that nothing was trained on, every number is of the test split. What is finished
-stays in --out, so a run that was stopped goes on.
+stays in --out, so a run that was stopped goes on. With --thresholds it only trains the classifiers and prints the table
+of thresholds that are chosen by masks and without masks.
 """
 
 import argparse
@@ -17,9 +19,10 @@ import torch
 
 from glmix.data.scenes import Scene, draw_scene
 from glmix.tasks.figures import Figure, save_figure
-from glmix.tasks.weakseg.compare import Comparison, carry_out, examples
+from glmix.tasks.weakseg.compare import Comparison, carry_out, examples, threshold_choices
 
 CURVES = ("CAM", "CAM, 8 views", "SlotCut", "SlotCut, 8 views", "cut of dense features, 8 views")
+CHOSEN = ("CAM", "refined by slots", "SlotCut", "SlotCut + PAMR", "SlotCut + PAMR, 8 views")
 SHOWN = 6
 Result = dict[str, Any]
 
@@ -54,6 +57,16 @@ def tables(results: dict[int, Result]) -> str:
     return "\n".join(lines)
 
 
+def threshold_table(config: Comparison, seeds: list[int], out: Path) -> str:
+    lines = ["| seeds from | network | by masks | without masks | difference |", "|---|---|---|---|---|"]
+    for seed in seeds:
+        for name, found in threshold_choices(config, seed, out / f"seed{seed}", CHOSEN).items():
+            cells = [f"{100 * iou:.1f} (at {threshold:.2f})" for threshold, iou in found.values()]
+            difference = 100 * (found["labels"][1] - found["masks"][1])
+            lines.append(f"| {name} | seed {seed} | {' | '.join(cells)} | {difference:+.1f} |")
+    return "\n".join(lines)
+
+
 def curves(results: dict[int, Result]) -> Figure:
     from glmix.tasks.weakseg.figures import curve_figure
 
@@ -78,9 +91,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="a network each")
     parser.add_argument("--out", type=Path, default=Path("out/weakseg/compare"), help="where what is finished stays")
+    parser.add_argument("--thresholds", action="store_true", help="only compare thresholds with and without masks")
     args = parser.parse_args()
     torch.set_num_threads(1)
     config = Comparison()
+    if args.thresholds:
+        print(threshold_table(config, args.seeds, args.out))
+        return
     results = {}
     for seed in args.seeds:
         folder = args.out / f"seed{seed}"

@@ -4,16 +4,39 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 HELP = "Learn to segment from image labels alone: a classifier, its seeds, and a segmenter trained on them."
 STEPS = {
     "fit": "Train the classifier.",
-    "seeds": "Choose the background threshold and write pseudo masks for the training images.",
-    "evaluate": "Train the segmenter on the pseudo masks and measure seeds, pseudo masks and segmenter.",
+    "seeds": "Choose the background threshold and write a pseudo mask for every training image.",
+    "evaluate": "Train the segmenter on the pseudo masks, and measure where ground truth masks are given.",
 }
+METHODS = "cam slots slotcut dense gradcam gradcam++ layercam xgradcam eigengradcam hirescam"
+EXAMPLES = """examples:
+  The whole pipeline on generated scenes:
+    glmix weakseg fit      --config weakseg/scenes
+    glmix weakseg seeds    --config weakseg/scenes
+    glmix weakseg evaluate --config weakseg/scenes
+
+  Your own photographs without any mask, one folder per class (photos/cat/1.jpg, photos/dog/2.jpg):
+    glmix weakseg fit --config weakseg/photos --set data.images.folder photos
+  The same with several classes per image, from a CSV file with the header `file,labels` and rows `1.jpg,cat;dog`:
+    glmix weakseg fit --config weakseg/photos --set data.images.folder photos \\
+        --set data.images.labels labels.csv
+
+  Compare methods beside each other, without training a segmenter; then train it on the best one's pseudo masks:
+    glmix weakseg seeds    --config weakseg/scenes --method cam layercam slotcut
+    glmix weakseg evaluate --config weakseg/scenes --seeds-only
+    glmix weakseg evaluate --config weakseg/scenes --method slotcut
+
+The steps need to be run in this order, with the same configuration. docs/weakseg.md explains them.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
     parser.add_argument("step", choices=STEPS, help=" ".join(f"{name}: {text}" for name, text in STEPS.items()))
     parser.add_argument(
         "--config",
@@ -21,7 +44,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE|NAME",
         help="a YAML file, or a shipped recipe such as weakseg/scenes (`glmix configs` lists them)",
     )
-    parser.add_argument("--json", action="store_true", help="print the result of evaluate as JSON")
+    parser.add_argument(
+        "--method",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"seeds: make seeds by these methods, each in a folder of its own ({METHODS}). evaluate: measure these "
+        "seeds; without --seeds-only one name. Default: seeds.method of the configuration, and all seeds that were "
+        "written with --seeds-only",
+    )
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        help="seeds: name of the folder for the seeds of one method, to compare it with several settings "
+        "(default: the method's name)",
+    )
+    parser.add_argument(
+        "--seeds-only", action="store_true", help="evaluate: measure seeds and pseudo masks, train no segmenter"
+    )
+    parser.add_argument("--json", action="store_true", help="evaluate: print the result as JSON")
     parser.add_argument(
         "--set",
         dest="changes",
@@ -29,16 +70,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar=("KEY", "VALUE"),
-        help="another value than the file's: --set out runs/second --set seeds.method cam",
+        help="replace a value of the configuration: --set out runs/second --set seeds.views 8",
     )
 
 
 def run(args: argparse.Namespace) -> int:
+    from glmix.errors import InputError
+
+    if args.method and args.step == "fit":
+        raise InputError("--method is for the steps seeds and evaluate: the classifier is the same for all methods.")
+    if args.name is not None and args.step != "seeds":
+        raise InputError(f"--name is for the step seeds, got it with {args.step}; evaluate takes names in --method.")
+    if args.seeds_only and args.step != "evaluate":
+        raise InputError(f"--seeds-only is for the step evaluate, got it with {args.step}.")
+    if args.step == "evaluate" and not args.seeds_only and len(args.method) > 1:
+        raise InputError(f"--method takes one name without --seeds-only, got {' '.join(args.method)}.")
+
     from tqdm import tqdm
 
     from glmix.configs import find_config
     from glmix.tasks.process import quiet
-    from glmix.tasks.weakseg import pipeline
+    from glmix.tasks.weakseg import evaluation, pipeline, seeding
     from glmix.tasks.weakseg.config import read_weakseg
 
     config = read_weakseg(
@@ -55,21 +107,61 @@ def run(args: argparse.Namespace) -> int:
         if args.step == "fit":
             pipeline.fit(config, say)
         elif args.step == "seeds":
-            pipeline.seeds(config, say, watch)
+            seeding.seeds(config, args.method, args.name, say, watch)
+        elif args.seeds_only:
+            result = evaluation.compare(config, args.method, watch)
+            print(json.dumps(result) if args.json else _methods_table(result))
         else:
-            result = pipeline.evaluate(config, say, watch)
+            result = evaluation.evaluate(config, args.method[0] if args.method else None, say, watch)
             print(json.dumps(result) if args.json else _table(result))
     return 0
 
 
-def _table(result: dict) -> str:  # type: ignore[type-arg]
-    """IoU in % of each class and their mean, a column for each stage."""
-    stages = ("seeds", "pseudo masks", "segmenter")
+def _percent(scores: dict[str, Any] | None, k: int | None = None) -> str:
+    """The mean IoU, or the IoU of a class, in %; a dash where nothing was measured."""
+    if scores is None:
+        return "-"
+    return f"{100 * (scores['mean_iou'] if k is None else scores['iou'][k]):.1f}"
+
+
+def _table(result: dict[str, Any]) -> str:
+    """IoU in % of each class and their mean, a column for each stage that was measured."""
+    stages = [stage for stage in ("seeds", "pseudo masks", "segmenter") if result[stage] is not None]
+    notes = [
+        f"Seeds by {result['method']}, background below {result['threshold']}: {result['chosen']}.",
+        *_measured_on(result),
+        f"Segmenter: {result['checkpoint']}",
+    ]
+    if not stages:
+        return "\n".join(notes)
     width = max(len(name) for name in (*result["classes"], "mean IoU"))
     lines = [" " * width + "".join(f"{stage:>14}" for stage in stages)]
     for k, name in enumerate(result["classes"]):
-        lines.append(f"{name:<{width}}" + "".join(f"{100 * result[stage]['iou'][k]:>14.1f}" for stage in stages))
-    lines.append(f"{'mean IoU':<{width}}" + "".join(f"{100 * result[s]['mean_iou']:>14.1f}" for s in stages))
-    lines.append(f"In %, background below {result['threshold']}. Seeds and segmenter: validation images; pseudo masks:")
-    lines.append("training images.")
-    return "\n".join(lines)
+        lines.append(f"{name:<{width}}" + "".join(f"{_percent(result[stage], k):>14}" for stage in stages))
+    lines.append(f"{'mean IoU':<{width}}" + "".join(f"{_percent(result[stage]):>14}" for stage in stages))
+    return "\n".join([*lines, "IoU in %.", *notes])
+
+
+def _methods_table(result: dict[str, Any]) -> str:
+    """A row for each method: threshold, mean IoU in %, share of foreground."""
+    methods = result["methods"]
+    width = max(len(name) for name in (*methods, "method"))
+    lines = [f"{'method':<{width}}{'threshold':>11}{'seeds':>8}{'pseudo masks':>14}{'foreground':>12}"]
+    for name, found in methods.items():
+        lines.append(
+            f"{name:<{width}}{found['threshold']:>11.2f}{_percent(found['seeds']):>8}"
+            f"{_percent(found['pseudo masks']):>14}{100 * found['foreground']:>11.1f}%"
+        )
+    lines.append("Mean IoU in %; foreground: its share in the pseudo masks. Thresholds:")
+    lines += [f"  {name}: {found['chosen']}" for name, found in methods.items()]
+    return "\n".join([*lines, *_measured_on(next(iter(methods.values())))])
+
+
+def _measured_on(found: dict[str, Any]) -> list[str]:
+    """What numbers were measured on, and why some are missing."""
+    where = {"seeds": "validation images", "pseudo masks": "training images"}
+    measured = [f"{name} by the masks of the {images}" for name, images in where.items() if found[name] is not None]
+    missing = [images for name, images in where.items() if found[name] is None]
+    lines = [f"Measured: {'; '.join(measured)}."] if measured else []
+    lines += [f"There are no ground truth masks of {images}, so nothing is measured there." for images in missing]
+    return lines

@@ -24,6 +24,12 @@ def test_the_score_is_the_mean_of_class_and_objectness() -> None:
     torch.testing.assert_close(SeedMaps(classes, objectness).score, (classes.amax(1) + objectness) / 2)
 
 
+def test_where_no_class_has_a_share_there_is_no_foreground_whatever_the_objectness() -> None:
+    seeds = SeedMaps(torch.zeros(1, 3, 2, 2), torch.ones(1, 2, 2))
+    assert (seeds.score == 0).all()
+    assert (seeds.masks(0.3) == 0).all()
+
+
 def test_masks_are_background_below_the_threshold_and_the_strongest_class_above() -> None:
     classes = torch.tensor([[[[0.9, 0.2]], [[0.1, 0.8]]]])
     objectness = torch.tensor([[[0.9, 0.0]]])

@@ -10,7 +10,7 @@ from glmix.slots.maps import slot_maps
 from glmix.slots.weak.looks import look
 from glmix.slots.weak.methods import SeedConfig, dense_cut, seeds_of
 
-METHODS = ("cam", "slots", "slotcut", "dense")
+METHODS = ("cam", "slots", "slotcut", "dense", "gradcam", "layercam")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_seeds_have_the_size_of_the_image_and_only_present_classes(model: GLNet,
     config = SeedConfig(method=method, polish=polish, views=2)  # type: ignore[arg-type]
     seeds = seeds_of(model, images, present, config)
     assert seeds.classes.shape == (2, 4, 64, 48)
-    assert (seeds.objectness is None) == (method in ("cam", "slots"))
+    assert (seeds.objectness is None) == (method not in ("slotcut", "dense"))
     masks = seeds.masks(0.5)
     assert set(masks[0].unique().tolist()) <= {0, 1, 3}
     assert set(masks[1].unique().tolist()) <= {0, 4}

@@ -2,8 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from PIL import Image
 
 from glmix.data.masks.files import IGNORE
 from glmix.data.scenes import SceneConfig, write_scenes
+from glmix.slots.weak.methods import Method
 from glmix.slots.weak.seeds import SeedMaps
 from glmix.tasks.segmentation.scores import scores_of
 from glmix.tasks.weakseg.config import read_weakseg
 from glmix.tasks.weakseg.scores import THRESHOLDS, confusions, curve_of
+from glmix.tasks.weakseg.threshold import explained_shares
 from glmix_cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +38,7 @@ def small(name: str, folder: Path, **changes: Any) -> Path:
     config["data"]["source"]["root"] = str(folder / "voc")
     config["classifier"]["model_args"] |= SMALL
     config["classifier"] |= {"recipe": SHORT, "batch_size": 8}
+    config["seeds"]["views"] = 2
     config["segmenter"] |= {"recipe": SHORT, "batch_size": 8}
     config |= changes
     path = folder / "config.yaml"
@@ -42,8 +46,8 @@ def small(name: str, folder: Path, **changes: Any) -> Path:
     return path
 
 
-def run(path: Path, *steps: str) -> list[int]:
-    return [main(["weakseg", step, "--config", str(path), "--json"]) for step in steps]
+def run(path: Path, *steps: str, options: Sequence[str] = ()) -> list[int]:
+    return [main(["weakseg", step, "--config", str(path), *options]) for step in steps]
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +58,12 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def made(folder: Path, name: str) -> Any:
+    return json.loads((folder / "out" / "seeds" / name / "made.json").read_text())
+
+
 def test_every_training_image_has_a_pseudo_mask_of_its_labels_in_vocs_form(done: Path) -> None:
-    files = sorted((done / "out" / "pseudo" / "SegmentationClass").iterdir())
+    files = sorted((done / "out" / "seeds" / "slotcut" / "SegmentationClass").iterdir())
     assert [file.name for file in files] == [f"scene_train_{k:08d}.png" for k in range(1, 23)]
     for file in files:
         with Image.open(file) as mask, Image.open(done / "voc" / "SegmentationClass" / file.name) as truth:
@@ -65,39 +73,88 @@ def test_every_training_image_has_a_pseudo_mask_of_its_labels_in_vocs_form(done:
             assert set(np.unique(np.asarray(mask))) <= set(np.unique(np.asarray(truth))) | {0}
 
 
-def test_the_threshold_is_the_best_on_the_held_out_images_alone(done: Path) -> None:
-    chosen = json.loads((done / "out" / "seeds.json").read_text())
-    assert chosen["threshold"] == THRESHOLDS[int(np.argmax(chosen["held_out"]))]
-    result = json.loads((done / "out" / "result.json").read_text())
-    assert result["threshold"] == chosen["threshold"]
-    assert result["seeds"]["mean_iou"] == pytest.approx(
-        result["curve"][THRESHOLDS.index(chosen["threshold"])], abs=1e-4
-    )
+def test_the_threshold_is_chosen_by_masks_only_if_the_configuration_asks(done: Path) -> None:
+    assert "without masks" in made(done, "slotcut")["chosen"]
+    shares = made(done, "slotcut")["curve"]
+    assert shares[THRESHOLDS.index(made(done, "slotcut")["threshold"])] == max(shares)
+    options = ["--method", "cam", "--name", "cam-by-masks", "--set", "threshold", "masks"]
+    assert run(done / "config.yaml", "seeds", options=options) == [0]
+    chosen = made(done, "cam-by-masks")
+    assert "by the masks of 6 held-out" in chosen["chosen"]
+    assert chosen["curve"][THRESHOLDS.index(chosen["threshold"])] == max(chosen["curve"])
 
 
 def test_the_result_tells_every_class_of_every_stage(done: Path) -> None:
-    result = json.loads((done / "out" / "result.json").read_text())
+    result = json.loads((done / "out" / "segmenter" / "slotcut" / "result.json").read_text())
     assert result["classes"] == ["background", *SceneConfig().class_names]
+    assert (result["method"], result["threshold"]) == ("slotcut", made(done, "slotcut")["threshold"])
+    assert result["chosen"] == made(done, "slotcut")["chosen"]
     for stage in ("seeds", "pseudo masks", "segmenter"):
         assert len(result[stage]["iou"]) == 7
         assert result[stage]["mean_iou"] == pytest.approx(np.nanmean(result[stage]["iou"]), abs=1e-5)
+    at = THRESHOLDS.index(result["threshold"])
+    assert result["seeds"]["mean_iou"] == pytest.approx(result["curve"][at], abs=1e-4)
 
 
 def test_seeds_continue_where_they_stopped(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = done / "out" / "pseudo" / "SegmentationClass"
+    folder = done / "out" / "seeds" / "slotcut" / "SegmentationClass"
     files = sorted(folder.iterdir())
     before = {file.name: file.read_bytes() for file in files}
     files[3].unlink()
+    assert run(done / "config.yaml", "evaluate") == [2]
+    assert "1 of 22 pseudo masks are missing" in capsys.readouterr().err
     kept = files[4].stat().st_mtime_ns
     assert run(done / "config.yaml", "seeds") == [0]
     assert {file.name: file.read_bytes() for file in sorted(folder.iterdir())} == before
     assert files[4].stat().st_mtime_ns == kept
 
 
+def test_seeds_of_several_methods_are_compared_without_deleting_or_training(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done / "out", out)
+    shutil.rmtree(out / "segmenter")
+    options = ["--set", "out", str(out)]
+    before = (out / "seeds" / "slotcut" / "SegmentationClass" / "scene_train_00000001.png").stat().st_mtime_ns
+    assert run(done / "config.yaml", "seeds", options=["--method", "slots", "layercam", *options]) == [0]
+    capsys.readouterr()
+    assert run(done / "config.yaml", "evaluate", options=["--seeds-only", "--json", *options]) == [0]
+    methods = json.loads(capsys.readouterr().out)["methods"]
+    assert {"slots", "layercam", "slotcut"} <= set(methods)
+    for name, found in methods.items():
+        assert len(list((out / "seeds" / name / "SegmentationClass").glob("*.png"))) == 22
+        assert 0 <= found["seeds"]["mean_iou"] <= 1
+        assert 0 <= found["pseudo masks"]["mean_iou"] <= 1
+        assert found["settings"]["method"] == ("cam" if name == "cam-by-masks" else name)
+    assert methods["slots"]["pseudo masks"] != methods["layercam"]["pseudo masks"]
+    assert not (out / "segmenter").exists()
+    after = (out / "seeds" / "slotcut" / "SegmentationClass" / "scene_train_00000001.png").stat().st_mtime_ns
+    assert after == before
+
+    assert run(done / "config.yaml", "evaluate", options=["--seeds-only", "--method", "slots", *options]) == [0]
+    table = capsys.readouterr().out
+    assert f"{100 * methods['slots']['seeds']['mean_iou']:.1f}" in table
+    assert "layercam" not in table
+
+
+def test_the_segmenter_learns_the_pseudo_masks_of_the_named_method(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(done / "config.yaml", "seeds", options=["--method", "cam"]) == [0]
+    assert run(done / "config.yaml", "evaluate", options=["--method", "cam", "--json"]) == [0]
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["method"] == "cam"
+    assert result["checkpoint"] == str(done / "out" / "segmenter" / "cam" / "segmenter.ckpt")
+    assert (done / "out" / "segmenter" / "slotcut" / "segmenter.ckpt").exists()
+
+
 def test_seeds_of_other_settings_are_not_mixed(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["weakseg", "seeds", "--config", str(done / "config.yaml"), "--set", "seeds.method", "cam"])
-    assert code == 2
-    assert "is from other settings of seeds" in capsys.readouterr().err
+    for change in (["seeds.views", "1"], ["threshold", "0.5"]):
+        assert run(done / "config.yaml", "seeds", options=["--set", *change]) == [2]
+        error = capsys.readouterr().err
+        assert "seeds of other settings" in error
+        assert "--name" in error
 
 
 def test_nothing_is_made_of_what_another_step_has_replaced(
@@ -105,23 +162,24 @@ def test_nothing_is_made_of_what_another_step_has_replaced(
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(done / "out", out)
-    options = ["--config", str(done / "config.yaml"), "--set", "out", str(out)]
-    assert main(["weakseg", "evaluate", *options]) == 0, "a copy goes on"
-    chosen = json.loads((out / "seeds.json").read_text())
+    config, options, path = done / "config.yaml", ["--set", "out", str(out)], out / "seeds" / "slotcut" / "made.json"
+    assert run(config, "evaluate", options=options) == [0], "a copy goes on"
+    chosen = json.loads(path.read_text())
 
-    (out / "seeds.json").write_text(json.dumps({**chosen, "threshold": 0.9}))
-    assert main(["weakseg", "evaluate", *options]) == 2
-    assert "model.safetensors is from other pseudo masks or other settings" in capsys.readouterr().err
-    (out / "seeds.json").write_text(json.dumps({**chosen, "classifier": 0}))
-    assert main(["weakseg", "seeds", *options]) == 2
-    assert "seeds.json is from another classifier" in capsys.readouterr().err
-    (out / "seeds.json").unlink()
-    for step, words in (("seeds", "Nothing says how the masks in"), ("evaluate", "There is no")):
-        assert main(["weakseg", step, *options]) == 2
+    path.write_text(json.dumps({**chosen, "threshold": 0.9}))
+    assert run(config, "evaluate", options=options) == [2]
+    assert "segmenter.ckpt is from other pseudo masks or other settings" in capsys.readouterr().err
+    path.write_text(json.dumps({**chosen, "classifier": 0}))
+    for step in ("seeds", "evaluate"):
+        assert run(config, step, options=options) == [2]
+        assert "made.json is from another classifier" in capsys.readouterr().err
+    path.unlink()
+    for step, words in (("seeds", "is unknown how the masks"), ("evaluate", "no seeds named slotcut")):
+        assert run(config, step, options=options) == [2]
         assert words in capsys.readouterr().err
 
 
-def test_the_recipe_for_voc_runs_on_vocs_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_recipe_for_voc_runs_on_vocs_layout(tmp_path: Path) -> None:
     """Images of two sizes, one list for training and one for validation, masks in a folder of their own."""
     root = tmp_path / "voc"
     write_scenes(root, "voc", SceneConfig(size=48, objects=(1, 2)), {"train": 16, "val": 3})
@@ -143,10 +201,10 @@ def test_the_recipe_for_voc_runs_on_vocs_layout(tmp_path: Path, capsys: pytest.C
     config["segmenter"] |= {"recipe": SHORT, "batch_size": 4, "decoder": "fpn"}
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config))
-    assert run(path, "fit", "seeds", "evaluate") == [0, 0, 0]
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert run(path, "fit", "seeds", "evaluate", options=["--set", "threshold", "masks"]) == [0, 0, 0]
+    result = json.loads((tmp_path / "out" / "segmenter" / "slotcut" / "result.json").read_text())
     assert len(result["segmenter"]["iou"]) == 7
-    with Image.open(tmp_path / "out" / "pseudo" / "SegmentationClass" / "scene_train_00000002.png") as mask:
+    with Image.open(tmp_path / "out" / "seeds" / "slotcut" / "SegmentationClass" / "scene_train_00000002.png") as mask:
         assert mask.size == (48, 40)
 
 
@@ -165,7 +223,11 @@ def test_shipped_recipes_are_read_and_tell_command_cost_and_result(path: Path) -
         (["--set", "seeds.method", "magic"], "seeds.method"),
         (["--set", "threshold", "0.555"], "threshold must be a multiple of 0.02"),
         (["--set", "data.source.layout", "ade20k"], "layout must be 'voc'"),
+        (["--set", "data.source.zero_is_class", "false"], "zero_is_class must be true"),
         (["--set", "data.held_out", "0"], "held_out must be at least 1"),
+        (["--method", "cam"], "--method is for the steps seeds and evaluate"),
+        (["--name", "cam"], "--name is for the step seeds"),
+        (["--seeds-only"], "--seeds-only is for the step evaluate"),
     ],
 )
 def test_what_means_nothing_is_refused_in_a_sentence(
@@ -183,6 +245,48 @@ def test_a_step_too_early_says_which_comes_first(
 ) -> None:
     assert run(small("scenes", tmp_path), step) == [2]
     assert message in capsys.readouterr().err
+
+
+def test_unknown_methods_and_results_are_named_with_those_that_exist(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options, words in (
+        (["--method", "magic"], "slotcut"),
+        (["--method", "cam", "slots", "--name", "both"], "one method"),
+        (["--name", "../away"], "'../away'"),
+    ):
+        assert run(done / "config.yaml", "seeds", options=options) == [2]
+        assert words in capsys.readouterr().err
+    assert run(done / "config.yaml", "evaluate", options=["--method", "dense"]) == [2]
+    assert "there are: " in capsys.readouterr().err
+    assert run(done / "config.yaml", "evaluate", options=["--method", "slots", "cam"]) == [2]
+    assert "one name without --seeds-only" in capsys.readouterr().err
+
+
+def test_help_shows_examples_of_every_step(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["weakseg", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for example in ("glmix weakseg fit", "--method cam layercam slotcut", "--seeds-only", "data.images.labels"):
+        assert example in shown
+    for name in get_args(Method):
+        assert name in shown
+
+
+def test_without_masks_the_threshold_is_the_one_that_parts_unlike_features() -> None:
+    score = torch.linspace(0, 1, 16).expand(1, 16, 16)  # a ramp; the object is the right quarter
+    features = torch.randn(1, 5, 8, 8) * 0.1
+    features[..., 6:] += torch.randn(1, 5, 1, 1)
+    shares = explained_shares(score, features)
+    assert shares.shape == (1, len(THRESHOLDS))
+    assert 11 / 15 < THRESHOLDS[int(shares.argmax())] <= 12 / 15
+    fine = features.repeat_interleave(2, 2).repeat_interleave(2, 3).flatten(2)[0].double()  # by hand, where it is best
+    inside = (score > 0.75).flatten()
+    within = sum(part.shape[1] * part.var(1, correction=0).sum() for part in (fine[:, inside], fine[:, ~inside]))
+    by_hand = 1 - within / (fine.shape[1] * fine.var(1, correction=0).sum())
+    assert float(shares.max()) == pytest.approx(float(by_hand), abs=1e-4)
+    assert (explained_shares(torch.full((1, 4, 4), 0.5), features) == 0).all(), "all or nothing is foreground"
 
 
 @settings(max_examples=20, deadline=None)

@@ -4,6 +4,7 @@ A convolution that was trained on turned images still sees each turn a little di
 activations are averaged, and the slot maps stand side by side as those of so many blocks.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from ...errors import InputError
 from ..cam import class_evidence
 from ..maps import BlockMaps, evaluating, recording
 
-__all__ = ["VIEWS", "Look", "look"]
+__all__ = ["VIEWS", "Look", "look", "mean_of_views"]
 
 VIEWS = (1, 2, 8)
 
@@ -68,14 +69,25 @@ def _maps_turned_back(block: BlockMaps, quarters: int, mirrored: bool) -> BlockM
     return replace(block, grid=grid, clustering=back(block.clustering), assignment=back(block.assignment))
 
 
+def _ways(views: int) -> list[tuple[int, bool]]:
+    """Quarters of a circle and whether mirrored, for each view."""
+    if views not in VIEWS:
+        raise InputError(f"views must be one of {', '.join(map(str, VIEWS))}, got {views}.")
+    return [(quarters, mirrored) for quarters in range(4 if views == 8 else 1) for mirrored in (False, True)][:views]
+
+
+def mean_of_views(maps_of: Callable[[Tensor], Tensor], images: Tensor, views: int) -> Tensor:
+    """Compute maps (B, K, h, w) of mirrored and rotated images (B, C, H, W) and average them in the images' frame."""
+    maps = [_turned_back(maps_of(_turned(images, *way)), *way) for way in _ways(views)]
+    return torch.stack(maps).mean(0)
+
+
 def look(model: nn.Module, images: Tensor, views: int = 1) -> Look:
     """Look at images (B, C, H, W) in one way; in two, also mirrored; or in eight, with every turn.
 
     Nothing carries a gradient, and the model stays as it was.
     """
-    if views not in VIEWS:
-        raise InputError(f"views must be one of {', '.join(map(str, VIEWS))}, got {views}.")
-    ways = [(quarters, mirrored) for quarters in range(4 if views == 8 else 1) for mirrored in (False, True)][:views]
+    ways = _ways(views)
     net: Any = getattr(model, "_orig_mod", model)
     activations, maps, features = [], [], []
     with torch.no_grad(), evaluating(model):

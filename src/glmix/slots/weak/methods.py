@@ -9,13 +9,25 @@ from torch.nn import functional as F
 
 from ...errors import InputError
 from ..cut import oriented, slot_cut, slot_kernel, soft_sign
-from .looks import VIEWS, Look, look
+from .gradcam import GRAD_CAMS, grad_cam
+from .looks import VIEWS, Look, look, mean_of_views
 from .refine import refine, resized
 from .seeds import SeedMaps, claims, topped
 
 __all__ = ["Method", "SeedConfig", "class_maps", "dense_cut", "seed_maps", "seeds_of"]
 
-Method = Literal["cam", "slots", "slotcut", "dense"]
+Method = Literal[
+    "cam",
+    "slots",
+    "slotcut",
+    "dense",
+    "gradcam",
+    "gradcam++",
+    "layercam",
+    "xgradcam",
+    "eigengradcam",
+    "hirescam",
+]
 Sign = Literal["classes", "border"]
 
 
@@ -25,7 +37,8 @@ class SeedConfig:
 
     Args:
         method: `cam`: class activation alone. `slots`: refined by the slots. `slotcut`: that, and SlotCut. `dense`: a
-            control, in which the cut is that of the cosine kernel between features, N x N.
+            control, in which the cut is that of the cosine kernel between features, N x N. The other names are methods
+            of the package pytorch-grad-cam, which only `seeds_of` computes.
         blocks: whose slots the cut is made of, by place; None for all.
         share: how much of a refinement comes from the slots, at most 0.5 of it is of use.
         effective: slots that a pixel has in effect, to which the temperature is brought; None: as learnt.
@@ -109,6 +122,10 @@ def seed_maps(seen: Look, classes: Tensor, config: SeedConfig, *, cut_maps: Look
 
 def seeds_of(model: nn.Module, images: Tensor, present: Tensor, config: SeedConfig) -> SeedMaps:
     """From images (B, C, H, W) and their labels (B, K), 1 for a class that is there, to seeds of the images' size."""
-    seen = look(model, images, config.views)
-    found = seed_maps(seen, class_maps(seen, present, config), config)
+    if config.method in GRAD_CAMS:
+        classes = mean_of_views(lambda x: grad_cam(model, x, present, config.method), images, config.views)
+        found = SeedMaps(topped(classes))
+    else:
+        seen = look(model, images, config.views)
+        found = seed_maps(seen, class_maps(seen, present, config), config)
     return found.polished(images, config.dilations) if config.polish else found.at((images.shape[2], images.shape[3]))

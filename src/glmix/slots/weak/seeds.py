@@ -44,9 +44,12 @@ class SeedMaps:
 
     @property
     def score(self) -> Tensor:
-        """(B, h, w): of the foreground, from 0 to 1; the mean of the highest class and the objectness."""
+        """The score of the foreground (B, h, w), from 0 to 1: the mean of the highest class and the objectness.
+
+        It is 0 where no class has a share: without a class there is no foreground, whatever the objectness.
+        """
         best = self.classes.amax(1)
-        return best if self.objectness is None else (best + self.objectness) / 2
+        return best if self.objectness is None else torch.where(best > 0, (best + self.objectness) / 2, 0.0)
 
     def at(self, grid: tuple[int, int]) -> "SeedMaps":
         """The same at another resolution."""

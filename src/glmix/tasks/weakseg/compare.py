@@ -1,12 +1,12 @@
 """Weak segmentation on scenes, measured: seeds of several kinds from one classifier, and what is learnt from them.
 
-Every threshold is chosen on scenes of the training split that nothing was trained on, and every number comes from the
-test split. What is finished is a file, and whoever asks again is given the file.
+Every threshold is chosen on scenes of the training split that nothing was trained on, by their masks unless it says
+otherwise, and every number comes from the test split. Finished results are files, which are read when they exist.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ from ..segmentation.inference import label_map, segment
 from ..segmentation.scores import scores_of
 from ..segmentation.task import Segmentation
 from .scores import THRESHOLDS, curve_of
+from .threshold import explained_shares
 
-__all__ = ["Comparison", "Row", "carry_out", "examples", "rows"]
+__all__ = ["Comparison", "Row", "carry_out", "examples", "rows", "threshold_choices"]
 
 BATCH = 50
 GRAD_CAM = ("gradcam++", "layercam")
@@ -196,6 +197,35 @@ def _measure(config: Comparison, model: nn.Module, untrained: nn.Module) -> dict
             "iou": [float(value) for value in scores.iou],
             "curve": [round(float(value), 4) for value in test.mean_iou],
         }
+    return found
+
+
+def threshold_choices(
+    config: Comparison, seed: int, folder: Path, names: Sequence[str]
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """Compare the threshold that masks choose with the one that is chosen without masks.
+
+    Args:
+        names: of some of `rows`.
+
+    Returns:
+        {name: {"masks": (threshold, mean IoU on the test scenes), "labels": the same}}.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model, classes = _classifier(config, seed, folder), config.scenes.num_classes + 1
+    ways = [way for way in rows(config) if way.name in names]
+    held_out = _Scenes(config, "train", config.train_count, config.held_out)
+    chosen = list(_seeds(held_out, ways, model, model))
+    features = [look(model, images).features[0][0] for images, _, _ in held_out.batches()]
+    test = list(_seeds(_Scenes(config, "test", 0, config.test_count), ways, model, model))
+    found = {}
+    for k, way in enumerate(ways):
+        by_masks = curve_of(((maps[k], masks) for maps, masks in chosen), classes).best
+        shares = [explained_shares(maps[k].score, f) for (maps, _), f in zip(chosen, features, strict=True)]
+        by_labels = THRESHOLDS[int(torch.cat(shares).mean(0).argmax())]
+        curve = curve_of(((maps[k], masks) for maps, masks in test), classes)
+        pairs = {"masks": by_masks, "labels": by_labels}
+        found[way.name] = {name: (t, float(curve.at(t).mean_iou)) for name, t in pairs.items()}
     return found
 
 

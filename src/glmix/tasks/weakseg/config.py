@@ -3,10 +3,11 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from ...data.masks.files import MaskFiles
 from ...data.masks.modules import MaskSource
 from ...data.masks.transforms import MaskTransformConfig
 from ...data.scenes import SceneConfig
@@ -14,26 +15,34 @@ from ...errors import InputError
 from ...slots.weak.methods import SeedConfig
 from ..messages import explain
 from ..scene_runs import Recipe
+from .labels import ImagesWithLabels, LabelSource
 from .scores import THRESHOLDS
 
-__all__ = ["ClassifierConfig", "DataConfig", "SegmenterConfig", "WeakSeg", "read_weakseg"]
+__all__ = ["ClassifierConfig", "DataConfig", "SegmenterConfig", "ThresholdChoice", "WeakSeg", "read_weakseg"]
+
+ThresholdChoice = Literal["labels", "masks"]
+LAYOUTS = ("voc", "folder")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Images and what is known of them.
+    """Images, their labels, and masks where there are any. At least one of `images` and `source` must be given.
 
     Args:
-        source: where they are, in Pascal VOC's layout.
-        held_out: images at the end of the training split that no classifier learns: the threshold is chosen on them.
-        transforms: what happens to images of training; for all else they are scaled to fit `resize` at most.
-        turns: turn images of training by quarters of a circle too, where that leaves things what they are.
-        scenes: draw such scenes into the folder of `source`, if it is not there.
+        images: training images with image labels and without masks.
+        source: images with masks, in the layout `voc` or `folder`; the id 0 must be the background. Its split `val`
+            is what `evaluate` measures on. Without `images`, its split `train` gives the training images.
+        held_out: images at the end of the training split that the classifier does not learn; the threshold is chosen
+            on them.
+        transforms: augmentation of training images. All other images are scaled to fit `resize`.
+        turns: also rotate training images by multiples of 90 degrees, where that does not change their classes.
+        scenes: draw such scenes into the folder of `source` if it does not exist.
         train_count, val_count: how many scenes.
-        num_workers: processes that load.
+        num_workers: processes that load images.
     """
 
-    source: MaskSource
+    images: LabelSource | None = None
+    source: MaskSource | None = None
     held_out: int = 200
     transforms: MaskTransformConfig = MaskTransformConfig()  # noqa: RUF009 - it is frozen
     turns: bool = False
@@ -43,11 +52,48 @@ class DataConfig:
     num_workers: int = 0
 
     def __post_init__(self) -> None:
-        if self.source.layout != "voc":
-            raise InputError(f"data.source.layout must be 'voc', got {self.source.layout!r}.")
+        if self.images is None and self.source is None:
+            raise InputError("data has neither images (images with labels) nor source (images with masks): give one.")
+        if self.source is not None:
+            if self.source.layout not in LAYOUTS:
+                raise InputError(
+                    f"data.source.layout must be {' or '.join(map(repr, LAYOUTS))}, got {self.source.layout!r}."
+                )
+            if self.source.zero_is_class is False:
+                raise InputError("data.source.zero_is_class must be true or null, as the id 0 is the background.")
+        if self.scenes is not None and self.source is None:
+            raise InputError("data.scenes are drawn into the folder data.source.root, which is missing.")
         for name in ("held_out", "train_count", "val_count"):
             if getattr(self, name) < 1:
                 raise InputError(f"data.{name} must be at least 1, got {getattr(self, name)}.")
+
+    def train(self) -> ImagesWithLabels:
+        """Open the training images, of which only the labels are used."""
+        if self.images is not None:
+            val = self.val()
+            return self.images.open(None if val is None else val.class_names[1:])
+        assert self.source is not None
+        return self.source.open("train")
+
+    def train_masks(self) -> MaskFiles | None:
+        """Open the training images with their ground truth, or return None where they have none."""
+        return None if self.images is not None or self.source is None else self.source.open("train")
+
+    def val(self) -> MaskFiles | None:
+        """Open the validation images with their ground truth, or return None where there are none.
+
+        Raises:
+            InputError: their classes are others than those of `images`.
+        """
+        if self.source is None:
+            return None
+        files = self.source.open("val")
+        if self.images is not None and self.images.classes not in (None, files.class_names[1:]):
+            raise InputError(
+                f"data.images.classes are {', '.join(self.images.classes or ())}, but the masks of {self.source.root} "
+                f"have the classes {', '.join(files.class_names[1:])} (without the background): both must be the same."
+            )
+        return files
 
 
 @dataclass(frozen=True)
@@ -96,7 +142,9 @@ class WeakSeg:
         classifier: the first step.
         seeds: how seeds are made of what the classifier and its slots see.
         segmenter: the last step.
-        threshold: the background's; None: the best on the held-out training images, by their masks.
+        threshold: the score below which a pixel is background, from 0.02 to 0.98. `labels`: chosen on the held-out
+            training images without masks, see `threshold.explained_shares`. `masks`: the one with the highest mean IoU
+            on the held-out training images, which needs their masks.
         seed: of everything random.
     """
 
@@ -105,19 +153,30 @@ class WeakSeg:
     classifier: ClassifierConfig = ClassifierConfig()
     seeds: SeedConfig = SeedConfig()  # noqa: RUF009
     segmenter: SegmenterConfig = SegmenterConfig()
-    threshold: float | None = None
+    threshold: float | ThresholdChoice = "labels"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and self.threshold not in THRESHOLDS:
+        if self.threshold not in (*THRESHOLDS, *get_args(ThresholdChoice)):
             raise InputError(
-                f"threshold must be a multiple of {THRESHOLDS[0]} from {THRESHOLDS[0]} to {THRESHOLDS[-1]}, or null, "
-                f"got {self.threshold}."
+                f"threshold must be a multiple of {THRESHOLDS[0]} from {THRESHOLDS[0]} to {THRESHOLDS[-1]}, 'labels' "
+                f"or 'masks', got {self.threshold!r}."
             )
+        if self.threshold == "masks" and self.data.images is not None:
+            raise InputError("threshold 'masks' needs masks of the training images, and data.images has none.")
 
 
 def read_weakseg(path: Path, overrides: list[str]) -> WeakSeg:
-    """The configuration in a YAML file with `--key value` in place of some of it, or a ValueError of one sentence."""
+    """Read the configuration in a YAML file.
+
+    Args:
+        path: the file.
+        overrides: `--key value` for values to replace.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        InputError: a key or a value is not accepted.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no configuration {path}.")
     names = [item.name for item in dataclasses.fields(WeakSeg)]
@@ -131,5 +190,5 @@ def read_weakseg(path: Path, overrides: list[str]) -> WeakSeg:
     except ArgumentError as error:
         known = [action.dest for action in parser._actions if action.dest not in ("help", "print_config")]
         raise InputError(f"{path}: {explain(str(error), known)}") from error
-    except (TypeError, ValueError) as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from error

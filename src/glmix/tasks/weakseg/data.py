@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,13 @@ from ...data.masks.transforms import MaskTransformConfig
 from ...data.sampling import Draw, seeded
 from ...data.scenes import Split
 from ...errors import InputError
+from .labels import ImagesWithLabels
 
-__all__ = ["LabelData", "PseudoMaskData", "label_vectors"]
+__all__ = ["LabelData", "PseudoMaskData", "label_vectors", "last_of", "with_masks"]
 
 
-def label_vectors(files: MaskFiles, indices: Sequence[int]) -> Tensor:
-    """(n, K): 1 for each class that an image shows, as its description or else its mask says. K is without class 0."""
+def label_vectors(files: ImagesWithLabels, indices: Sequence[int]) -> Tensor:
+    """Return image labels (n, K): 1 for each class that an image shows, 0 otherwise. K is without the background."""
     found = torch.zeros(len(indices), files.num_classes - 1)
     for row, index in zip(found, indices, strict=True):
         row[[label - 1 for label in files.labels(index)]] = 1
@@ -34,7 +36,7 @@ class _LabelSamples(Dataset[tuple[Tensor, Tensor]]):
     """An image and its labels. Draws of training are augmented by (seed, epoch, position)."""
 
     def __init__(
-        self, files: MaskFiles, indices: Sequence[int], config: MaskTransformConfig, turns: bool, seed: int
+        self, files: ImagesWithLabels, indices: Sequence[int], config: MaskTransformConfig, turns: bool, seed: int
     ) -> None:
         self.files, self.indices, self.turns, self.seed = files, list(indices), turns, seed
         self.labels = label_vectors(files, self.indices)
@@ -60,11 +62,12 @@ class _LabelSamples(Dataset[tuple[Tensor, Tensor]]):
 
 
 class LabelData(DataModule):
-    """Images of one split with the classes that they show, of which the last ones are held out. Class 0, the
-    background, is none of them. After `setup` it tells what the other data modules tell.
+    """Training images with the classes that they show, without the background; the last images are held out.
+
+    After `setup` it has the attributes of the other data modules.
 
     Args:
-        source: where the images are; masks are looked at only where nothing else says what an image shows.
+        files: the images with their labels.
         held_out: how many images at the end of the split are not trained on but validated on.
         transforms: what happens to the images.
         turns: turn images of training by quarters of a circle too.
@@ -75,7 +78,7 @@ class LabelData(DataModule):
 
     def __init__(
         self,
-        source: MaskSource,
+        files: ImagesWithLabels,
         held_out: int,
         transforms: MaskTransformConfig,
         turns: bool = False,
@@ -84,7 +87,7 @@ class LabelData(DataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, batch_size, num_workers, seed)
-        self.source, self.held_out, self.transforms, self.turns = source, held_out, transforms, turns
+        self.files, self.held_out, self.transforms, self.turns = files, held_out, transforms, turns
         self.input_size: tuple[int, int, int] = (3, transforms.crop, transforms.crop)
         self.multi_label = True
         self.mean, self.std = transforms.mean, transforms.std
@@ -92,30 +95,51 @@ class LabelData(DataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
             return
-        files = self.source.open("train")
+        files = self.files
         first = len(files) - self.held_out
         if first < self.batch_size:
             raise InputError(
-                f"The split {self.source.train} has {len(files)} images, of which {self.held_out} are held out: too "
-                f"few for a batch of {self.batch_size}."
+                f"There are {len(files)} training images, of which data.held_out keeps {self.held_out}: too few for a "
+                f"batch of classifier.batch_size {self.batch_size}. Lower one of the two, or add images."
             )
         self.num_classes, self.class_names = files.num_classes - 1, list(files.class_names[1:])
         self.splits["train"] = _LabelSamples(files, range(first), self.transforms, self.turns, self.seed)
         self.splits["val"] = _LabelSamples(files, range(first, len(files)), self.transforms, False, self.seed)
 
 
+def with_masks(files: ImagesWithLabels, folder: Path) -> MaskFiles:
+    """Pair images with the masks of the same names in a folder.
+
+    Raises:
+        FileNotFoundError: a mask is missing.
+    """
+    masks = tuple(folder / f"{name}.png" for name in files.names)
+    missing = [mask for mask in masks if not mask.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(masks)} pseudo masks are missing, such as {missing[0]}: run `glmix weakseg seeds`."
+        )
+    return MaskFiles(files.names, files.images, masks, files.class_names, True, {}, {})
+
+
+def last_of(files: MaskFiles, count: int) -> MaskFiles:
+    """Return the last files."""
+    return dataclasses.replace(
+        files, names=files.names[-count:], images=files.images[-count:], masks=files.masks[-count:]
+    )
+
+
 class PseudoMaskData(MaskData):
-    """Images with masks, where those of training are others than those of evaluation.
+    """Images with masks that are opened already, such as pseudo masks.
 
     Args:
-        pseudo: the folder of the masks of training.
-        kwargs: arguments of `MaskData`.
+        train, val: images with masks to train and to validate on.
+        kwargs: arguments of `MaskData` other than `source`.
     """
 
-    def __init__(self, pseudo: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.pseudo = pseudo
+    def __init__(self, train: MaskFiles, val: MaskFiles, **kwargs: Any) -> None:
+        super().__init__(MaskSource(root=str(train.masks[0].parent), layout="folder"), **kwargs)
+        self.files = {"train": train, "val": val}
 
     def open_split(self, split: Split) -> MaskSamples:
-        source = dataclasses.replace(self.source, masks=self.pseudo) if split == "train" else self.source
-        return self.samples_of(source.open(split), split)
+        return self.samples_of(self.files[split], split)

@@ -1,4 +1,4 @@
-"""How good seeds are at every background threshold, and which threshold to take."""
+"""How good seeds are at every background threshold by ground truth, and which threshold is the best."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
