@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("src", "tests", "docs", "benchmarks", ".ci")
+FOLDERS = ("src", "tests", "docs", "studies", ".ci", ".github")
 MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.pyc")
 LINK = re.compile(r"\]\((?!#)([^)]+)\)")
 

@@ -11,6 +11,7 @@ from ._version import __version__
 from .deploy import fuse, optimize_for_inference
 from .errors import InputError
 from .models import GLNet, GLNetTokenLabel, Pyramid, load_official, save_model, set_slot_grid
+from .weights import load
 
 __all__ = [
     "GLNet",
@@ -19,6 +20,7 @@ __all__ = [
     "Pyramid",
     "__version__",
     "fuse",
+    "load",
     "load_official",
     "optimize_for_inference",
     "save_model",

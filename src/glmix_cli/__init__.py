@@ -10,11 +10,10 @@ Exit codes: 0 done; 1 done in part, or a bug, which shows its traceback; 2 not d
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 from . import (
-    ablate,
     bench,
     configs,
     convert,
@@ -32,7 +31,7 @@ from . import (
 )
 from .printing import accept_any_text, printable_lines
 
-__all__ = ["main"]
+__all__ = ["main", "run_command"]
 
 # Commands with arguments of their own, and those whose arguments the training library reads, from YAML too.
 COMMANDS = {
@@ -44,7 +43,6 @@ COMMANDS = {
     "scenes": scenes,
     "segment": segment,
     "detect": detect,
-    "ablate": ablate,
     "explain": explain,
     "export": export,
     "bench": bench,
@@ -53,6 +51,8 @@ COMMANDS = {
 }
 
 
+# commands of earlier versions
+RENAMED = {"ablate": "`python -m studies.ablation FILE` in a clone of the repository"}
 DEBUG = "--debug"
 DEBUG_HELP = "show the traceback of every error, also of those that you can fix yourself"
 
@@ -94,9 +94,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = DEBUG in argv
     argv = [arg for arg in argv if arg != DEBUG]
     command = argv[0] if argv else ""
+    if command in RENAMED:
+        print(f"glmix {command} has become {RENAMED[command]}", file=sys.stderr)
+        return 2
+    return run_command(f"glmix {command}", lambda: _run(command, argv, own_process), debug)
+
+
+def run_command(name: str, run: Callable[[], int], debug: bool = False) -> int:
+    """Run a command and report errors as the command line does.
+
+    Args:
+        name: what messages begin with.
+        run: the command, which returns its exit code.
+        debug: raise every exception.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        Exception: whatever is a bug, not a mistake of the user.
+    """
     accept_any_text()
     try:
-        code = _run(command, argv, own_process)
+        code = run()
         sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
     except BrokenPipeError:  # such as behind `| head`: nobody reads on, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -104,14 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        print(f"\nglmix {command}: interrupted", file=sys.stderr)
+        print(f"\n{name}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         if debug or not _can_be_fixed_by_user(error):
             raise
         from glmix.errors import message_of
 
-        print(f"glmix {command}: {printable_lines(message_of(error))}", file=sys.stderr)
+        print(f"{name}: {printable_lines(message_of(error))}", file=sys.stderr)
         return 2
     return code
 

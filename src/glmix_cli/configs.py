@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-HELP = "List the shipped recipes of fit, weakseg and ablate; print or copy one of them."
+HELP = "List the shipped recipes of fit and weakseg; print or copy one of them."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

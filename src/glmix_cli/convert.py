@@ -48,17 +48,13 @@ def _load(args: argparse.Namespace) -> "GLNet":
 
     if args.checkpoint.suffix != ".ckpt":
         return glmix.load_official(args.checkpoint, args.variant, use_ema=args.use_ema)
-    if args.variant is not None:
-        raise InputError(f"{args.checkpoint} says itself which model it holds: leave --variant out.")
-    from glmix.tasks.trained import load_trained, read_info
+    from glmix.weights import load
 
-    task = read_info(args.checkpoint)["task"]
-    if task not in _OTHER_COMMANDS:
-        network = load_trained(args.checkpoint, args.use_ema)
-        if isinstance(network, glmix.GLNet):
-            return network
-        task = f"a {type(network).__name__}, which is no GLNet"
+    loaded = load(args.checkpoint, args.variant, use_ema=args.use_ema)
+    if isinstance(loaded.network, glmix.GLNet):
+        return loaded.network
+    task = loaded.task if loaded.task in _OTHER_COMMANDS else f"a {type(loaded.network).__name__}, which is no GLNet"
     raise InputError(
         f"{args.checkpoint} holds {task}, and folders hold GLNets that classify: "
-        f"{_OTHER_COMMANDS.get(task, 'load it with glmix.tasks.load_trained')}."
+        f"{_OTHER_COMMANDS.get(task, 'load it with glmix.load')}."
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from glmix.tasks.demo import Demo
+    from glmix.demo.run import Demo
 
 HELP = "Train a small network on generated images in a few minutes, and show what it learnt."
 
@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
+    from glmix.demo.run import ARTEFACTS, DemoConfig, run_demo
+    from glmix.demo.training import Recipe
     from glmix.errors import InputError
-    from glmix.tasks.demo import ARTEFACTS, DemoConfig, run_demo
-    from glmix.tasks.progress import progress
-    from glmix.tasks.scene_runs import Recipe
+    from glmix.training.progress import progress
 
     if args.threads < 1:
         raise InputError(f"--threads must be at least 1, got {args.threads}.")
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     print("\nNext:")
     print(f"  glmix predict {args.out / 'images'} --model local-dir:{args.out / 'model'} --topk 2")
     print("  glmix fit --config scenes/several")
-    print("  glmix ablate ablations/scenes")
+    print("  glmix fit --config scenes/segmentation_fpn")
     return 0
 
 

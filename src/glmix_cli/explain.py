@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_view(models: Sequence[Model], view: str) -> None:
     """Refuse models side by side that would see different crops of one image."""
-    from glmix.data.views import input_config
+    from glmix.data.classification.views import input_config
     from glmix.errors import InputError
 
     if view == "whole":
@@ -135,7 +135,7 @@ def _check_view(models: Sequence[Model], view: str) -> None:
 
 def _text(result: dict[str, Any]) -> str:
     """The image, what the models saw of it, and the files that were written."""
-    from glmix.data.views import describe_view
+    from glmix.data.classification.views import describe_view
 
     view = describe_view(result["view"], (result["size"]["height"], result["size"]["width"]))
     return "\n  ".join([f"{printable(result['file'])}  ({view})", *map(printable, result["written"])])
@@ -180,7 +180,7 @@ def _open(
     Returns:
         The upright image, and the height and width at which the models see all of it; None for their centre crop.
     """
-    from glmix.data.views import shorter_side, whole_size
+    from glmix.data.classification.views import shorter_side, whole_size
     from glmix.errors import InputError
 
     shorter = None if args.size is None else args.size or shorter_side(network, args.view)

@@ -54,7 +54,7 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
         return 0 if argv[1:] else 2
     from glmix.memory import keep_freed_memory
     from glmix.tasks import cli
-    from glmix.tasks.checkpoints import Preempted
+    from glmix.training.checkpoints import Preempted
 
     if own_process:
         keep_freed_memory()

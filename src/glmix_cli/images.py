@@ -88,7 +88,7 @@ class ImageLoop:
                 bar.update(len(batch))
 
     def open(self, file: Path, mode: str = "RGB", *, upright: bool = True, at_least: int | None = None) -> "Image":
-        """Read an image within the bound; the arguments are those of `glmix.data.decoding.read_image`."""
+        """Read an image within the bound; the arguments are those of `glmix.data.core.decoding.read_image`."""
         return open_image(file, mode, upright, max_pixels=self.max_pixels, at_least=at_least)
 
     @contextmanager

@@ -62,24 +62,17 @@ def load_network(name: str | None, checkpoint: Path | None) -> "nn.Module":
     Raises:
         InputError: the two name nothing with weights, or contradict each other, or a file is malformed.
     """
-    import glmix
     from glmix.errors import InputError
-    from glmix.models import load_folder
+    from glmix.weights import load
 
     if name is not None and name.startswith(LOCAL):
         if checkpoint is not None:
             raise InputError(f"--model {name} has weights of its own: leave it out, or --checkpoint.")
-        return load_folder(name.removeprefix(LOCAL))
+        return load(name.removeprefix(LOCAL)).network
     if checkpoint is None:
         what = "No model is named" if name is None else f"{name} has no weights of its own"
         raise InputError(f"{what}: give weights with --checkpoint, or --model {LOCAL}FOLDER.")
-    if checkpoint.suffix != ".ckpt":
-        return glmix.load_official(checkpoint, name).eval()
-    from glmix.tasks.trained import load_trained, read_info
-
-    if name is not None and (held := read_info(checkpoint)["model"]).split(".")[0] != name.split(".")[0]:
-        raise InputError(f"{checkpoint} holds a {held}, and --model says {name}: leave --model out.")
-    return load_trained(checkpoint)
+    return load(checkpoint, name).network
 
 
 def load_classifier(name: str | None, checkpoint: Path | None) -> "GLNet":
@@ -164,8 +157,8 @@ def check_device(name: str) -> None:
 def open_image(
     file: Path, mode: str, upright: bool = False, *, max_pixels: int | None = None, at_least: int | None = None
 ) -> "Image":
-    """Read an image as `glmix.data.decoding.read_image` does; a missing file is an InputError, too."""
-    from glmix.data.decoding import read_image
+    """Read an image as `glmix.data.core.decoding.read_image` does; a missing file is an InputError, too."""
+    from glmix.data.core.decoding import read_image
     from glmix.errors import InputError
 
     try:
@@ -175,7 +168,7 @@ def open_image(
 
 
 def add_view_argument(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add --view, with the choices of `glmix.data.views.View`."""
+    """Add --view, with the choices of `glmix.data.classification.views.View`."""
     parser.add_argument(
         "--view",
         choices=("crop", "whole"),

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from glmix.data.views import shorter_side
+    from glmix.data.classification.views import shorter_side
     from glmix.errors import InputError
 
     if args.topk < 1 or args.batch_size < 1:
@@ -85,7 +85,7 @@ def _print(results: list[dict[str, Any]]) -> None:
 
 def _input(image: "Image", model: "GLNet", view: str) -> "Tensor":
     """Return what the model sees of an image in a view, (C, H, W)."""
-    from glmix.data.views import model_input, whole_size
+    from glmix.data.classification.views import model_input, whole_size
 
     return model_input(image, model, whole_size(image, model) if view == "whole" else None)
 
@@ -106,6 +106,6 @@ def _logits(model: "GLNet", images: "Sequence[Tensor]", device: str) -> "Tensor"
 
 
 def _view(result: dict[str, Any]) -> str:
-    from glmix.data.views import describe_view
+    from glmix.data.classification.views import describe_view
 
     return describe_view(result["view"], (result["size"]["height"], result["size"]["width"]))

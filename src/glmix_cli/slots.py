@@ -13,7 +13,7 @@ from .inputs import add_model_arguments, check_device, load_classifier
 
 if TYPE_CHECKING:
     from glmix import GLNet
-    from glmix.data.masks.files import MaskFiles
+    from glmix.data.segmentation.files import MaskFiles
     from glmix.slots.grouping.discovery import Discovered
     from glmix.slots.grouping.scoring import BlockScores
     from glmix.slots.grouping.truth import Truth
@@ -148,7 +148,7 @@ def _load(args: argparse.Namespace) -> "GLNet":
 
 
 def _open(args: argparse.Namespace) -> "MaskFiles":
-    from glmix.data.masks.files import open_masks
+    from glmix.data.segmentation.files import open_masks
 
     return open_masks(args.data, args.split, args.layout)
 

@@ -89,9 +89,9 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from glmix.configs import find_config
-    from glmix.tasks.process import quiet
-    from glmix.tasks.weakseg import evaluation, pipeline, seeding
-    from glmix.tasks.weakseg.config import read_weakseg
+    from glmix.tasks.weak_segmentation import evaluation, pipeline, seeding
+    from glmix.tasks.weak_segmentation.config import read_weakseg
+    from glmix.training.process import quiet
 
     config = read_weakseg(
         find_config(args.config), [part for key, value in args.changes for part in (f"--{key}", value)]

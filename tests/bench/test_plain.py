@@ -7,8 +7,7 @@ import torch
 from glmix.bench.plain import plain_form
 from glmix.deploy import fuse
 from glmix.models import MODEL_NAMES
-
-from ..deploy.models import trained
+from tests.deploy.models import trained
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)

@@ -23,9 +23,8 @@ from glmix.tasks import (
     TokenLabelling,
     load_trained,
 )
-
-from ..tasks.runs import data, task, trainer
-from ..tasks.test_hostile_checkpoints import SMALL, checkpoint_of
+from tests.runs import data, task, trainer
+from tests.training.test_hostile_checkpoints import SMALL, checkpoint_of
 
 NAMES = ["cat", "dog", "cow"]
 

@@ -76,7 +76,6 @@ def test_an_output_without_a_recipe_is_refused(capsys):
         ["validate", "-c", "scenes/singel"],
         ["test", "--config", "scenes/singel"],
         ["weakseg", "fit", "--config", "scenes/singel"],
-        ["ablate", "scenes/singel"],
         ["configs", "scenes/singel"],
     ],
     ids=lambda arguments: " ".join(arguments),
@@ -110,16 +109,16 @@ def test_nothing_else_is_a_name(name, tmp_path, monkeypatch):
 
 def test_every_recipe_that_the_docs_name_exists():
     root = Path(__file__).parents[2]
-    pages = [root / "README.md", *root.glob("docs/*.md"), *root.glob("benchmarks/*.py")]
+    pages = [root / "README.md", *root.glob("docs/*.md"), *root.glob("studies/**/*.py")]
     pages += [config_path(name) for name in config_names()]
     named = [
         (page.name, name)
         for page in pages
-        for name in re.findall(r"(?:--config|glmix ablate|glmix configs)[ =]([a-z0-9]+/\w+)", page.read_text())
+        for name in re.findall(r"(?:--config|glmix configs)[ =]([a-z0-9]+/\w+)", page.read_text())
     ]
     assert len(named) > 60
     assert [(page, name) for page, name in named if name not in config_names()] == []
-    assert [page.name for page in pages if re.search(r"(--config|ablate) configs/", page.read_text())] == []
+    assert [page.name for page in pages if re.search(r"--config configs/", page.read_text())] == []
 
 
 def printed_config(capsys, *arguments: str) -> dict:
@@ -161,14 +160,13 @@ def test_the_demo_and_the_help_name_shipped_recipes(glmix):
     source = Path(__file__).parents[2] / "src" / "glmix_cli"
     advice = (source / "demo.py").read_text()
     assert "fit --config scenes/several" in advice
-    assert "ablate ablations/scenes" in advice
-    assert {"scenes/several", "ablations/scenes"} <= set(config_names())
+    assert "scenes/segmentation_fpn" in advice
+    assert {"scenes/several", "scenes/segmentation_fpn"} <= set(config_names())
     for arguments, name in (
         (["--help"], "scenes/single"),
         (["fit", "--help"], "scenes/single"),
         (["validate", "--help"], "scenes/single"),
         (["weakseg", "--help"], "weakseg/scenes"),
-        (["ablate", "--help"], "ablations/scenes"),
     ):
         text = " ".join(glmix(*arguments).stdout.split())
         assert name in text

@@ -12,15 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from glmix.data.coco.files import open_coco
-from glmix.data.coco.masks import decode_segmentation, encode_mask
-from glmix.data.coco.modules import DetectionScenes
+from glmix.data.detection.datamodule import DetectionScenes
+from glmix.data.detection.files import open_coco
+from glmix.data.detection.rle import decode_segmentation, encode_mask
 from glmix.data.scenes import SceneConfig, draw_scene
 from glmix.tasks import Detection, DetectorConfig, OptimizerConfig, ScheduleConfig
 from glmix.tasks.detection.predictor import DetectionPredictor, Detections, overlay
 from glmix_cli import main
-
-from ..tasks.runs import trainer
+from tests.runs import trainer
 
 SCENES = SceneConfig(size=48, objects=(2, 3))
 

@@ -16,9 +16,8 @@ import glmix_cli
 from glmix.models import save_model
 from glmix.slots import slot_maps
 from glmix.tasks import ScheduleConfig
-
-from ..conftest import PARITY
-from ..tasks import runs
+from tests import runs
+from tests.conftest import PARITY
 
 sys.path.insert(0, str(PARITY))
 from official_weights import official_state_dict

@@ -17,16 +17,15 @@ import timm
 import torch
 from PIL import Image
 
-from glmix.data.coco.modules import DetectionScenes
-from glmix.data.masks.modules import SceneMaskData
+from glmix.data.detection.datamodule import DetectionScenes
 from glmix.data.scenes import SceneConfig
+from glmix.data.segmentation.datamodule import SceneMaskData
 from glmix.memory import is_out_of_memory
 from glmix.tasks import Detection, DetectorConfig, OptimizerConfig, ScheduleConfig, Segmentation
 from glmix.tasks.segmentation.predictor import SegmentationPredictor
 from glmix_cli import main
 from glmix_cli.printing import printable
-
-from ..tasks.runs import trainer
+from tests.runs import trainer
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="names and files that Windows does not have")
 
@@ -238,7 +237,7 @@ def test_a_large_image_is_segmented_in_windows_and_this_is_said(here: Run, tmp_p
 
 
 def test_a_large_image_is_scaled_down_for_the_detector_and_boxes_and_masks_are_not(here: Run, tmp_path: Path) -> None:
-    from glmix.data.coco.masks import decode_segmentation
+    from glmix.data.detection.rle import decode_segmentation
 
     file = picture(tmp_path / "large.png", (400, 300))
     result = here("detect", file, "--json", "--max-input-pixels", 10_000)

@@ -9,15 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from glmix.data.masks.modules import SceneMaskData
 from glmix.data.scenes import SceneConfig, draw_scene
+from glmix.data.segmentation.datamodule import SceneMaskData
 from glmix.tasks import Segmentation
 from glmix.tasks.segmentation.inference import Inference
 from glmix.tasks.segmentation.predictor import SegmentationPredictor, overlay, palette_image
 from glmix_cli import main
-
-from ..tasks.runs import task as classification
-from ..tasks.runs import trainer
+from tests.runs import task as classification
+from tests.runs import trainer
 
 SCENES = SceneConfig(size=48, shapes=("disc",))
 NAMES = ["background", "disc_stripes", "disc_checks"]
@@ -190,7 +189,7 @@ def test_ways_of_looking_reach_the_network(checkpoint: Path, images: Path, monke
 
 
 def test_a_checkpoint_of_another_task_is_refused(run: Here, images: Path, tmp_path: Path) -> None:
-    from ..tasks.runs import data
+    from tests.runs import data
 
     trainer(tmp_path / "run", max_epochs=2).fit(classification(), data(train_count=4))
     file = next((tmp_path / "run" / "checkpoints").glob("*.ckpt"))

@@ -17,8 +17,7 @@ from glmix.deploy.export.check import check, check_sizes, largest_error
 from glmix.deploy.export.graph import Deployed
 from glmix.models import GLNet, Pyramid
 from glmix.slots import slot_maps
-
-from .models import SIZES, SMALLEST, close, make, normalised, page_blocks, pixels
+from tests.deploy.models import SIZES, SMALLEST, close, make, normalised, page_blocks, pixels
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

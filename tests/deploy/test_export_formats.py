@@ -10,8 +10,7 @@ import torch
 from glmix.deploy import Calibration, export_model, load_exported
 from glmix.deploy.export.graph import Deployed, capture
 from glmix.models import MODEL_NAMES
-
-from .models import SIZES, close, make, normalised, page_blocks, pixels
+from tests.deploy.models import SIZES, close, make, normalised, page_blocks, pixels
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -16,8 +16,7 @@ from glmix.deploy.fuse import fuse
 from glmix.layers import ResidualConv2d
 from glmix.models import MODEL_NAMES
 from glmix.slots import slot_maps
-
-from .models import trained
+from tests.deploy.models import trained
 
 LARGE = ("glnet_9g", "glnet_9g_tklb", "glnet_16g")
 SIZES = [(64, 64), (45, 100), (97, 61)]

@@ -19,8 +19,7 @@ from glmix.deploy.parts import BandedMlp, BoundedBridge, ShortAttention
 from glmix.layers import ConvMlp, SoftBridge, self_attention
 from glmix.layers.padding import attention_bias
 from glmix.slots import slot_maps
-
-from .models import trained
+from tests.deploy.models import trained
 
 X = torch.randn(2, 3, 75, 102, generator=torch.Generator().manual_seed(0))
 

@@ -12,8 +12,7 @@ import torch
 
 from glmix.deploy import export_model, load_exported
 from glmix.errors import InputError
-
-from .models import SMALLEST, make
+from tests.deploy.models import SMALLEST, make
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 import glmix
 from glmix_cli import main
-
-from ..conftest import PARITY
+from tests.conftest import PARITY
 
 sys.path.insert(0, str(PARITY))
 from official_weights import official_state_dict

@@ -7,8 +7,7 @@ import timm
 import torch
 
 import glmix
-
-from ..conftest import PARITY
+from tests.conftest import PARITY
 
 sys.path.insert(0, str(PARITY))
 from official_weights import official_state_dict

@@ -16,8 +16,7 @@ from glmix.deploy import fuse
 from glmix.errors import InputError
 from glmix.models import OFFICIAL_VARIANTS
 from glmix.models.official import read_checkpoint, recognise, to_our_names
-
-from ..conftest import PARITY
+from tests.conftest import PARITY
 
 sys.path.insert(0, str(PARITY))
 from official_weights import image_batch, official_state_dict

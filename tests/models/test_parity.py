@@ -10,8 +10,7 @@ import torch
 from glmix.layers import SoftBridge
 from glmix.models import OFFICIAL_VARIANTS
 from glmix.models.official import to_our_names
-
-from ..conftest import PARITY
+from tests.conftest import PARITY
 
 sys.path.insert(0, str(PARITY))
 from official_weights import image_batch, official_state_dict

@@ -259,7 +259,7 @@ def test_padding_is_seen_through():
 
 
 def test_maps_of_all_blocks_cost_little_more_than_a_forward_pass():
-    """benchmarks/slot_maps.py measures it well; here the work is counted, and the clock may be twice as slow."""
+    """studies/timing/slot_maps.py measures it well; here the work is counted, and the clock may be twice as slow."""
     model, x = timm.create_model("glnet_4g").eval(), torch.randn(1, 3, 224, 224)
     counts = []
     for look in (model, lambda x: slot_maps(model, x)):

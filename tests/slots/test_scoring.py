@@ -8,8 +8,8 @@ import pytest
 import timm
 import torch
 
-from glmix.data.masks.files import open_masks
 from glmix.data.scenes import SceneConfig, write_scenes
+from glmix.data.segmentation.files import open_masks
 from glmix.slots.grouping.batch import batches, images_of, segments_of
 from glmix.slots.grouping.margins import interval, margins, mean_of
 from glmix.slots.grouping.report import as_json, score_plot, standing, table
@@ -172,7 +172,7 @@ def test_a_folder_of_masks_is_scored_at_the_size_asked_for(model, tmp_path):
 
 def test_without_objects_their_scores_are_left_out(model, tmp_path):
     write_scenes(tmp_path / "ade", "segmentation", SceneConfig(size=48), {"train": 1, "val": 3})
-    from glmix.data.masks.files import open_masks
+    from glmix.data.segmentation.files import open_masks
 
     files = open_masks(tmp_path / "ade", "val", "ade20k", classes=6)
     truths = list(truths_on_disk(files, 48))

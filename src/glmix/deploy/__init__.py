@@ -1,14 +1,6 @@
 """From a model to what is shipped. Importing it needs torch and timm alone."""
 
-from .export import (
-    Calibration,
-    Exported,
-    ExportReport,
-    Int8Report,
-    export_model,
-    export_targets,
-    load_exported,
-)
+from .export import Calibration, Exported, ExportReport, Int8Report, export_model, export_targets, load_exported
 from .fuse import fuse
 from .optimize import can_compile, fastest_dtype, optimize_for_inference
 

@@ -106,7 +106,7 @@ def read_checkpoint(path: str | os.PathLike[str], use_ema: bool | None = None) -
     checkpoint = read_file(path)
     if INFO in checkpoint and not isinstance(checkpoint[INFO], Tensor):
         raise InputError(
-            f"{path} is a checkpoint of `glmix fit`: load it with glmix.tasks.load_trained, or make a folder for timm "
+            f"{path} is a checkpoint of `glmix fit`: load it with glmix.load, or make a folder for timm "
             f"of it with `glmix convert`."
         )
     return weights_in(checkpoint, path, use_ema)

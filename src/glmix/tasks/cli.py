@@ -19,19 +19,21 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from ..configs import find_config
 
 # these so that YAML can name their classes without a path
-from ..data import modules  # noqa: F401
-from ..data.coco import modules as coco_modules  # noqa: F401
-from ..data.masks import modules as mask_modules  # noqa: F401
+from ..data.classification import datamodule as modules  # noqa: F401
+from ..data.detection import datamodule as coco_modules  # noqa: F401
+from ..data.segmentation import datamodule as mask_modules  # noqa: F401
 from ..errors import InputError
-from . import classification, detection, segmentation, token_label  # noqa: F401
-from .base import Task
-from .checkpoint_io import AtomicCheckpointIO
-from .checkpoints import Checkpoints
-from .messages import cause_of, explain, misplaced_null
-from .process import ends_as_signals_ask, quiet, unchanged_process
-from .progress import progress
-from .run_folder import checkpoint_to_resume, only_run_in, weights_to_measure
-from .sync_norm import SyncNorm
+from ..training.checkpoint_io import AtomicCheckpointIO
+from ..training.checkpoints import Checkpoints
+from ..training.config_errors import cause_of, explain, misplaced_null
+from ..training.process import ends_as_signals_ask, quiet, unchanged_process
+from ..training.progress import progress
+from ..training.run_folder import checkpoint_to_resume, only_run_in, weights_to_measure
+from ..training.sync_norm import SyncNorm
+from ..training.task import Task
+from . import detection, segmentation  # noqa: F401
+from .classification import task as classification  # noqa: F401
+from .token_labelling import task as token_label  # noqa: F401
 
 __all__ = ["CLI", "run"]
 

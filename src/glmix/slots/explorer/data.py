@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...data.views import VIEW_NAMES
+from ...data.classification.views import VIEW_NAMES
 from ...errors import InputError
 from ..cam import class_activation
 from ..evidence import slot_evidence

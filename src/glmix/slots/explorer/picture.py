@@ -8,7 +8,7 @@ import timm
 from PIL import Image
 from torch import Tensor, nn
 
-from ...data.views import input_config, model_input, upright
+from ...data.classification.views import input_config, model_input, upright
 
 __all__ = ["data_uri", "prepare"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ...data.views import View, describe_view
+from ...data.classification.views import View, describe_view
 from ..maps import BlockMaps
 from .page import BAR, QUIET, TEXT, Page, badge, save_figure
 from .panels import COLOURS, Array, Block, canvas_of

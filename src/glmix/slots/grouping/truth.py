@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...data.masks.files import IGNORE, MaskFiles
 from ...data.scenes import SceneConfig, Split, draw_scene
+from ...data.segmentation.files import IGNORE, MaskFiles
 
 __all__ = ["Truth", "scene_truths", "truths_on_disk"]
 

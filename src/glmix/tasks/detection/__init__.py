@@ -1,4 +1,4 @@
-"""Objects in images: torchvision's detectors made blind to padding, scores, predictor."""
+"""Object detection and instance segmentation with RetinaNet and Mask R-CNN."""
 
 from .models import DetectorConfig
 from .predictor import DetectionPredictor

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...data.coco.files import CocoFiles, read_annotations, read_stored
-from ...data.coco.masks import to_rle
+from ...data.detection.files import CocoFiles, read_annotations, read_stored
+from ...data.detection.rle import to_rle
 from ...errors import InputError
+from .metrics import CocoScores
 from .predictor import Detections
-from .scores import CocoScores
 
 __all__ = ["Annotated", "AnnotatedScores"]
 

@@ -16,7 +16,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from ...errors import InputError
 from ...models import GLNet
 from ...models.pyramid import Pyramid
-from ..weights import nearest
+from ...training.weights import nearest
 from .padding import (
     Anchors,
     DetectorTransform,

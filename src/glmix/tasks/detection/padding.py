@@ -23,7 +23,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
-from ...data.coco.transforms import shortest_edge
+from ...data.detection.transforms import shortest_edge
 
 __all__ = [
     "Anchors",

@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from ...data.coco.masks import encode_mask
+from ...data.detection.rle import encode_mask
 from ...data.scenes import class_colours
 from ...errors import InputError
-from ..trained import load_trained, read_info
-from .scores import coco_results
+from ...weights import load
+from .metrics import coco_results
 
 __all__ = ["Detections", "DetectionPredictor", "overlay"]
 
@@ -115,11 +115,12 @@ class DetectionPredictor:
     @classmethod
     def from_checkpoint(cls, path: str | Path, **options: Any) -> "DetectionPredictor":
         """Of a `.ckpt` of `glmix fit` on a detection task."""
-        info = read_info(path)
-        if info["task"] != "Detection":
-            raise InputError(f"{path} holds a network for {info['task']}, and a detector is needed.")
+        loaded = load(path)
+        info = loaded.info
+        if loaded.task != "Detection":
+            raise InputError(f"{path} holds a network for {loaded.task or 'classification'}, not for detection.")
         names = info["class_names"] or [f"class {k}" for k in range(1, info["num_classes"] + 1)]
-        return cls(load_trained(path), names, info.get("category_ids"), **options)
+        return cls(loaded.network, names, info.get("category_ids"), **options)
 
     def is_too_large(self, image: Image.Image) -> bool:
         """Tell whether an image is scaled down first because of its size."""

@@ -1,5 +1,6 @@
 """Detection and instance segmentation: boxes of objects, their classes, and their masks."""
 
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...models import GLNet
-from ..base import Task
-from ..trained import read_info
-from ..weights import INFO, build_model, load_weights
+from ...models.restore import checked_arguments
+from ...training.checkpoint_info import read_info
+from ...training.task import Task
+from ...training.weights import INFO, build_model, load_weights
+from .metrics import CocoScores
 from .models import DetectorConfig, build_detector
-from .scores import CocoScores
 
 __all__ = ["Detection"]
 
@@ -43,6 +45,7 @@ class Detection(Task):
     """
 
     score_name = "box_AP"
+    model_is_backbone = True
 
     def __init__(self, detector: DetectorConfig | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -51,8 +54,9 @@ class Detection(Task):
         if self.model_args.get("in_chans", 3) != 3:
             channels = self.model_args["in_chans"]
             raise InputError(f"model.model_args.in_chans is {channels}, but detection takes RGB images: leave it out.")
-        if isinstance(detector, Mapping):  # as `build_args` of a checkpoint has it
-            detector = DetectorConfig(**detector)
+        if isinstance(detector, Mapping):  # from `build_args` of a checkpoint, which anyone may have written
+            hints = typing.get_type_hints(DetectorConfig)
+            detector = DetectorConfig(**checked_arguments(dict(detector), hints, "The checkpoint", "detector"))
         self.detector = detector or DetectorConfig()
 
     def build_args(self) -> dict[str, Any]:

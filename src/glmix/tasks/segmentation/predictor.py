@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as V
 
-from ...data.masks.transforms import fitted_size
 from ...data.scenes import class_colours
+from ...data.segmentation.transforms import fitted_size
 from ...errors import InputError
-from ..trained import load_trained, read_info
+from ...weights import load
 from .inference import WHOLE, Inference, label_map, labels_in_windows, segment
 
 __all__ = ["SegmentationPredictor", "overlay", "palette_image"]
@@ -61,14 +61,15 @@ class SegmentationPredictor:
     @classmethod
     def from_checkpoint(cls, path: str | Path, **options: Any) -> "SegmentationPredictor":
         """Of a `.ckpt` of `glmix fit` on a segmentation task; options replace what it says."""
-        info = read_info(path)
-        if info["task"] != "Segmentation":
-            raise InputError(f"{path} holds a network for {info['task']}, and a segmentation is needed.")
+        loaded = load(path)
+        info = loaded.info
+        if loaded.task != "Segmentation":
+            raise InputError(f"{path} holds a network for {loaded.task or 'classification'}, not for segmentation.")
         if info["mean"] is None or info["std"] is None:
             raise InputError(f"{path} does not say how its images were normalised.")
         names = info["class_names"] or [f"class {k}" for k in range(info["num_classes"])]
         known = {"class_names": names, "mean": info["mean"], "std": info["std"], "resize": info.get("resize")}
-        return cls(load_trained(path), **{**known, **options})
+        return cls(loaded.network, **{**known, **options})
 
     def is_too_large(self, image: Image.Image) -> bool:
         """Tell whether an image is segmented in windows because of its size."""

@@ -9,12 +9,12 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ...errors import InputError
-from ..base import Task
-from ..trained import read_info
-from ..weights import INFO, load_weights
+from ...training.checkpoint_info import read_info
+from ...training.task import Task
+from ...training.weights import INFO, load_weights
 from .inference import WHOLE, Inference, label_map, segment
-from .net import SegmentationNet
-from .scores import scores_of
+from .metrics import scores_of
+from .network import SegmentationNet
 
 __all__ = ["IGNORE", "Segmentation", "pixel_cross_entropy"]
 
@@ -44,6 +44,7 @@ class Segmentation(Task):
     """
 
     score_name = "mIoU"
+    model_is_backbone = True
 
     def __init__(
         self,

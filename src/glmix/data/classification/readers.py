@@ -1,0 +1,179 @@
+"""timm's readers, opened with the trouble that can be known at the start told at the start."""
+
+import importlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from timm.data.readers.img_extensions import get_img_extensions
+from timm.data.readers.reader_image_folder import ReaderImageFolder
+from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+
+from ...errors import InputError, MissingExtraError
+
+__all__ = ["ReaderKind", "find_split", "open_folder", "open_hfds", "open_hfds_streaming", "open_tar", "open_wds"]
+
+ReaderKind = Literal["folder", "tar", "wds", "hfds", "hfds-streaming"]
+_SYNONYMS = (("train", "training"), ("val", "valid", "validation", "eval"), ("test", "testing"))
+
+
+def require(module: str) -> Any:
+    """An optional package, or ImportError saying how it is installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(f"This reader needs {module}: pip install {module}") from error
+
+
+def find_split(root: str | os.PathLike[str], split: str, suffix: str = "") -> Path | None:
+    """The folder (or, with a suffix, file) of a split, also under a usual synonym of its name."""
+    for names in _SYNONYMS:
+        if split in names:
+            candidates = (split, *(name for name in names if name != split))
+            break
+    else:
+        candidates = (split,)
+    for name in candidates:
+        for path in (Path(root, name + suffix), Path(root, name)):
+            if path.exists():
+                return path
+    return None
+
+
+def split_path(root: str | os.PathLike[str], split: str, suffix: str = "") -> Path:
+    """The same, or FileNotFoundError saying what there is instead."""
+    if not Path(root).exists():
+        raise FileNotFoundError(f"There is no {root}: root must be the folder that holds the data.")
+    found = find_split(root, split, suffix)
+    if found is None:
+        there = sorted(entry.name for entry in Path(root).iterdir())[:8] if Path(root).is_dir() else []
+        raise FileNotFoundError(f"{root} has no {split}{suffix}; it has {', '.join(there) or 'nothing'}.")
+    return found
+
+
+def open_folder(path: Path, class_map: Mapping[str, int] | str | None = None) -> Any:
+    """Images in one folder a class. An empty class, an unknown one and an image of no class are errors."""
+    known = get_img_extensions(as_set=True)
+    classes = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+    if not classes:
+        raise InputError(f"{path} has no folders of classes: images belong in {path / 'CLASS'}.")
+    for name in classes:
+        if not any(Path(file).suffix.lower() in known for _, _, files in os.walk(path / name) for file in files):
+            raise InputError(
+                f"The class folder {path / name} has no image ({', '.join(sorted(known))}): fill it or remove it."
+            )
+    if any(Path(entry.name).suffix.lower() in known for entry in os.scandir(path) if entry.is_file()):
+        raise InputError(f"{path} has images outside of its class folders ({', '.join(classes[:8])}).")
+    if isinstance(class_map, Mapping):
+        unknown = [name for name in classes if name not in class_map]
+        if unknown:
+            raise InputError(f"{path / unknown[0]} is a class that the training data do not have.")
+    return ReaderImageFolder(str(path), class_map=class_map or "")
+
+
+class _TarReader(ReaderImageInTar):  # type: ignore[misc]
+    """timm's reader, with names that tell the class also where a tar file is one."""
+
+    samples: Any
+    targets: Any
+
+    def __init__(self, path: Path, class_map: Mapping[str, int] | str | None) -> None:
+        # not cached: workers that share an open file move each other's place in it
+        super().__init__(str(path), class_map=class_map or "", cache_tarfiles=False)
+        # timm leaves samples of one name in the order in which the disk lists the tar files
+        order = sorted(range(len(self)), key=lambda i: (str(self.samples[i][1]), self.samples[i][0].path))
+        self.samples, self.targets = self.samples[order], self.targets[order]
+        self.class_to_idx = self.class_name_to_idx
+
+    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        entry, tar, _ = self.samples[index]
+        name = os.path.join(os.path.splitext(tar or "")[0], entry.path)
+        return os.path.basename(name) if basename else os.path.join(self.root, name) if absolute else name
+
+
+def open_tar(path: Path, class_map: Mapping[str, int] | str | None = None) -> Any:
+    """Images in one tar file, or in a folder of tar files, one folder or file a class."""
+    if path.is_dir() and not any(path.glob("*.tar")):
+        raise InputError(f"{path} has no .tar files.")
+    try:
+        return _TarReader(path, class_map)
+    except ValueError as error:
+        raise InputError(f"{path} holds no images in folders of the known classes.") from error
+
+
+def open_hfds(name: str, root: str | None, split: str, input_key: str, target_key: str) -> Any:
+    """A Hugging Face data set with random access; `root` is the cache folder."""
+    require("datasets")
+    from timm.data.readers.reader_hfds import ReaderHfds
+
+    return ReaderHfds(name, root=root, split=split, input_key=input_key, target_key=target_key)
+
+
+def open_hfds_streaming(
+    name: str,
+    root: str | None,
+    split: str,
+    input_key: str,
+    target_key: str,
+    *,
+    training: bool,
+    num_samples: int | None,
+    seed: int,
+    shuffle_buffer: int | None,
+) -> Any:
+    """A Hugging Face data set that is read while it arrives."""
+    require("datasets")
+    from timm.data.readers.reader_hfids import ReaderHfids
+
+    return ReaderHfids(
+        name,
+        root=root,
+        split=split,
+        is_training=training,
+        num_samples=num_samples or (None if training else 1),  # its length matters to training alone
+        seed=seed,
+        input_key=input_key,
+        target_key=target_key,
+        shuffle_size=shuffle_buffer,
+    )
+
+
+def open_wds(
+    root: str,
+    split: str,
+    *,
+    training: bool,
+    num_samples: int | None,
+    seed: int,
+    target_key: str | None,
+    shuffle_buffer: int | None,
+    processes: int,
+) -> Any:
+    """WebDataset shards: a split of `_info.json`, or a pattern of file names such as `train-{000..127}.tar`."""
+    require("webdataset")
+    from timm.data.readers.reader_wds import ReaderWds
+
+    if "://" not in root and not Path(root).is_dir():
+        raise FileNotFoundError(f"There is no folder {root}: root must be the folder that holds the shards.")
+    reader = ReaderWds(
+        root,
+        split=split,
+        is_training=training,
+        num_samples=num_samples,
+        seed=seed,
+        target_key=target_key,
+        sample_shuffle_size=shuffle_buffer,
+        sample_initial_size=shuffle_buffer,
+    )
+    shards = reader.split_info.filenames
+    if "://" not in root:
+        missing = [shard for shard in shards if not Path(root, shard).is_file()]
+        if missing:
+            raise FileNotFoundError(f"{len(missing)} of {len(shards)} shards are missing: {Path(root, missing[0])}.")
+    if training and len(shards) < processes:
+        raise InputError(
+            f"{len(shards)} shards are too few for {processes} loading processes (num_workers in each process of "
+            "training): every one needs a shard of its own."
+        )
+    return reader

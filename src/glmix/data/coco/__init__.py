@@ -1,1 +1,0 @@
-"""Images with objects: COCO's JSON, checks, transforms, loaders. The data modules need the extra `train`."""

@@ -1,0 +1,1 @@
+"""What all tasks share: image decoding, sampling, loaders that resume exactly, and the base data module."""

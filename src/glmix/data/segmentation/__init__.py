@@ -1,0 +1,1 @@
+"""Images with masks: files, checks, transforms and data modules. Data modules need the extra `train`."""

@@ -1,0 +1,140 @@
+"""A short training on scenes, driven from Python with the engine of `glmix fit`: what demo and ablations share."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from ..errors import InputError
+from ..tasks.classification.task import Classification
+from ..training.optim import OptimizerConfig, ScheduleConfig
+from ..training.process import ends_as_signals_ask, quiet
+from ..training.task import Task
+
+__all__ = ["Epoch", "Recipe", "train_on_scenes"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast a small network learns scenes: AdamW, the learning rate up in a line, down in a cosine.
+
+    Args:
+        epochs: passes over the scenes.
+        lr: highest learning rate, whatever the batch.
+        warmup: share of the training in which the learning rate rises.
+        weight_decay: none falls on norms, biases and slot scales.
+        clip: largest norm of a step's gradient.
+    """
+
+    epochs: int = 12
+    lr: float = 2e-3
+    warmup: float = 0.2
+    weight_decay: float = 0.05
+    clip: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise InputError(f"epochs must be at least 1, got {self.epochs}.")
+        if not self.lr > 0:
+            raise InputError(f"lr must be above 0, got {self.lr}.")
+        if not self.clip > 0:
+            raise InputError(f"clip must be above 0, got {self.clip}.")
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"warmup must be a share of the training, from 0 to below 1, got {self.warmup}.")
+
+    def task(self, model: str, model_args: dict[str, Any], seed: int, *, multi_label: bool = False) -> Classification:
+        """A network and how it is trained, ready for `train_on_scenes`."""
+        return Classification(
+            model=model,
+            model_args=model_args,
+            multi_label=multi_label,
+            optimizer=OptimizerConfig(lr=self.lr, base_batch=None, weight_decay=self.weight_decay),
+            schedule=ScheduleConfig(warmup_epochs=self.warmup * self.epochs),
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What was seen at the end of an epoch.
+
+    Args:
+        number: from 1.
+        train_loss: mean over the epoch's batches, while they were learnt.
+        val_loss: on scenes that are not trained on.
+        score: what the task is judged by there, such as accuracy, from 0 to 1.
+        seconds: since the training began.
+    """
+
+    number: int
+    train_loss: float
+    val_loss: float
+    score: float
+    seconds: float
+
+
+def train_on_scenes(
+    task: Task,
+    data: L.LightningDataModule,
+    recipe: Recipe,
+    *,
+    callbacks: Sequence[Callback] = (),
+    every_epoch: bool = True,
+) -> list[Epoch]:
+    """Train `task` as long as `recipe` says and return what was validated: every epoch, or only the last.
+
+    A CUDA device is used where there is one.
+    """
+    history = _History()
+    with quiet(), ends_as_signals_ask():
+        trainer = L.Trainer(
+            accelerator="cuda" if torch.cuda.is_available() else "cpu",
+            devices=1,
+            max_epochs=recipe.epochs,
+            check_val_every_n_epoch=1 if every_epoch else recipe.epochs,
+            gradient_clip_val=recipe.clip,
+            num_sanity_val_steps=0,
+            callbacks=[history, *callbacks],
+            enable_progress_bar=any(isinstance(callback, L.callbacks.ProgressBar) for callback in callbacks),
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            logger=False,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(task, data)
+    return history.epochs
+
+
+class _History(Callback):
+    def __init__(self) -> None:
+        self.epochs: list[Epoch] = []
+        self._losses: list[float] = []
+        self._began = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        assert isinstance(pl_module, Task)
+        assert pl_module.last_loss is not None
+        self._losses.append(float(pl_module.last_loss))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        losses, self._losses = self._losses, []
+        assert isinstance(pl_module, Task)
+        if (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1):
+            return
+        scores = trainer.callback_metrics
+        self.epochs.append(
+            Epoch(
+                number=trainer.current_epoch + 1,
+                train_loss=sum(losses) / len(losses),
+                val_loss=float(scores["val/loss"]),
+                score=float(scores[f"val/{pl_module.score_name}"]),
+                seconds=time.perf_counter() - self._began,
+            )
+        )

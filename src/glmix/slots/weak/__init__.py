@@ -1,1 +1,0 @@
-"""Seeds of masks from image labels, what slots make of them, and the baselines."""

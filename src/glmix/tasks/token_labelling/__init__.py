@@ -1,0 +1,5 @@
+"""Token labelling: classification with dense labels on a coarse grid."""
+
+from .task import TokenLabelling
+
+__all__ = ["TokenLabelling"]

@@ -1,0 +1,1 @@
+"""Semantic segmentation from image labels: class activation maps, SlotCut, pseudo masks and a segmenter."""

@@ -1,0 +1,187 @@
+"""The last step: the segmenter, and what seeds, pseudo masks and segmenter are worth where there is ground truth."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from ...data.segmentation.files import IGNORE, MaskFiles
+from ...demo.training import train_on_scenes
+from ...errors import InputError
+from ...files import whole_file
+from ...weights import load_trained
+from ..segmentation.inference import label_map, segment
+from ..segmentation.metrics import SegmentationScores, scores_of
+from ..segmentation.task import Segmentation
+from .config import WeakSeg
+from .data import PseudoMaskData, last_of, with_masks
+from .metrics import THRESHOLDS
+from .pipeline import Say, Watch, curve_of_files, device, load_classifier, write_json
+from .seeding import SeedResult, find_seeds, mask_folder, read_seeds
+
+__all__ = ["compare", "evaluate"]
+
+
+def compare(config: WeakSeg, names: Sequence[str], watch: Watch) -> dict[str, Any]:
+    """Measure seeds of several methods beside each other, without a segmenter, and write `seeds/comparison.json`.
+
+    Args:
+        names: of the seeds; empty for all that were written.
+
+    Returns:
+        {"classes": names, "methods": {name: ...}}, with what `_measured` returns for each.
+    """
+    model, classifier = load_classifier(config)
+    names = list(dict.fromkeys(names)) or find_seeds(config) or [config.seeds.method]
+    found = [read_seeds(config, name, classifier) for name in names]
+    methods = {result.name: _measured(config, result, model, watch) for result in found}
+    report = {
+        "classes": list(config.data.train().class_names),
+        "thresholds": list(THRESHOLDS),
+        "methods": methods,
+    }
+    write_json(Path(config.out) / "seeds" / "comparison.json", report)
+    return report
+
+
+def evaluate(config: WeakSeg, name: str | None, say: Say, watch: Watch) -> dict[str, Any]:
+    """Train the segmenter on the pseudo masks of one method, and measure it with its seeds where there are masks.
+
+    Args:
+        name: of the seeds; None for the configuration's `seeds.method`.
+
+    Returns:
+        What `_measured` returns, and "classes", "thresholds", "method", "segmenter" (scores, or None without ground
+        truth) and "checkpoint" (the segmenter's file).
+    """
+    model, classifier = load_classifier(config)
+    result = read_seeds(config, name or config.seeds.method, classifier)
+    measured = _measured(config, result, model, watch)
+    path = _segmenter(config, result, say)
+    val = config.data.val()
+    network = load_trained(path).to(device())
+    report = {
+        "classes": list(config.data.train().class_names),
+        "thresholds": list(THRESHOLDS),
+        "method": result.name,
+        **measured,
+        "segmenter": None if val is None else _told(_final_scores(config, network, val, watch)),
+        "checkpoint": str(path),
+    }
+    write_json(path.with_name("result.json"), report)
+    return report
+
+
+def _told(scores: SegmentationScores) -> dict[str, Any]:
+    return {"mean_iou": float(scores.mean_iou), "iou": [float(value) for value in scores.iou]}
+
+
+def _measured(config: WeakSeg, result: SeedResult, model: nn.Module, watch: Watch) -> dict[str, Any]:
+    """The threshold of seeds and how it was chosen, and their scores.
+
+    "seeds" and "curve" are of the validation images, "pseudo masks" of the training images; None without ground truth.
+    "foreground" is the share of the pseudo masks' pixels that is no background.
+    """
+    found: dict[str, Any] = {
+        "threshold": result.threshold,
+        "chosen": result.chosen,
+        "settings": result.settings,
+        "seeds": None,
+        "curve": None,
+        "pseudo masks": None,
+    }
+    pseudo = with_masks(config.data.train(), mask_folder(config, result.name))
+    counts, found["foreground"] = _pseudo_counts(config.data.train_masks(), pseudo, result.name, watch)
+    if counts is not None:
+        found["pseudo masks"] = _told(scores_of(counts))
+    val = config.data.val()
+    if val is not None:
+        curve = curve_of_files(config, result.config, model, val, range(len(val)), watch, f"{result.name}: seeds")
+        found["seeds"] = _told(curve.at(result.threshold))
+        found["curve"] = [round(float(value), 4) for value in curve.mean_iou]
+    return found
+
+
+def _pseudo_counts(truth: MaskFiles | None, pseudo: MaskFiles, name: str, watch: Watch) -> tuple[Tensor | None, float]:
+    """The confusion matrix of pseudo masks by the ground truth of the training images, and their foreground share."""
+    counts = torch.zeros(pseudo.num_classes, pseudo.num_classes, dtype=torch.int64)
+    foreground = pixels = 0
+    for index in watch(iter(range(len(pseudo))), len(pseudo), f"{name}: pseudo masks"):
+        found = torch.from_numpy(pseudo.mask(index)).long()
+        foreground, pixels = foreground + int((found > 0).sum()), pixels + found.numel()
+        if truth is not None:
+            _count(counts, torch.from_numpy(truth.mask(index)).long(), found)
+    return (None if truth is None else counts), foreground / pixels
+
+
+def _count(counts: Tensor, truth: Tensor, found: Tensor) -> None:
+    """Add the pixels of one image to a confusion matrix (K, K), truth in rows."""
+    known = truth != IGNORE
+    places = truth[known] * len(counts) + found[known]
+    counts += torch.bincount(places, minlength=counts.numel()).view(counts.shape)
+
+
+class _SaveAtEnd(Callback):
+    """Write a checkpoint when the training is over, for `glmix segment` too."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        with whole_file(self.path) as part:
+            trainer.save_checkpoint(part, weights_only=True)
+
+
+def _segmenter(config: WeakSeg, result: SeedResult, say: Say) -> Path:
+    """The checkpoint of the segmenter, trained if it does not exist."""
+    part = config.segmenter
+    path = Path(config.out) / "segmenter" / result.name / "segmenter.ckpt"
+    source = path.with_name("made.json")
+    made = json.loads(json.dumps({"seeds": dataclasses.asdict(result), "segmenter": dataclasses.asdict(part)}))
+    if path.exists():
+        if not source.exists() or json.loads(source.read_text()) != made:
+            raise InputError(
+                f"{path} is from other pseudo masks or other settings: delete {path.parent} to train it anew."
+            )
+        return path
+    files = with_masks(config.data.train(), mask_folder(config, result.name))
+    data = PseudoMaskData(
+        files,
+        last_of(files, config.data.held_out),  # ground truth has no part in the training
+        transforms=dataclasses.replace(config.data.transforms, category_max_ratio=1.0),
+        batch_size=part.batch_size,
+        num_workers=config.data.num_workers,
+        seed=config.seed,
+    )
+    like = part.recipe.task(config.classifier.model, {}, config.seed)
+    task = Segmentation(
+        model=config.classifier.model,
+        model_args={k: v for k, v in config.classifier.model_args.items() if k != "output_stride"},
+        decoder=part.decoder,
+        decoder_args=part.decoder_args,
+        checkpoint=str(Path(config.out) / "classifier" / "model.safetensors"),
+        optimizer=like.optimizer_config,
+        schedule=like.schedule_config,
+        seed=config.seed,
+    )
+    say(f"Training {part.decoder} on {config.classifier.model} for {part.recipe.epochs} epochs, on pseudo masks.")
+    write_json(source, made)
+    train_on_scenes(task, data, part.recipe, callbacks=[_SaveAtEnd(path)], every_epoch=False)
+    return path
+
+
+def _final_scores(config: WeakSeg, network: nn.Module, files: MaskFiles, watch: Watch) -> SegmentationScores:
+    transform = config.data.transforms.eval()
+    counts = torch.zeros(files.num_classes, files.num_classes, dtype=torch.int64)
+    with torch.inference_mode():
+        for index in watch(iter(range(len(files))), len(files), "segmenter: validation images"):
+            x, truth = transform(files.image(index), files.mask(index))
+            found = label_map(segment(network, x[None].to(device())), (truth.shape[0], truth.shape[1]))[0].cpu()
+            _count(counts, truth, found)
+    return scores_of(counts)

@@ -1,0 +1,239 @@
+"""Training images whose classes are known and whose masks are not: a folder per class, or a file of labels."""
+
+import csv
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from ...data.classification.readers import open_folder
+from ...data.core.image_files import read_upright
+from ...data.segmentation.files import IGNORE
+from ...errors import InputError
+
+__all__ = ["BACKGROUND", "ImagesWithLabels", "LabelFiles", "LabelSource", "read_labels"]
+
+BACKGROUND = "background"
+CSV_HEADER, SEPARATOR = ["file", "labels"], ";"
+
+
+class ImagesWithLabels(Protocol):
+    """Images with image labels, whatever else is known of them: `LabelFiles` and `MaskFiles`."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def images(self) -> tuple[Path, ...]: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Image.Image: ...
+
+    def labels(self, index: int) -> set[int]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class LabelFiles:
+    """Images with image labels.
+
+    Args:
+        names: of the images: the path below the folder, without its suffix.
+        images: the files.
+        class_names: of the indices from 0, which is the background.
+        shown: the indices of the classes that each image shows, from 1.
+    """
+
+    names: tuple[str, ...]
+    images: tuple[Path, ...]
+    class_names: tuple[str, ...]
+    shown: tuple[frozenset[int], ...]
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes with the background."""
+        return len(self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def image(self, index: int) -> Image.Image:
+        """Read an image: RGB, upright."""
+        return read_upright(self.images[index])
+
+    def labels(self, index: int) -> set[int]:
+        """Return the classes that an image shows."""
+        return set(self.shown[index])
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """Where images with image labels are.
+
+    Args:
+        folder: the folder of the images. Without `labels`, each folder in it is a class and holds the images of this
+            class (ImageFolder).
+        labels: a CSV, JSON or JSON Lines file with the class names of each image; see `read_labels`.
+        classes: the class names in the order of their indices from 1, without the background. None takes the names in
+            the labels, in alphabetical order.
+    """
+
+    folder: str
+    labels: str | None = None
+    classes: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(self.classes))
+
+    def open(self, classes: Sequence[str] | None = None) -> LabelFiles:
+        """List the images with their labels, in a fixed random order, so that the last ones are of all classes.
+
+        Args:
+            classes: class names to use if `self.classes` is None, without the background.
+
+        Raises:
+            FileNotFoundError: the folder, the file of labels or an image is missing.
+            InputError: the labels are malformed, or name an unknown class.
+        """
+        folder = Path(self.folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"There is no folder {folder}: data.images.folder must hold the images.")
+        found = _labels_of_folders(folder) if self.labels is None else read_labels(Path(self.labels))
+        if self.labels is not None:
+            _check_files(folder, found, Path(self.labels))
+        names = self._class_names(found, classes)
+        files = sorted(found)
+        random.Random(0).shuffle(files)
+        return LabelFiles(
+            names=tuple(_without_suffix(files)),
+            images=tuple(folder / file for file in files),
+            class_names=(BACKGROUND, *names),
+            shown=tuple(frozenset(names.index(label) + 1 for label in found[file]) for file in files),
+        )
+
+    def _class_names(self, found: dict[str, list[str]], classes: Sequence[str] | None) -> list[str]:
+        known = self.classes if self.classes is not None else classes
+        named = sorted({label for labels in found.values() for label in labels})
+        where = self.labels or self.folder
+        if BACKGROUND in named or (known is not None and BACKGROUND in known):
+            raise InputError(f"{where} has a class named {BACKGROUND!r}, which is the name of all that is no class.")
+        unknown = [] if known is None else [name for name in named if name not in known]
+        if unknown:
+            raise InputError(f"{where} has the class {unknown[0]!r}; the classes are {', '.join(known or ())}.")
+        names = named if known is None else list(known)
+        if not 1 <= len(names) < IGNORE - 1:
+            raise InputError(f"{where} has {len(names)} classes; 1 to {IGNORE - 2} are accepted.")
+        return names
+
+
+def read_labels(path: Path) -> dict[str, list[str]]:
+    """Read the class names of images from a file.
+
+    `.csv`: the header `file,labels`, then one row per image; several classes are separated by semicolons.
+    `.json`: one object, `{"a.jpg": ["cat", "dog"], ...}`. `.jsonl`: one object per line,
+    `{"file": "a.jpg", "labels": ["cat", "dog"]}`. An image of none of the classes has no label: an empty field or list.
+
+    Returns:
+        The class names of each file, whose path is relative to the folder of the images.
+
+    Raises:
+        InputError: the file is malformed; the message names the line.
+    """
+    readers = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _json_lines}
+    if path.suffix.lower() not in readers:
+        raise InputError(f"{path} has the suffix {path.suffix!r}; a file of labels is .csv, .json or .jsonl.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error}).") from error
+    found: dict[str, list[str]] = {}
+    for where, file, labels in readers[path.suffix.lower()](path, text):
+        if not isinstance(file, str) or not file:
+            raise InputError(f"{where}: the file name is {file!r}; it must be a non-empty string.")
+        if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
+            raise InputError(f"{where}: the labels of {file} are {labels!r}; they must be a list of class names.")
+        name = Path(file).as_posix()
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise InputError(f"{where}: {file} must be a path below the folder of the images, without '..'.")
+        if name in found:
+            raise InputError(f"{where}: {file} is listed twice; write all its classes in one entry.")
+        found[name] = sorted(set(labels))
+    if not found:
+        raise InputError(f"{path} lists no image.")
+    return found
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
+    rows = csv.reader(text.splitlines(keepends=True))
+    header = [cell.strip() for cell in next(rows, [])]
+    if header != CSV_HEADER:
+        raise InputError(f"{path} begins with the row {header}; the header must be `{','.join(CSV_HEADER)}`.")
+    for row in rows:
+        if not row:
+            continue
+        where = f"{path}, line {rows.line_num}"
+        if len(row) != 2:
+            raise InputError(f"{where}: {len(row)} fields; there must be 2, with {SEPARATOR!r} between the classes.")
+        yield where, row[0].strip(), [label.strip() for label in row[1].split(SEPARATOR) if label.strip()]
+
+
+def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
+    content = _json(str(path), text)
+    if not isinstance(content, dict):
+        raise InputError(f'{path} holds a {type(content).__name__}; it must be an object {{"a.jpg": ["cat"], ...}}.')
+    for file, labels in content.items():
+        yield str(path), file, labels
+
+
+def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        row = _json(where, line)
+        if not isinstance(row, dict) or not set(CSV_HEADER) <= set(row):
+            raise InputError(f'{where}: {line.strip()[:60]} is not an object with "file" and "labels".')
+        yield where, row["file"], row["labels"]
+
+
+def _json(where: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where} is not valid JSON ({error}).") from error
+
+
+def _labels_of_folders(folder: Path) -> dict[str, list[str]]:
+    """{file below the folder: [name of its class folder]}."""
+    reader = open_folder(folder)
+    files = [Path(file).relative_to(folder) for file, _ in reader.samples]
+    return {file.as_posix(): [file.parts[0]] for file in files}
+
+
+def _check_files(folder: Path, files: Iterable[str], labels: Path) -> None:
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
+        raise FileNotFoundError(f"{labels} lists {missing[0]}{more}, missing in the folder {folder}.")
+
+
+def _without_suffix(files: Sequence[str]) -> list[str]:
+    """The names of files, by which masks are named too."""
+    names: dict[str, str] = {}
+    for file in files:
+        name = Path(file).with_suffix("").as_posix()
+        if name in names:
+            raise InputError(f"The images {names[name]} and {file} would have the same mask: rename one of them.")
+        names[name] = file
+    return list(names)

@@ -1,0 +1,140 @@
+"""Weak segmentation as a pipeline: image labels -> classifier -> seeds and pseudo masks -> segmenter.
+
+Each step writes files that the next one reads, in one folder. NAME is a method's name unless another one is given:
+
+    classifier/                     the classifier, as timm reads it
+    seeds/NAME/made.json            how the seeds were made: settings, threshold, how it was chosen
+    seeds/NAME/SegmentationClass/   a pseudo mask for every training image, in VOC's palette
+    seeds/comparison.json           all seeds measured beside each other
+    segmenter/NAME/                 the segmenter trained on these pseudo masks, and what it is worth
+
+This module holds the first step, and what all steps share; `seeding` and `evaluation` hold the others.
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+
+from ...data.core.image_files import upright_size
+from ...data.scenes import write_scenes
+from ...data.segmentation.files import MaskFiles
+from ...demo.training import train_on_scenes
+from ...errors import InputError
+from ...files import write_whole
+from ...models import GLNet, save_model
+from .config import WeakSeg
+from .data import LabelData, label_vectors
+from .labels import ImagesWithLabels
+from .methods import SeedConfig, seeds_of
+from .metrics import Curve, curve_of
+from .seeds import SeedMaps
+
+__all__ = [
+    *("Say", "Watch", "curve_of_files", "device", "fit", "image_tensor", "load_classifier", "seeds_of_image"),
+    "write_json",
+]
+
+Say = Callable[[str], None]
+Watch = Callable[[Iterator[int], int, str], Iterator[int]]  # wraps a loop in a progress bar
+
+LAST_OF_MODEL = "README.md"  # the file that is written last when a model is saved
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def write_json(path: Path, contents: dict[str, Any]) -> None:
+    write_whole(path, json.dumps(contents, indent=2) + "\n")
+
+
+def fit(config: WeakSeg, say: Say) -> None:
+    """Train the classifier; draw the scenes first if the data are scenes that do not exist yet."""
+    if config.data.scenes is not None and config.data.source is not None and not Path(config.data.source.root).exists():
+        say(f"Drawing scenes into {config.data.source.root}.")
+        counts: Any = {"train": config.data.train_count, "val": config.data.val_count}
+        write_scenes(config.data.source.root, "voc", config.data.scenes, counts)
+    folder = Path(config.out) / "classifier"
+    if (folder / LAST_OF_MODEL).exists():
+        say(f"{folder} exists: delete it to train the classifier anew.")
+        return
+    recipe = config.classifier.recipe
+    data = LabelData(
+        config.data.train(),
+        config.data.held_out,
+        config.data.transforms,
+        config.data.turns,
+        config.classifier.batch_size,
+        config.data.num_workers,
+        config.seed,
+    )
+    data.setup("fit")
+    task = recipe.task(config.classifier.model, config.classifier.model_args, config.seed, multi_label=True)
+    task.checkpoint = config.classifier.checkpoint
+    say(f"Training {config.classifier.model} for {recipe.epochs} epochs on {len(data.files)} images.")
+    last = train_on_scenes(task, data, recipe, every_epoch=False)[-1]
+    say(f"Mean average precision on the {config.data.held_out} held-out images: {100 * last.score:.1f} %.")
+    if not isinstance(task.model, GLNet):
+        raise InputError(f"classifier.model must be a GLNet, as others have no slots; got {config.classifier.model}.")
+    model = task.model.cpu()
+    model.pretrained_cfg.update(
+        num_classes=data.num_classes,
+        label_names=data.class_names,
+        input_size=data.input_size,
+        pool_size=None,
+        crop_pct=1.0,
+        mean=data.mean,
+        std=data.std,
+    )
+    save_model(model, folder)
+
+
+def load_classifier(config: WeakSeg) -> tuple[nn.Module, int]:
+    """Read the classifier.
+
+    Returns:
+        The model in evaluation mode, and a checksum of its weights.
+    """
+    folder = Path(config.out) / "classifier"
+    if not (folder / LAST_OF_MODEL).exists():
+        raise FileNotFoundError(f"There is no classifier in {folder}: run `glmix weakseg fit` first.")
+    model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    return model.eval().to(device()), zlib.crc32((folder / "model.safetensors").read_bytes())
+
+
+def image_tensor(config: WeakSeg, files: ImagesWithLabels, index: int) -> Tensor:
+    """Read an image as the classifier takes it: (1, 3, H, W), on its device."""
+    image = files.image(index)
+    x, _ = config.data.transforms.eval()(image, np.zeros((image.height, image.width), np.uint8))
+    return x[None].to(device())
+
+
+def seeds_of_image(
+    config: WeakSeg, seeds: SeedConfig, model: nn.Module, files: ImagesWithLabels, index: int
+) -> SeedMaps:
+    """Compute the seeds of one image, at the size of its file."""
+    (width, height), _ = upright_size(files.images[index])
+    images = image_tensor(config, files, index)
+    found = seeds_of(model, images, label_vectors(files, [index]).to(images.device), seeds)
+    objectness = None if found.objectness is None else found.objectness.cpu()
+    return SeedMaps(found.classes.cpu(), objectness).at((height, width))
+
+
+def curve_of_files(
+    config: WeakSeg, seeds: SeedConfig, model: nn.Module, files: MaskFiles, indices: range, watch: Watch, what: str
+) -> Curve:
+    """Measure seeds at every threshold by the ground truth of some images."""
+
+    def pairs() -> Iterator[tuple[SeedMaps, Tensor]]:
+        for index in watch(iter(indices), len(indices), what):
+            truth = torch.from_numpy(files.mask(index))[None]
+            yield seeds_of_image(config, seeds, model, files, index), truth
+
+    return curve_of(pairs(), files.num_classes)

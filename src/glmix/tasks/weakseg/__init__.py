@@ -1,1 +1,0 @@
-"""From image labels to masks, as a pipeline and as a comparison over seeds."""

@@ -1,0 +1,384 @@
+"""What every task shares: the model and its average, optimiser, schedule, reproducible randomness, finite losses."""
+
+import math
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .checkpoint_info import BUILD_ARGS, DATA
+from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
+from .randomness import seed_position
+from .sharding import shard
+from .weights import INFO, build_model, check_tensors, load_weights
+
+__all__ = ["NonFiniteLossError", "Task"]
+
+NO_STEP = 2**62
+
+
+class NonFiniteLossError(InputError):
+    """The loss was infinite or no number."""
+
+
+class Task(L.LightningModule):
+    """Train a model: the optimiser, the average of the weights and checkpoints. Subclasses add loss and metrics.
+
+    A subclass implements `training_step`, `evaluate` and `compute_scores`, and sets `score_name`, the metric that
+    decides which checkpoint is the best.
+
+    Args:
+        model: a model's name: ours (`glmix models`) or any of timm's.
+        model_args: arguments of the model, such as drop_path_rate.
+        num_classes: outputs of the model; None takes the number from the data.
+        checkpoint: weights to begin from: an authors' file, safetensors or a `.ckpt`. Another number of classes is
+            allowed, its classifier begins anew.
+        fine_tuning: the recipe is meant for pretrained weights: warn where a training begins without `checkpoint`.
+        optimizer: what updates the weights.
+        schedule: how the learning rate moves.
+        ema_decay: keep an average of the weights with this decay, validate it too; None for none.
+        grad_checkpointing: compute activations again in the backward pass, to save memory.
+        compile: compile the model with torch.compile.
+        channels_last: hold convolution weights in the memory format that the models compute in.
+        seed: of dropping, mixing and everything else that is random in a training step.
+    """
+
+    model: nn.Module
+    ema: ModelEmaV3 | None
+    score_name: str
+    model_is_backbone = False  # whether the trained network has more parts than the model that `model` names
+    _bad_step: Tensor
+
+    def __init__(
+        self,
+        model: str = "glnet_4g",
+        model_args: dict[str, Any] | None = None,
+        num_classes: int | None = None,
+        checkpoint: str | None = None,
+        fine_tuning: bool = False,
+        optimizer: OptimizerConfig | None = None,
+        schedule: ScheduleConfig | None = None,
+        ema_decay: float | None = None,
+        grad_checkpointing: bool = False,
+        compile: bool = False,
+        channels_last: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise InputError(f"ema_decay must lie in [0, 1), or be null for no average, got {ema_decay}.")
+        self.model_name = model
+        self.model_args = dict(model_args or {})
+        self.num_classes = num_classes
+        self.checkpoint = checkpoint
+        self.fine_tuning = fine_tuning
+        self.optimizer_config = optimizer or OptimizerConfig()
+        self.schedule_config = schedule or ScheduleConfig()
+        self.ema_decay = ema_decay
+        self.grad_checkpointing = grad_checkpointing
+        self.compile_model = compile
+        self.channels_last = channels_last
+        self.seed = seed
+        self.ema = None
+        self.ema_is_better = False
+        self.best: float | None = None
+        self.last_loss: Tensor | None = None
+        self.global_batch = 0
+        self._built = False
+        self.register_buffer("_bad_step", torch.tensor(NO_STEP), persistent=False)
+
+    # ---- the model
+
+    def configure_model(self) -> None:
+        """Build the model once the data have told how many classes there are. Lightning may call this repeatedly."""
+        if self._built:
+            return
+        self.num_classes = self._resolve_classes()
+        self.check_data(self._datamodule())
+        torch.manual_seed(self.seed)  # whatever was drawn before, such as by the data
+        self.model = self.build(self.num_classes)
+        if self.channels_last and self.device_mesh is None:  # FSDP2 shards contiguous weights only
+            self.model.to(memory_format=torch.channels_last)
+        if self.ema_decay is not None:
+            # shards are not for the fast path, which takes plain tensors
+            self.ema = ModelEmaV3(self.model, decay=self.ema_decay, foreach=self.device_mesh is None)
+            self.ema.requires_grad_(False)
+        if self.grad_checkpointing:
+            self.model.set_grad_checkpointing(True)  # type: ignore[operator]
+        mesh = self.device_mesh
+        if mesh is not None:  # FSDP2: a shard for every stage, one for the rest
+            for net in [self.model] + ([self.ema.module] if self.ema is not None else []):
+                shard(net, mesh["data_parallel"])
+        if self.compile_model:
+            for part in self.compile_parts():
+                part.compile()
+        self.configure_metrics()
+        self._built = True
+
+    def build(self, num_classes: int) -> nn.Module:
+        """The model, with the weights that training begins from."""
+        model = build_model(self.model_name, self.model_args, num_classes)
+        if self.checkpoint is not None:
+            replaced = load_weights(model, self.checkpoint)
+            if replaced and self._trainer is not None and self._trainer.evaluating:
+                raise InputError(
+                    f"{self.checkpoint} cannot be measured: its classifier is not for the {num_classes} classes of the "
+                    "data."
+                )
+        return model
+
+    def build_args(self) -> dict[str, Any]:
+        """Arguments of the task that `build` needs beside the model's: they are saved with the weights."""
+        return {}
+
+    def compile_parts(self) -> list[nn.Module]:
+        """What torch.compile is to compile."""
+        return [self.model]
+
+    def configure_metrics(self) -> None:
+        """Build metrics, which need to know the number of classes."""
+
+    def _datamodule(self) -> Any:
+        return getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
+
+    def check_data(self, data: Any) -> None:
+        """Raise InputError if the model cannot take what the data module gives; subclasses check more."""
+        wanted, size = self.model_args.get("in_chans", 3), getattr(data, "input_size", None)
+        if size is not None and size[0] != wanted:
+            raise InputError(
+                f"model.model_args.in_chans is {wanted}, but the images of {type(data).__name__} have {size[0]} "
+                "channels."
+            )
+
+    def _resolve_classes(self) -> int:
+        found: int | None = getattr(self._datamodule(), "num_classes", None)
+        if self.num_classes is None and found is None:
+            raise InputError("The data do not say how many classes they have: set model.num_classes.")
+        if found is not None and self.num_classes not in (None, found):
+            raise InputError(
+                f"The data have {found} classes and the model was asked to have {self.num_classes}: set "
+                f"model.num_classes to {found}, or leave it out."
+            )
+        return found if found is not None else self.num_classes  # type: ignore[return-value]
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the networks that are evaluated, by the suffix of their metrics: "" for the raw weights, "_ema" for
+        the averaged ones, if there are any."""
+        networks: dict[str, nn.Module] = {"": self.model}
+        if self.ema is not None:
+            networks["_ema"] = self.ema.module
+        return networks
+
+    def best_network(self) -> nn.Module:
+        """Return the network with the raw or the averaged weights, whichever scored higher in the last validation."""
+        return self.ema.module if self.ema is not None and self.ema_is_better else self.model
+
+    def forward(self, images: Tensor) -> Any:
+        return self.model(images)
+
+    # ---- optimiser and schedule
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        trainer = self.trainer
+        loader = trainer.fit_loop._data_source.dataloader()
+        batch_size = getattr(trainer.datamodule, "batch_size", None) or getattr(loader, "batch_size", None)  # type: ignore[attr-defined]
+        if not batch_size:
+            raise InputError("The data do not say their batch size, which the learning rate is scaled with.")
+        self.global_batch = batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        optimizer = build_optimizer(self.model, self.optimizer_config, self.global_batch)
+        steps, epochs = self._length(loader)
+        schedule = build_schedule(optimizer, self.schedule_config, steps, epochs)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _length(self, loader: Any) -> tuple[int, float]:
+        """Updates an epoch, and epochs."""
+        trainer = self.trainer
+        limit = trainer.limit_train_batches
+        try:
+            batches: float = len(loader)
+        except TypeError:
+            batches = math.inf
+        if isinstance(limit, int):
+            batches = min(batches, limit)
+        elif math.isfinite(batches):
+            batches = max(1, int(batches * limit))
+        if not math.isfinite(batches):
+            raise InputError("These data do not say how long an epoch is: set trainer.limit_train_batches to a number.")
+        steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+        if trainer.max_steps > 0:
+            return steps, trainer.max_steps / steps
+        if trainer.max_epochs is None or trainer.max_epochs < 0:
+            raise InputError("The schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
+        return steps, trainer.max_epochs
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        scheduler.step_update(num_updates=self.trainer.global_step)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.update(self.model)
+
+    # ---- one step
+
+    def on_fit_start(self) -> None:
+        if self.fine_tuning and self.checkpoint is None and self.trainer.ckpt_path is None:
+            rank_zero_warn(
+                f"{self.model_name} begins from random weights, but this recipe is meant for pretrained ones: give "
+                "them with --model.checkpoint FILE."
+            )
+
+    def on_train_start(self) -> None:
+        loop = self.trainer.fit_loop.epoch_loop
+        self._seed(loop.batch_progress.current.ready, 1)
+
+    def on_train_epoch_start(self) -> None:
+        self._seed(0, 1)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self._seed(batch_idx, 0)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._seed(batch_idx + 1, 1)
+
+    def _seed(self, batch_idx: int, stream: int) -> None:
+        seed_position(self.seed, self.trainer.global_rank, self.trainer.current_epoch, batch_idx, stream)
+
+    def watch(self, loss: Tensor) -> Tensor:
+        """Note the loss of a step; the first that is not finite stops the training before anything is saved."""
+        self.last_loss = loss.detach()
+        bad = torch.where(self.last_loss.isfinite(), NO_STEP, self.trainer.global_step)
+        self._bad_step = torch.minimum(self._bad_step, bad)
+        trainer = self.trainer
+        if (trainer.world_size == 1 and loss.device.type == "cpu") or self._is_log_step():
+            self.check_finite()
+        if self._is_log_step():
+            self.log("train/loss", self.last_loss, on_step=True, on_epoch=False)
+            self.log("train/lr", self.learning_rate(), on_step=True, on_epoch=False)
+        return loss
+
+    def learning_rate(self) -> float:
+        """The one of the next step; with layer decay that of the head, the highest."""
+        return max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
+
+    def _is_log_step(self) -> bool:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and self.trainer.fit_loop.epoch_loop.total_batch_idx % every == 0
+
+    def check_finite(self) -> None:
+        """Raise if the loss of a step so far was not finite, on any process. This waits for the device."""
+        bad = self._bad_step
+        if self.trainer.world_size > 1:
+            bad = bad.clone()
+            torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MIN)
+        step = int(bad)
+        if step < NO_STEP:
+            raise NonFiniteLossError(
+                f"The loss of step {step} (epoch {self.trainer.current_epoch}) is not finite, so training stops; the "
+                "last checkpoint was written before it. Lower the learning rate, train in float32 "
+                "(trainer.precision), or look at the data."
+            )
+
+    # ---- validation and testing
+
+    def evaluate(self, batch: Any) -> None:
+        """Update the metrics of every network in `networks()` with a batch."""
+        raise NotImplementedError
+
+    def compute_scores(self) -> dict[str, dict[str, Any]]:
+        """Return {suffix of the network: {metric: value}} over all processes, and reset the metrics.
+
+        A metric of one class is named `METRIC/CLASS`.
+        """
+        raise NotImplementedError
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        scores = self.compute_scores()
+        self.record(self.score_name, {suffix: values.pop(self.score_name) for suffix, values in scores.items()})
+        self._log_scores("val", scores)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test", self.compute_scores())
+
+    def _log_scores(self, stage: str, scores: dict[str, dict[str, Any]]) -> None:
+        for suffix, values in scores.items():
+            for name, value in values.items():
+                metric, *of_class = name.split("/", 1)
+                self.log("/".join([stage, metric + suffix, *of_class]), value)
+
+    def on_validation_start(self) -> None:
+        self._share_buffers(False)
+
+    def on_validation_end(self) -> None:
+        self._share_buffers(True)
+
+    def on_test_start(self) -> None:
+        self._share_buffers(False)
+
+    def _share_buffers(self, training: bool) -> None:
+        """Between processes, validate the running statistics that will be saved, those of the first process.
+
+        DDP would share them before every batch, for which processes with fewer batches would not be there.
+        """
+        wrapper = self.trainer.strategy.model
+        if not isinstance(wrapper, nn.parallel.DistributedDataParallel):
+            return
+        if not training:
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        wrapper.broadcast_buffers = training
+
+    def record(self, name: str, scores: dict[str, Any]) -> None:
+        """Log the scores of the networks, by their suffix, and the best of any network so far."""
+        for suffix, score in scores.items():
+            self.log(f"val/{name}{suffix}", score)
+        if self.trainer.sanity_checking:
+            return
+        values = {suffix: float(score) for suffix, score in scores.items()}
+        better = max(values, key=lambda suffix: values[suffix])
+        self.ema_is_better = better == "_ema"
+        self.best = max(values[better], -math.inf if self.best is None else self.best)
+        self.log(f"val/best_{name}", self.best)
+
+    # ---- checkpoints
+
+    @property
+    def kind(self) -> str:
+        """What checkpoints call the task: the name of its class, or of the class in `BUILD_ARGS` that it extends."""
+        names = [cls.__name__ for cls in type(self).__mro__]
+        return next((name for name in names if name in BUILD_ARGS), names[0])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_finite()
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        about = {name: getattr(data, name, None) for name in DATA}
+        checkpoint[INFO] = {
+            "task": self.kind,
+            "build_args": self.build_args(),
+            **about,
+            "model": self.model_name,
+            "model_args": self.model_args,
+            "num_classes": self.num_classes,
+            "ema_is_better": self.ema_is_better,
+            "best": self.best,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._built and self.device_mesh is None:  # shards are compared by who loads them
+            path = self._trainer.ckpt_path if self._trainer is not None else None
+            check_tensors(checkpoint["state_dict"], self.state_dict(), str(path or "The checkpoint"))
+        checkpoint["lr_schedulers"] = []  # a function of the step and the configuration, which may have changed
+        info = checkpoint.get(INFO, {})
+        self.ema_is_better = info.get("ema_is_better", False)
+        self.best = info.get("best")

@@ -1,0 +1,1 @@
+"""Scripts that draw figures of the documentation from finished runs."""

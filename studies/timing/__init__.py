@@ -1,0 +1,1 @@
+"""Scripts that measure what the documentation states about speed and memory."""

@@ -1,0 +1,145 @@
+"""Small trainings for the tests: in this process, and as processes that can be killed."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+import yaml
+
+from glmix.data.classification.datamodule import ScenesData
+from glmix.data.scenes import SceneConfig
+from glmix.tasks import Classification, MixConfig, OptimizerConfig, ScheduleConfig
+from glmix.training.checkpoint_io import AtomicCheckpointIO
+from glmix.training.checkpoints import Checkpoints
+
+SCENES = SceneConfig(size=32, objects=(1, 1))
+
+
+def task(**kwargs: Any) -> Classification:
+    """Everything random and everything that has state: dropping, mixing, an average, a schedule."""
+    options: dict[str, Any] = {
+        "model": "test_glnet",
+        "model_args": {"drop_path_rate": 0.2},
+        "mix": MixConfig(),
+        "smoothing": 0.1,
+        "ema_decay": 0.9,
+        "optimizer": OptimizerConfig(base_batch=None),
+        "schedule": ScheduleConfig(warmup_epochs=1),
+    }
+    return Classification(**{**options, **kwargs})
+
+
+def data(**kwargs: Any) -> ScenesData:
+    return ScenesData(**{"scenes": SCENES, "train_count": 20, "val_count": 8, "batch_size": 4, **kwargs})
+
+
+def trainer(root: Path, every: int = 1, keep: int = 100, **kwargs: Any) -> L.Trainer:
+    options: dict[str, Any] = {
+        "default_root_dir": root,
+        "max_epochs": 3,
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "gradient_clip_val": 5.0,
+        "use_distributed_sampler": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        "callbacks": [],
+    }
+    options.update(kwargs)
+    options["callbacks"] = [Checkpoints(every, keep), *options["callbacks"]]
+    return L.Trainer(plugins=[AtomicCheckpointIO()], **options)
+
+
+def weights(root: Path) -> dict[str, torch.Tensor]:
+    """All tensors of the newest checkpoint: raw and averaged weights."""
+    newest = max((root / "checkpoints").glob("step-*.ckpt"))
+    state: dict[str, torch.Tensor] = torch.load(newest, weights_only=True)["state_dict"]
+    return state
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+CONFIG: dict[str, Any] = {
+    "model": {
+        "class_path": "Classification",
+        "init_args": {
+            "model": "test_glnet",
+            "model_args": {"drop_path_rate": 0.2},
+            "mix": {"mixup": 0.8},
+            "smoothing": 0.1,
+            "ema_decay": 0.9,
+            "optimizer": {"base_batch": None},
+            "schedule": {"warmup_epochs": 1},
+        },
+    },
+    "data": {
+        "class_path": "glmix.data.classification.datamodule.ScenesData",
+        "init_args": {
+            "scenes": {"size": 32, "objects": [1, 1]},
+            "train_count": 80,
+            "val_count": 16,
+            "batch_size": 8,
+        },
+    },
+    "trainer": {"max_epochs": 3, "accelerator": "cpu", "devices": 1, "gradient_clip_val": 5.0, "logger": False},
+    "checkpoints": {"every_n_steps": 3},
+}
+
+
+def write_config(path: Path, root: Path, **trainer: Any) -> Path:
+    config = {**CONFIG, "trainer": {**CONFIG["trainer"], "default_root_dir": str(root), **trainer}}
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def start(*args: str, new_session: bool = False) -> "subprocess.Popen[str]":
+    """`glmix ARGS` as a process of its own, and with `new_session` in a process group of its own."""
+    code = "import sys; from glmix_cli.fit import main; sys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=new_session,
+    )
+
+
+def together(count: int, *args: str) -> str:
+    """`glmix ARGS` as `count` processes that train together, as torchrun starts them; returns what they print."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = []
+    for rank in range(count):
+        os.environ.update(
+            {
+                "LOCAL_RANK": str(rank),
+                "NODE_RANK": "0",
+                "WORLD_SIZE": str(count),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            }
+        )
+        processes.append(start(*args))
+    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        del os.environ[name]
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * count, "\n".join(outputs)
+    return "\n".join(outputs)

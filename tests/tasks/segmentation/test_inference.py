@@ -1,0 +1,236 @@
+"""How images are looked at, and how the result is judged: exact where it can be."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from glmix.tasks.segmentation.inference import Inference, label_map, labels_in_windows, pad_to_multiple, segment, starts
+from glmix.tasks.segmentation.metrics import scores_of
+
+SIDES = st.integers(5, 90)
+
+
+def pointwise() -> nn.Module:
+    """Each pixel's scores from its colours alone."""
+    torch.manual_seed(0)
+    return nn.Conv2d(3, 4, 1).eval()
+
+
+def coarse(images: Tensor) -> Tensor:
+    """A network of stride 4 that takes multiples of 32 alone, as decoders do."""
+    assert images.shape[2] % 32 == images.shape[3] % 32 == 0
+    return F.interpolate(F.avg_pool2d(images, 4), scale_factor=4, mode="bilinear", align_corners=False)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SIDES, SIDES, st.integers(1, 40))
+def test_padding_is_removed_exactly(height: int, width: int, multiple: int) -> None:
+    images = torch.randn(2, 3, height, width)
+    padded, mask = pad_to_multiple(images, multiple)
+    assert padded.shape[2] % multiple == padded.shape[3] % multiple == 0
+    assert padded.shape[2] - height < multiple
+    assert torch.equal(padded[..., :height, :width], images)
+    if mask is not None:
+        assert torch.equal(padded * mask.unsqueeze(1), padded)
+        assert int(mask.sum()) == 2 * height * width
+    else:
+        assert padded is images
+    network = pointwise()
+    assert torch.allclose(segment(network, images, Inference(multiple=multiple)), network(images), atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(18, 40), st.integers(18, 40), st.integers(0, 6), st.integers(0, 6))
+def test_masks_do_not_shift(height: int, width: int, down: int, right: int) -> None:
+    """What is seen at a place is seen there whatever the size of the image, and however much must be padded."""
+    scene = torch.randn(1, 3, 4 * height, 4 * width)
+    part = scene[:, :, 4 * down :, 4 * right :][:, :, : scene.shape[2] - 29, : scene.shape[3] - 26]
+    how = Inference(multiple=32)
+    whole, alone = segment(coarse, scene, how), segment(coarse, part, how)
+    assert alone.shape[2:] == part.shape[2:]
+    expected = whole[:, :, 4 * down :, 4 * right :][:, :, : part.shape[2], : part.shape[3]]
+    inner = (slice(None), slice(None), slice(4, part.shape[2] - 8), slice(4, part.shape[3] - 8))
+    assert torch.allclose(alone[inner], expected[inner], atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SIDES, SIDES, st.integers(4, 64), st.data())
+def test_windows_agree_with_the_whole_for_a_network_that_looks_at_pixels(
+    height: int, width: int, window: int, data: Any
+) -> None:
+    stride = data.draw(st.integers(1, window)) if window < 24 else None
+    images, network = torch.randn(1, 3, height, width), pointwise()
+    how = Inference("slide", window=window, stride=max(stride, 4) if stride else None)
+    assert torch.allclose(segment(network, images, how), network(images), atol=1e-5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 300))
+def test_windows_cover_a_line_and_end_with_it(length: int, window: int, stride: int) -> None:
+    stride = min(stride, window)
+    begins = starts(length, window, stride)
+    covered = {place for first in begins for place in range(first, min(first + window, length))}
+    assert covered == set(range(length))
+    assert begins == sorted(set(begins))
+    assert length <= window or begins[-1] + window == length
+
+
+def test_one_window_that_holds_the_image_is_the_whole() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1)).eval()
+    images = torch.randn(2, 3, 40, 57)
+    assert torch.equal(segment(network, images, Inference("slide", window=64)), network(images))
+
+
+def test_windows_agree_with_the_whole_where_they_see_the_same() -> None:
+    torch.manual_seed(0)
+    network = nn.Conv2d(3, 4, 3, padding=1).eval()
+    images = torch.randn(1, 3, 48, 48)
+    found = segment(network, images, Inference("slide", window=24, stride=24))
+    same = torch.isclose(found, network(images), atol=1e-5).all(1)[0]
+    rim = torch.ones(48, 48, dtype=torch.bool)
+    for first in (0, 24):  # a pixel beside a window's edge sees zeros where its neighbour is
+        for other in (0, 24):
+            rim[first + 1 : first + 23, other + 1 : other + 23] = False
+    rim[0, 1:23] = False  # but the image's own edge is an edge for both
+    assert same[~rim].all()
+    assert not same[rim[:, :]].all()
+
+
+def test_a_mirrored_look_undoes_the_mirror() -> None:
+    images, network = torch.randn(1, 3, 20, 33), pointwise()
+    found = segment(network, images, Inference(flip=True))
+    assert torch.allclose(found, network(images).softmax(1), atol=1e-6)
+
+    def lopsided(x: Tensor) -> Tensor:
+        """Sure of class 1 in the left half, whatever it sees."""
+        left = (torch.arange(x.shape[3]) < x.shape[3] // 2).float().expand(x.shape[0], x.shape[2], -1)
+        return 50 * torch.stack([1 - left, left], 1)
+
+    both = segment(lopsided, torch.randn(1, 3, 4, 6), Inference(flip=True))
+    assert torch.allclose(both, torch.full((1, 2, 4, 6), 0.5))
+
+
+def test_scales_are_averaged_as_probabilities() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def network(x: Tensor) -> Tensor:
+        seen.append(tuple(x.shape[2:]))
+        return torch.stack([torch.full_like(x[:, 0], float(len(seen))), torch.zeros_like(x[:, 0])], 1)
+
+    found = segment(network, torch.randn(1, 3, 32, 48), Inference(scales=(0.5, 1.0, 1.75)))
+    assert seen == [(16, 24), (32, 48), (56, 84)]
+    assert torch.allclose(found[0, 0], torch.tensor([1.0, 2.0, 3.0]).sigmoid().mean().expand(32, 48), atol=1e-6)
+    assert torch.allclose(found.sum(1), torch.ones(1, 32, 48), atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 16, 17, 40])
+def test_labels_of_another_size_are_those_of_resized_scores(classes: int) -> None:
+    torch.manual_seed(0)
+    scores = torch.randn(2, classes, 13, 9)
+    expected = F.interpolate(scores, size=(40, 31), mode="bilinear", align_corners=False).argmax(1)
+    assert torch.equal(label_map(scores, (40, 31)), expected)
+    assert torch.equal(label_map(scores), scores.argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "tiles"}, "mode must be 'whole' or 'slide', got 'tiles'"),
+        ({"window": 0}, "window and multiple must be at least 1"),
+        ({"stride": 600}, "stride must be from 1 to the window's 512, got 600"),
+        ({"scales": ()}, "scales must be one or more factors above 0"),
+        ({"scales": (1.0, -1.0)}, "scales must be one or more factors above 0"),
+    ],
+)
+def test_bad_settings_are_refused_in_words(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Inference(**options)
+
+
+def test_a_network_of_another_resolution_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"gives \(16, 16\) pixels for images of \(32, 32\)"):
+        segment(nn.MaxPool2d(2), torch.randn(1, 3, 32, 32))
+
+
+# ---- scores
+
+
+def brute_force(predicted: Tensor, truth: Tensor, classes: int) -> tuple[float, float, list[float]]:
+    counted = [(int(p), int(t)) for p, t in zip(predicted.flatten(), truth.flatten(), strict=True) if int(t) != 255]
+    found = []
+    for k in range(classes):
+        both = sum(p == k and t == k for p, t in counted)
+        either = sum(p == k or t == k for p, t in counted)
+        found.append(both / either if either else float("nan"))
+    occurring = [value for value in found if value == value]
+    return sum(occurring) / len(occurring), sum(p == t for p, t in counted) / len(counted), found
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 6), st.integers(0, 2**16))
+def test_scores_equal_brute_force(classes: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    metric = MulticlassConfusionMatrix(classes, ignore_index=255, validate_args=False)
+    predicted = torch.randint(classes, (3, 4, 5), generator=generator)
+    truth = torch.randint(classes - 1, (3, 4, 5), generator=generator)  # the last class is never there
+    truth[torch.rand(truth.shape, generator=generator) < 0.2] = 255
+    for index in range(3):  # image by image, counted together
+        metric.update(predicted[index : index + 1], truth[index : index + 1])
+    scores = scores_of(metric.compute())
+    mean, accuracy, iou = brute_force(predicted, truth, classes)
+    assert float(scores.mean_iou) == pytest.approx(mean, abs=1e-6)
+    assert float(scores.pixel_accuracy) == pytest.approx(accuracy, abs=1e-6)
+    assert scores.iou.tolist() == pytest.approx(iou, abs=1e-6, nan_ok=True)
+
+
+def test_a_perfect_prediction_scores_all_and_an_empty_one_nothing() -> None:
+    truth = torch.tensor([[1, 1, 2], [2, 255, 1]])
+    for predicted, expected in ((truth.clamp_max(2), 1.0), (torch.zeros_like(truth), 0.0)):
+        metric = MulticlassConfusionMatrix(3, ignore_index=255, validate_args=False)
+        metric.update(predicted, truth)
+        scores = scores_of(metric.compute())
+        assert float(scores.mean_iou) == expected
+        assert float(scores.pixel_accuracy) == expected
+
+
+def test_without_a_pixel_that_counts_the_score_is_a_number() -> None:
+    assert float(scores_of(torch.zeros(3, 3)).mean_iou) == 0
+
+
+@pytest.mark.parametrize("size", [(64, 50), (30, 90), (20, 20), (33, 200)])
+def test_labels_in_windows_are_those_of_the_mean_scores(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(3, 5, 7, padding=3)
+    images = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        expected = segment(network, images, Inference("slide", window=24, stride=10)).argmax(1)
+        found = labels_in_windows(network, images, 24, 10)
+    assert (found == expected).float().mean() > 0.999  # sums and means may round differently
+
+
+MEMORY = """
+import resource, torch
+from glmix.tasks.segmentation.inference import label_map, labels_in_windows
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+network, before = torch.nn.Conv2d(3, 200, 1), peak()
+with torch.inference_mode():
+    labels_in_windows(network, torch.zeros(1, 3, 3000, 1000), 200)
+    label_map(torch.zeros(1, 200, 30, 10), (3000, 1000))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the peak is counted in other units")
+def test_memory_does_not_grow_with_classes_times_pixels() -> None:
+    result = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 1.1, "GiB; the scores of all pixels alone would be 2.2"

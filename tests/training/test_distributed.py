@@ -1,0 +1,88 @@
+"""Two processes equal one."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from glmix.tasks import load_trained
+from glmix.training.sync_norm import SharedBatchNorm2d, SyncNorm
+from tests.runs import CONFIG, start, together, weights
+
+
+def config(path: Path, batch: int, devices: int, **trainer: Any) -> str:
+    """Nothing random in the model: float tolerance is all that may differ. Nine images to validate on are uneven.
+
+    Plain gradient descent, as Adam makes steps of one size from gradients that are zero but for rounding, such as
+    those of biases before a BatchNorm.
+    """
+    optimizer = {"name": "sgd", "lr": 0.02, "base_batch": None}
+    model = {
+        "model": "test_glnet",
+        "ema_decay": 0.9,
+        "optimizer": optimizer,
+        "schedule": {"warmup_epochs": 1},
+    }
+    data = {**CONFIG["data"]["init_args"], "train_count": 24, "val_count": 9, "batch_size": batch, "eval_batch_size": 2}
+    settings = {"max_epochs": 2, "devices": devices, "default_root_dir": str(path), "accelerator": "cpu"}
+    path.mkdir()
+    file = path / "config.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "model": {"class_path": "Classification", "init_args": model},
+                "data": {**CONFIG["data"], "init_args": data},
+                "trainer": {**settings, "gradient_clip_val": 5.0, **trainer},
+            }
+        )
+    )
+    return str(file)
+
+
+def metrics(root: Path) -> dict[str, float]:
+    with (root / "logs" / "csv" / "version_0" / "metrics.csv").open() as file:
+        return {name: float(value) for row in csv.DictReader(file) for name, value in row.items() if value}
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    process = start("fit", "--config", config(one, 8, 1))
+    together(2, "fit", "--config", config(two, 4, 2, strategy="ddp", sync_batchnorm=True))
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    alone, shared = weights(one), weights(two)
+    assert alone.keys() == shared.keys()
+    for name, tensor in alone.items():
+        assert torch.allclose(shared[name], tensor, atol=2e-4, rtol=1e-3), name
+    a, b = metrics(one), metrics(two)
+    scores = [name for name in a if name.startswith("val/")]
+    assert {"val/top1", "val/top1_ema", "val/loss"} <= set(scores)
+    for name in scores:
+        assert b[name] == pytest.approx(a[name], abs=1e-3), name
+    assert a["val/top5"] * 9 == pytest.approx(round(a["val/top5"] * 9), abs=1e-4)  # ninths: nine images were counted
+
+
+@pytest.mark.slow
+def test_fsdp2_saves_what_one_process_loads(tmp_path: Path) -> None:
+    strategy = {
+        "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
+        "init_args": {"data_parallel_size": 2, "tensor_parallel_size": 1, "save_distributed_checkpoint": False},
+    }
+    root = tmp_path / "two"
+    together(2, "fit", "--config", config(root, 4, 2, strategy=strategy, limit_train_batches=1, gradient_clip_val=None))
+    newest = max((root / "checkpoints").glob("step-*.ckpt"))
+    model = load_trained(newest, use_ema=False)
+    assert torch.isfinite(model(torch.randn(1, 3, 32, 32))).all()
+
+
+def test_shared_norm_alone_is_batch_norm() -> None:
+    net = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+    x = torch.randn(4, 3, 5, 5)
+    expected = net(x)
+    net[0].__class__ = SharedBatchNorm2d
+    assert torch.equal(net(x), expected)
+    SyncNorm().revert(net)
+    assert type(net[0]) is torch.nn.BatchNorm2d

@@ -1,0 +1,164 @@
+"""Signals end a training properly: the step is finished and saved, and the process is left as it was."""
+
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from glmix_cli import main
+from tests.runs import assert_same, start, weights, write_config
+
+WORKERS = ("--data.num_workers", "1", "--trainer.max_epochs", "2")
+
+
+def wait_for_checkpoint(process: "subprocess.Popen[str]", root: Path) -> None:
+    while process.poll() is None and not list((root / "checkpoints").glob("step-*.ckpt")):
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_signal_to_the_process_group_saves_with_workers_and_resumes_exactly(
+    tmp_path: Path, signum: signal.Signals
+) -> None:
+    config = str(write_config(tmp_path / "c.yaml", tmp_path / "run"))
+    process = start("fit", "--config", config, *WORKERS, new_session=True)
+    wait_for_checkpoint(process, tmp_path / "run")
+    os.killpg(process.pid, signum)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signum, output
+    assert f"{signum.name} received: stopped after step" in output
+    assert "Traceback" not in output
+    with pytest.raises(ProcessLookupError):  # no worker is left
+        os.killpg(process.pid, 0)
+    processes = [
+        start("fit", "--config", config, *WORKERS),
+        start("fit", "--config", config, *WORKERS, "--trainer.default_root_dir", str(tmp_path / "whole")),
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+    assert_same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_workers_end_with_a_main_process_that_dies_and_with_one_that_fails() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from glmix.data.core.loaders import eval_loader\n"
+        "loader = iter(eval_loader(list(range(100)), 100, 1, num_workers=1))\n"
+        "next(loader)\n"
+        "print(loader._workers[0].pid, flush=True)\n"
+        "os.kill(loader._workers[0].pid, signal.SIGINT)\n"
+        "os.kill(os.getpid(), signal.SIGKILL) if sys.argv[1] == 'dies' else 1 / 0\n"
+    )
+    for how in ("dies", "fails"):
+        run = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, timeout=60)
+        worker, end = int(run.stdout), time.monotonic() + 20
+        while Path(f"/proc/{worker}").exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not Path(f"/proc/{worker}").exists(), how
+
+
+def test_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    """The first waits for a batch that never comes."""
+    code = (
+        "import sys, time, glmix_cli\n"
+        "from glmix.tasks import Classification\n"
+        "def step(self, batch, batch_idx):\n"
+        "    print('in a step', flush=True)\n"
+        "    time.sleep(300)\n"
+        "Classification.training_step = step\n"
+        "sys.exit(glmix_cli.main(sys.argv[1:]))\n"
+    )
+    config = write_config(tmp_path / "c.yaml", tmp_path / "run", num_sanity_val_steps=0)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "fit", "--config", str(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_demo_ends_on_signals(tmp_path: Path, signum: signal.Signals, code: int) -> None:
+    program = "import sys, glmix_cli; sys.exit(glmix_cli.main(sys.argv[1:]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "demo", str(tmp_path / "demo"), "--scenes", "200"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("epoch 1/")
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_fit_leaves_the_calling_process_as_it_was(tmp_path: Path, fails: bool) -> None:
+    def state() -> tuple[object, ...]:
+        loggers = [logging.getLogger(name) for name in sorted(logging.root.manager.loggerDict) if "lightning" in name]
+        handlers = [signal.getsignal(n) for n in sorted(signal.valid_signals() - {signal.SIGCHLD})]
+        generators = (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist())
+        settings = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.benchmark,
+            torch.get_num_threads(),
+        )
+        return (
+            handlers,
+            generators,
+            list(warnings.filters),
+            {k.name: k.level for k in loggers},
+            dict(os.environ),
+            settings,
+        )
+
+    config = write_config(tmp_path / "c.yaml", tmp_path / "run", max_epochs=2, limit_train_batches=1)
+    arguments = ["--trainer.deterministic", "true", "--seed_everything", "3"]
+    import glmix.tasks.cli  # noqa: F401 - what imports change stays
+
+    before = state()
+    if fails:
+        arguments += ["--data.train_count", "1"]
+    assert main(["fit", "--config", str(config), *arguments]) == (2 if fails else 0)
+    after = state()
+    for index, (a, b) in enumerate(zip(before, after, strict=True)):
+        assert a == b, index
+
+
+def test_two_runs_in_one_folder_at_the_same_time_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path / "c.yaml", tmp_path / "run", max_epochs=1000)
+    process = start("fit", "--config", str(config))
+    wait_for_checkpoint(process, tmp_path / "run")
+    assert main(["fit", "--config", str(config)]) == 2
+    message = capsys.readouterr().err
+    assert f"process {process.pid} on" in message
+    assert str(tmp_path / "run") in message
+    process.kill()  # the lock ends with the process
+    process.communicate()
+    config = write_config(tmp_path / "c.yaml", tmp_path / "run", max_epochs=2)
+    assert main(["fit", "--config", str(config)]) == 0
+    assert (tmp_path / "run" / "run.lock").read_text() == ""

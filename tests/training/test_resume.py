@@ -1,0 +1,237 @@
+"""A training that stops, however it stops, ends as if it had not stopped."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from glmix.training.checkpoint_io import AtomicCheckpointIO, is_whole, newest_whole
+from glmix.training.checkpoints import Checkpoints
+from glmix.training.run_folder import checkpoint_to_resume
+from tests.runs import assert_same, data, start, task, trainer, weights, write_config
+
+
+@pytest.mark.parametrize(("workers", "accumulate"), [(0, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+def test_every_checkpoint_resumes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, accumulate: int
+) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    save = Checkpoints._save
+
+    def save_and_keep(self: Checkpoints, trainer: object) -> None:
+        save(self, trainer)  # type: ignore[arg-type]
+        path = self._path(trainer)  # type: ignore[arg-type]
+        # an epoch's last step is saved twice, before and behind validation
+        shutil.copy(path, kept / f"{path.stem}-{'before' if self.unvalidated else 'behind'}.ckpt")
+
+    monkeypatch.setattr(Checkpoints, "_save", save_and_keep)
+    options = {"max_epochs": 2, "accumulate_grad_batches": accumulate}
+    trainer(tmp_path / "whole", **options).fit(task(), data(num_workers=workers))
+    monkeypatch.undo()
+    expected = weights(tmp_path / "whole")
+    files = sorted(kept.iterdir())
+    last = f"step-{torch.load(max(files), weights_only=True)['global_step']:08d}"
+    for index, file in enumerate(files):
+        if file.name.startswith(last):
+            continue
+        resumed = trainer(tmp_path / f"{index}", **options)
+        resumed.fit(task(), data(num_workers=workers), ckpt_path=str(file))
+        assert_same(weights(tmp_path / f"{index}"), expected)
+        assert _position(tmp_path / f"{index}") == _position(tmp_path / "whole")
+
+
+def _position(root: Path) -> object:
+    """Where Lightning believes to be, which a later resume depends on."""
+    loops = torch.load(max((root / "checkpoints").glob("step-*.ckpt")), weights_only=True)["loops"]["fit_loop"]
+    return loops["epoch_progress"], loops["epoch_loop.batch_progress"], loops["state_dict"]
+
+
+def test_validation_that_was_cut_off_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = task()
+    trainer(tmp_path / "whole", max_epochs=2).fit(whole, data())
+    cut = task()
+
+    def stop(*args: object) -> None:
+        raise KeyError("cut off")
+
+    monkeypatch.setattr(type(cut), "on_validation_epoch_end", stop)
+    with pytest.raises(KeyError):
+        trainer(tmp_path / "cut", max_epochs=2).fit(cut, data())
+    monkeypatch.undo()
+    again = task()
+    newest = newest_whole(tmp_path / "cut" / "checkpoints")
+    trainer(tmp_path / "cut", max_epochs=2).fit(again, data(), ckpt_path=str(newest))
+    assert again.best == whole.best
+    assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def _finish(process: "subprocess.Popen[str]", seconds: float = 240) -> str:
+    output, _ = process.communicate(timeout=seconds)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], float]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    begin = time.monotonic()
+    _finish(start("fit", "--config", str(write_config(folder / "c.yaml", folder / "run"))))
+    return weights(folder / "run"), time.monotonic() - begin
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
+def test_killed_again_and_again(
+    tmp_path: Path, uninterrupted: tuple[dict[str, torch.Tensor], float], kills: int
+) -> None:
+    expected, _ = uninterrupted
+    config = str(write_config(tmp_path / "c.yaml", tmp_path / "run"))
+    draw = random.Random(kills)
+    folder = tmp_path / "run" / "checkpoints"
+    killed = 0
+    for _ in range(kills):
+        process = start("fit", "--config", config)
+        before = set(os.listdir(folder)) if folder.exists() else set()
+        while process.poll() is None and not (folder.exists() and set(os.listdir(folder)) - before):
+            time.sleep(0.01)  # until the training has saved something more
+        time.sleep(draw.uniform(0, 0.3))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.communicate()
+    output = _finish(start("fit", "--config", config))
+    assert killed > 0
+    assert "Continues from" in output
+    assert_same(weights(tmp_path / "run"), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+def test_signals_finish_the_batch_and_save(
+    tmp_path: Path, uninterrupted: tuple[dict[str, torch.Tensor], float], signum: signal.Signals
+) -> None:
+    expected, _ = uninterrupted
+    config = str(write_config(tmp_path / "c.yaml", tmp_path / "run"))
+    process = start("fit", "--config", config, "--checkpoints.every_n_steps", "4")
+    folder = tmp_path / "run" / "checkpoints"
+    while process.poll() is None and not list(folder.glob("step-*.ckpt")):
+        time.sleep(0.01)
+    process.send_signal(signum)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signum, output
+    assert f"{signum.name} received: stopped after step" in output
+    _finish(start("fit", "--config", config))
+    assert_same(weights(tmp_path / "run"), expected)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_signal_saves_the_step_it_came_in(tmp_path: Path, signum: signal.Signals) -> None:
+    from lightning.pytorch.callbacks import Callback
+
+    from glmix.training.checkpoints import Preempted
+
+    class Interrupt(Callback):
+        def on_before_backward(self, trainer: object, *args: object) -> None:
+            if trainer.global_step == 6:  # type: ignore[attr-defined]
+                os.kill(os.getpid(), signum)
+
+    before = signal.getsignal(signum)
+    with pytest.raises(Preempted, match="stopped after step 7"):
+        trainer(tmp_path, every=100, callbacks=[Interrupt()]).fit(task(), data())
+    assert signal.getsignal(signum) == before
+    newest = newest_whole(tmp_path / "checkpoints")
+    assert newest is not None
+    assert torch.load(newest, weights_only=True)["global_step"] == 7
+
+
+def test_torn_file_is_skipped(tmp_path: Path) -> None:
+    trainer(tmp_path, max_epochs=2, limit_train_batches=2).fit(task(), data())
+    newest, second = sorted((tmp_path / "checkpoints").glob("step-*.ckpt"), reverse=True)[:2]
+    content = newest.read_bytes()
+    for torn in (content[: len(content) // 2], b"", content[:5000] + b"x" * 100 + content[5100:], b"#" + content):
+        newest.write_bytes(torn)
+        assert not is_whole(newest)
+        assert newest_whole(tmp_path / "checkpoints") == second
+        with pytest.warns(UserWarning, match=f"{newest.name} is torn"):
+            assert checkpoint_to_resume(tmp_path, "auto", task()) == second
+
+
+def test_kill_in_mid_write_leaves_the_last_one(tmp_path: Path) -> None:
+    code = (
+        "import sys, torch, time\n"
+        "from glmix.training.checkpoint_io import AtomicCheckpointIO\n"
+        "io = AtomicCheckpointIO()\n"
+        "for step in range(10**6):\n"
+        "    io.save_checkpoint({'step': step, 'x': torch.full((300000,), float(step))}, sys.argv[1])\n"
+        "    print(step, flush=True)\n"
+    )
+    import sys
+
+    path = tmp_path / "step-1.ckpt"
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for _ in range(3):
+        process.stdout.readline()
+    time.sleep(random.Random(1).uniform(0, 0.05))
+    process.kill()
+    reported = int((process.stdout.read().split() or ["2"])[-1])
+    process.wait()
+    assert is_whole(path)
+    saved = torch.load(path, weights_only=True)
+    assert saved["step"] >= reported
+    assert (saved["x"] == saved["step"]).all()
+
+
+def test_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    mount = shutil.which("mount")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=5m", "tmpfs", disk], check=False).returncode:
+        pytest.skip("a small tmpfs cannot be mounted here (it takes root)")
+    try:
+        io = AtomicCheckpointIO()
+        io.save_checkpoint({"x": torch.zeros(2**19)}, disk / "step-1.ckpt")  # 2 MiB
+        assert io.error is None
+        with pytest.warns(UserWarning, match=r"step-2\.ckpt could not be written"):
+            io.save_checkpoint({"x": torch.ones(2**20)}, disk / "step-2.ckpt")  # 4 MiB
+        assert io.error is not None
+        assert [path.name for path in disk.iterdir()] == ["step-1.ckpt"]
+        assert newest_whole(disk) == disk / "step-1.ckpt"
+
+        (disk / "step-1.ckpt").unlink()
+        # a checkpoint of this training takes about 4 MB: the first fits, and no second beside it
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(OSError, match="could not be saved"):
+                trainer(disk, every=2, max_epochs=2).fit(task(), data())
+        good = newest_whole(disk / "checkpoints")
+        assert good is not None
+        assert torch.load(good, weights_only=True)["global_step"] < 10
+    finally:
+        subprocess.run(["umount", disk], check=False)
+
+
+def test_non_finite_loss_stops_and_names_the_step(tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import Callback
+
+    from glmix.tasks import NonFiniteLossError
+
+    class Poison(Callback):
+        def on_train_batch_start(self, trainer: object, pl_module: object, batch: object, batch_idx: int) -> None:
+            if trainer.global_step == 3:  # type: ignore[attr-defined]
+                batch[0].fill_(float("nan"))  # type: ignore[index]
+
+    with pytest.raises(NonFiniteLossError, match="loss of step 3"):
+        trainer(tmp_path, callbacks=[Poison()]).fit(task(), data())
+    newest = newest_whole(tmp_path / "checkpoints")
+    assert newest is not None
+    checkpoint = torch.load(newest, weights_only=True)
+    assert checkpoint["global_step"] == 3
+    assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
