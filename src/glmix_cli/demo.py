@@ -28,9 +28,9 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from glmix.demo.run import ARTEFACTS, DemoConfig, run_demo
-    from glmix.demo.training import Recipe
     from glmix.errors import InputError
     from glmix.training.progress import progress
+    from glmix.training.short_training import Recipe
 
     if args.threads < 1:
         raise InputError(f"--threads must be at least 1, got {args.threads}.")

@@ -18,11 +18,12 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from glmix.data.classification.datamodule import ONE_OBJECT, ScenesData
 from glmix.data.scenes import SceneConfig
-from glmix.demo.training import Recipe, train_on_scenes
 from glmix.errors import InputError
 from glmix.files import whole_file
 from glmix.models import GLNet
+from glmix.tasks import Classification
 from glmix.training.config_errors import explain
+from glmix.training.short_training import Recipe, train_on_scenes
 from glmix.training.weights import nearest
 
 __all__ = ["Ablation", "Run", "Variant", "carry_out", "finished_runs", "plan", "read_ablation", "strangers", "variants"]
@@ -232,7 +233,12 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _train(run: Run, config: Ablation, data: ScenesData) -> dict[str, Any]:
-    task = config.recipe.task(MODEL, run.variant.args, run.seed, multi_label=data.multi_label)
+    task = Classification(
+        model=MODEL,
+        model_args=run.variant.args,
+        multi_label=data.multi_label,
+        **config.recipe.task_arguments(run.seed),
+    )
     start = time.perf_counter()
     try:
         last = train_on_scenes(task, data, config.recipe, every_epoch=False)[-1]

@@ -19,10 +19,10 @@ from glmix.data.classification.datamodule import ScenesData
 from glmix.data.scenes import SceneConfig, Split
 from glmix.data.scenes.tensors import SceneTensors
 from glmix.data.segmentation.datamodule import SceneMaskData
-from glmix.demo.training import Recipe, train_on_scenes
 from glmix.errors import InputError
 from glmix.files import write_whole
 from glmix.models import GLNet, save_model
+from glmix.tasks import Classification
 from glmix.tasks.segmentation.inference import label_map, segment
 from glmix.tasks.segmentation.metrics import scores_of
 from glmix.tasks.segmentation.task import Segmentation
@@ -33,6 +33,7 @@ from glmix.tasks.weak_segmentation.seeds import SeedMaps
 from glmix.tasks.weak_segmentation.threshold import explained_shares
 from glmix.tasks.weak_segmentation.views import look
 from glmix.training.optim import OptimizerConfig, ScheduleConfig
+from glmix.training.short_training import Recipe, train_on_scenes
 
 __all__ = ["Comparison", "Row", "carry_out", "examples", "rows", "threshold_choices"]
 
@@ -164,7 +165,9 @@ def _classifier(config: Comparison, seed: int, folder: Path) -> GLNet:
     path = folder / "classifier"
     if not path.exists():
         data = ScenesData(config.scenes, config.train_count, config.held_out, 1, seed=seed)
-        task = config.recipe.task(config.model, config.model_args, seed, multi_label=True)
+        task = Classification(
+            model=config.model, model_args=config.model_args, multi_label=True, **config.recipe.task_arguments(seed)
+        )
         train_on_scenes(task, data, config.recipe, every_epoch=False)
         assert isinstance(task.model, GLNet)
         save_model(task.model.cpu(), path)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from glmix.data.scenes import SceneConfig
 from glmix.demo.run import DemoConfig, run_demo
-from glmix.demo.training import Recipe
+from glmix.training.short_training import Recipe
 from glmix_cli import main
 
 TINY = ("--epochs", "1", "--scenes", "64")

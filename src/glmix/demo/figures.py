@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..data.scenes import Scene
 from ..errors import MissingExtraError
-from .training import Epoch
+from ..training.short_training import Epoch
 
 try:
     from matplotlib.axes import Axes

@@ -24,9 +24,10 @@ from ..data.scenes import Scene, SceneConfig, baseline_accuracies, draw_scene
 from ..errors import InputError
 from ..models import GLNet, save_model
 from ..slots.explorer import write_page
+from ..tasks.classification import Classification
 from ..tasks.weak_segmentation.figures import weakseg_sheet
+from ..training.short_training import Epoch, Recipe, train_on_scenes
 from .figures import learning_curve, prediction_sheet, save_figure
-from .training import Epoch, Recipe, train_on_scenes
 
 __all__ = ["ARTEFACTS", "Artefact", "Demo", "DemoConfig", "run_demo"]
 
@@ -163,7 +164,7 @@ def run_demo(
     say(f"Drawing {config.train_count:,} scenes to learn and {2 * config.held_out:,} to hold out.")
     data = ScenesData(scenes, config.train_count, config.held_out, config.held_out, seed=config.seed)
     data.setup("fit")
-    task = config.recipe.task(MODEL, MODEL_ARGS, config.seed)
+    task = Classification(model=MODEL, model_args=MODEL_ARGS, **config.recipe.task_arguments(config.seed))
     say(f"Training for {config.recipe.epochs} epochs.")
     start = time.perf_counter()
     epochs = train_on_scenes(task, data, config.recipe, callbacks=callbacks)

@@ -9,9 +9,9 @@ from torch import nn
 
 from glmix.data.scenes import SceneConfig
 from glmix.data.segmentation.datamodule import SceneMaskData
-from glmix.demo.training import Recipe, train_on_scenes
 from glmix.tasks import Inference, OptimizerConfig, ScheduleConfig, Segmentation
 from glmix.tasks.segmentation.inference import label_map, segment
+from glmix.training.short_training import Recipe, train_on_scenes
 
 SCENES = SceneConfig(size=64, shapes=("disc", "cross"), textures=("checks",), objects=(1, 1))
 RECIPE = Recipe(epochs=6, lr=3e-3, warmup=0.1)

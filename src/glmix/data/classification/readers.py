@@ -12,10 +12,9 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
 from ...errors import InputError, MissingExtraError
 
-__all__ = ["ReaderKind", "find_split", "open_folder", "open_hfds", "open_hfds_streaming", "open_tar", "open_wds"]
+__all__ = ["ReaderKind", "open_folder", "open_hfds", "open_hfds_streaming", "open_tar", "open_wds"]
 
 ReaderKind = Literal["folder", "tar", "wds", "hfds", "hfds-streaming"]
-_SYNONYMS = (("train", "training"), ("val", "valid", "validation", "eval"), ("test", "testing"))
 
 
 def require(module: str) -> Any:
@@ -24,32 +23,6 @@ def require(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(f"This reader needs {module}: pip install {module}") from error
-
-
-def find_split(root: str | os.PathLike[str], split: str, suffix: str = "") -> Path | None:
-    """The folder (or, with a suffix, file) of a split, also under a usual synonym of its name."""
-    for names in _SYNONYMS:
-        if split in names:
-            candidates = (split, *(name for name in names if name != split))
-            break
-    else:
-        candidates = (split,)
-    for name in candidates:
-        for path in (Path(root, name + suffix), Path(root, name)):
-            if path.exists():
-                return path
-    return None
-
-
-def split_path(root: str | os.PathLike[str], split: str, suffix: str = "") -> Path:
-    """The same, or FileNotFoundError saying what there is instead."""
-    if not Path(root).exists():
-        raise FileNotFoundError(f"There is no {root}: root must be the folder that holds the data.")
-    found = find_split(root, split, suffix)
-    if found is None:
-        there = sorted(entry.name for entry in Path(root).iterdir())[:8] if Path(root).is_dir() else []
-        raise FileNotFoundError(f"{root} has no {split}{suffix}; it has {', '.join(there) or 'nothing'}.")
-    return found
 
 
 def open_folder(path: Path, class_map: Mapping[str, int] | str | None = None) -> Any:

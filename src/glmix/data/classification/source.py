@@ -12,9 +12,10 @@ from ...errors import InputError
 from ..core.decoding import BadImages, reduced_side
 from ..core.loaders import eval_loader, stream_loader, train_loader
 from ..core.sampling import process_rank
+from ..core.splits import find_split, split_path
 from ..scenes import Split
 from .dataset import ImageSamples, collate_readable
-from .readers import ReaderKind, find_split, open_folder, open_hfds, open_hfds_streaming, open_tar, open_wds, split_path
+from .readers import ReaderKind, open_folder, open_hfds, open_hfds_streaming, open_tar, open_wds
 from .streams import EvalStream, TrainStream, read_hfds, read_wds
 from .token_labels import Extent, Scores, TokenLabels, TokenLabelTransform
 from .transforms import TransformConfig

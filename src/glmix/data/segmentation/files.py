@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import InputError
-from ..classification.readers import split_path
 from ..core.image_files import read_ids, read_upright, upright_size
+from ..core.splits import split_path
 
 __all__ = ["IGNORE", "VOC_CLASSES", "MaskFiles", "MaskLayout", "open_masks"]
 

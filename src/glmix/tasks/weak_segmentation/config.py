@@ -11,9 +11,9 @@ from ...data.scenes import SceneConfig
 from ...data.segmentation.datamodule import MaskSource
 from ...data.segmentation.files import MaskFiles
 from ...data.segmentation.transforms import MaskTransformConfig
-from ...demo.training import Recipe
 from ...errors import InputError
 from ...training.config_errors import explain
+from ...training.short_training import Recipe
 from .labels import ImagesWithLabels, LabelSource
 from .methods import SeedConfig
 from .metrics import THRESHOLDS

@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from ...data.segmentation.files import IGNORE, MaskFiles
-from ...demo.training import train_on_scenes
 from ...errors import InputError
 from ...files import whole_file
+from ...training.short_training import train_on_scenes
 from ...weights import load_trained
 from ..segmentation.inference import label_map, segment
 from ..segmentation.metrics import SegmentationScores, scores_of
@@ -159,16 +159,13 @@ def _segmenter(config: WeakSeg, result: SeedResult, say: Say) -> Path:
         num_workers=config.data.num_workers,
         seed=config.seed,
     )
-    like = part.recipe.task(config.classifier.model, {}, config.seed)
     task = Segmentation(
         model=config.classifier.model,
         model_args={k: v for k, v in config.classifier.model_args.items() if k != "output_stride"},
         decoder=part.decoder,
         decoder_args=part.decoder_args,
         checkpoint=str(Path(config.out) / "classifier" / "model.safetensors"),
-        optimizer=like.optimizer_config,
-        schedule=like.schedule_config,
-        seed=config.seed,
+        **part.recipe.task_arguments(config.seed),
     )
     say(f"Training {part.decoder} on {config.classifier.model} for {part.recipe.epochs} epochs, on pseudo masks.")
     write_json(source, made)

@@ -9,12 +9,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...data.scenes import Scene, class_colours
-from ...demo.figures import Figure
-from ...errors import InputError
+from ...errors import InputError, MissingExtraError
 from .methods import SeedConfig, class_maps, seed_maps
 from .metrics import THRESHOLDS, Curve, curve_of
 from .seeds import SeedMaps
 from .views import look
+
+try:
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise MissingExtraError(f"Figures need the extra `train` ({error}): pip install 'glmix[train]'.") from error
 
 __all__ = ["curve_figure", "sheet", "weakseg_sheet"]
 

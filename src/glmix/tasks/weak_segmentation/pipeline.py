@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from ...data.core.image_files import upright_size
 from ...data.scenes import write_scenes
 from ...data.segmentation.files import MaskFiles
-from ...demo.training import train_on_scenes
 from ...errors import InputError
 from ...files import write_whole
 from ...models import GLNet, save_model
+from ...training.short_training import train_on_scenes
+from ..classification import Classification
 from .config import WeakSeg
 from .data import LabelData, label_vectors
 from .labels import ImagesWithLabels
@@ -76,7 +77,12 @@ def fit(config: WeakSeg, say: Say) -> None:
         config.seed,
     )
     data.setup("fit")
-    task = recipe.task(config.classifier.model, config.classifier.model_args, config.seed, multi_label=True)
+    task = Classification(
+        model=config.classifier.model,
+        model_args=config.classifier.model_args,
+        multi_label=True,
+        **recipe.task_arguments(config.seed),
+    )
     task.checkpoint = config.classifier.checkpoint
     say(f"Training {config.classifier.model} for {recipe.epochs} epochs on {len(data.files)} images.")
     last = train_on_scenes(task, data, recipe, every_epoch=False)[-1]

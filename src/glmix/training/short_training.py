@@ -1,4 +1,4 @@
-"""A short training on scenes, driven from Python with the engine of `glmix fit`: what demo and ablations share."""
+"""Short trainings of small networks from Python, without checkpoints: for the demo, weak segmentation and studies."""
 
 import time
 from collections.abc import Sequence
@@ -10,10 +10,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from ..errors import InputError
-from ..tasks.classification.task import Classification
-from ..training.optim import OptimizerConfig, ScheduleConfig
-from ..training.process import ends_as_signals_ask, quiet
-from ..training.task import Task
+from .optim import OptimizerConfig, ScheduleConfig
+from .process import ends_as_signals_ask, quiet
+from .task import Task
 
 __all__ = ["Epoch", "Recipe", "train_on_scenes"]
 
@@ -46,16 +45,13 @@ class Recipe:
         if not 0 <= self.warmup < 1:
             raise InputError(f"warmup must be a share of the training, from 0 to below 1, got {self.warmup}.")
 
-    def task(self, model: str, model_args: dict[str, Any], seed: int, *, multi_label: bool = False) -> Classification:
-        """A network and how it is trained, ready for `train_on_scenes`."""
-        return Classification(
-            model=model,
-            model_args=model_args,
-            multi_label=multi_label,
-            optimizer=OptimizerConfig(lr=self.lr, base_batch=None, weight_decay=self.weight_decay),
-            schedule=ScheduleConfig(warmup_epochs=self.warmup * self.epochs),
-            seed=seed,
-        )
+    def task_arguments(self, seed: int) -> dict[str, Any]:
+        """Return the arguments of a `Task` that this recipe decides: optimizer, schedule and seed."""
+        return {
+            "optimizer": OptimizerConfig(lr=self.lr, base_batch=None, weight_decay=self.weight_decay),
+            "schedule": ScheduleConfig(warmup_epochs=self.warmup * self.epochs),
+            "seed": seed,
+        }
 
 
 @dataclass(frozen=True)
