@@ -116,7 +116,7 @@ def test_predictions_are_printed_for_people(glmix, checkpoint, images):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["x.png", "--model", "glnet_4g"], "no weights of its own to predict with: give them with --checkpoint"),
+        (["x.png", "--model", "glnet_4g"], "no weights of its own: give weights with --checkpoint"),
         (["x.png", "--model", "glnet_4g", "--checkpoint", "absent.pth"], "No checkpoint at absent.pth"),
         (["x.png", "--model", "glnet_4g", "--topk", "0"], "--topk and --batch-size must be 1 or more"),
         (["x.png", "--model", "glnet_5g", "--checkpoint", "weights.pth"], "glnet_5g is no model"),

@@ -54,7 +54,9 @@ def test_a_compiled_file_is_the_model_and_serves_many_threads(tmp_path):
         pytest.skip("compiling needs g++")
     model = make()
     report = export_model(model, tmp_path / "model.pt2", compiled=True, preprocess="uint8")
-    run = load_exported(report.files[0])
+    with pytest.raises(ValueError, match="holds machine code: load it with trusted=True"):
+        load_exported(report.files[0])
+    run = load_exported(report.files[0], trusted=True)
     assert run.about["class_names"] == [f"class {index}" for index in range(5)]
     inputs = [pixels(batch, *size) for size in SIZES for batch in (1, 3)] * 2
     with torch.no_grad():

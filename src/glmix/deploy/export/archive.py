@@ -80,11 +80,9 @@ def read_program(path: Path) -> tuple[torch.export.ExportedProgram, dict[str, An
     Raises:
         InputError: it holds anything that such a file does not need, or is damaged.
     """
-    content = path.read_bytes()  # once, so that what is checked is what is loaded
     try:
-        _check(content, path)
         extra = {ABOUT: ""}
-        program = torch.export.load(io.BytesIO(content), extra_files=extra)
+        program = torch.export.load(io.BytesIO(_checked(path)), extra_files=extra)
         about = json.loads(extra[ABOUT])
     except InputError:
         raise
@@ -95,27 +93,35 @@ def read_program(path: Path) -> tuple[torch.export.ExportedProgram, dict[str, An
     return program, about
 
 
-def _check(content: bytes, path: Path) -> None:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+def _checked(path: Path) -> bytes:
+    """Return the members of a `.pt2` that were checked, as an archive of their own.
+
+    It is written anew because PyTorch reads archives by another library, which may find other members in the same file.
+    """
+    with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-        root = names[0].partition("/")[0]
-        inside = [name.removeprefix(f"{root}/") for name in names]
-        for name, found in zip(names, inside, strict=True):
-            if name == found or not _MEMBERS.fullmatch(found):
-                raise _refused(path, f"the member {name!r}")
-        if len(set(names)) != len(names):
-            raise _refused(path, "two members of one name")
-        members = {found: name for name, found in zip(names, inside, strict=True)}
-        for kind in ("weights", "constants"):
-            config = json.loads(archive.read(members[f"data/{kind}/model_{kind}_config.json"]))
-            for name, payload in config["config"].items():
-                if payload["use_pickle"] is not False:
-                    raise _refused(path, f"{name} as a pickle")
-                if f"data/{kind}/{payload['path_name']}" not in members:
-                    raise _refused(path, f"{name} in the place {payload['path_name']!r}")
-        # torch.export.load would fall back to reading it with all that a pickle can do
-        torch.load(io.BytesIO(archive.read(members["data/sample_inputs/model.pt"])), weights_only=True)
-        _check_graph(json.loads(archive.read(members["models/model.json"])), path)
+        root = names[0].partition("/")[0] + "/"
+        members = {}
+        for name in names:
+            inside = name.removeprefix(root)
+            if name == inside or inside in members or not _MEMBERS.fullmatch(inside):
+                raise _refused(path, f"the member {name!r}, or has it twice")
+            members[inside] = archive.read(name)
+    for kind in ("weights", "constants"):
+        config = json.loads(members[f"data/{kind}/model_{kind}_config.json"])
+        for name, payload in config["config"].items():
+            if payload["use_pickle"] is not False:
+                raise _refused(path, f"{name} as a pickle")
+            if f"data/{kind}/{payload['path_name']}" not in members:
+                raise _refused(path, f"{name} in the place {payload['path_name']!r}")
+    # torch.export.load would fall back to reading it with all that a pickle can do
+    torch.load(io.BytesIO(members["data/sample_inputs/model.pt"]), weights_only=True)
+    _check_graph(json.loads(members["models/model.json"]), path)
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for inside, data in members.items():
+            archive.writestr(f"{root}{inside}", data)
+    return content.getvalue()
 
 
 def _check_graph(value: Any, path: Path, key: str = "") -> None:
