@@ -74,7 +74,8 @@ class Stem(nn.Module):
     def _enter(self, x: Tensor) -> Tensor:
         x = check_image(x, self.in_chans, self.min_size)
         if not is_exporting():  # whoever runs an exported graph chooses its memory; torch cannot prove this one's sizes
-            x = x.contiguous(memory_format=torch.channels_last)
+            # what contiguous(memory_format=torch.channels_last) does, in operators that torch.vmap knows
+            x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
         return x
 
 
