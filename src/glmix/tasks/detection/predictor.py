@@ -1,5 +1,6 @@
 """A trained detector that takes pictures as they come, and pictures of what it says."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,10 +63,11 @@ class DetectionPredictor:
     """Pictures of any size to what is in them.
 
     Args:
-        network: a detector in the manner of torchvision's.
+        network: a detector in the manner of torchvision's, which is copied: its own mode, device and thresholds stay as
+            they are, and training it further does not change this predictor.
         class_names: of the labels 1, 2, ...
         category_ids: with which results are written; None for the labels themselves.
-        score: the least that is told.
+        score: detections with a lower score are left out.
         device: where to compute.
     """
 
@@ -79,9 +81,9 @@ class DetectionPredictor:
     ) -> None:
         if not 0 <= score <= 1:
             raise InputError(f"score must be from 0 to 1, got {score}.")
-        self.network = network.to(device).eval()
-        # told to the detector, so that it makes no mask in the size of a photograph for what is not wanted
-        deciding: Any = getattr(network, "roi_heads", network)
+        self.network = copy.deepcopy(network).to(device).eval()
+        # The detector itself drops what scores less, so that no mask as large as the image is computed for it.
+        deciding: Any = getattr(self.network, "roi_heads", self.network)
         deciding.score_thresh = score
         self.class_names = tuple(class_names)
         self.category_ids = list(category_ids or range(1, len(self.class_names) + 1))
