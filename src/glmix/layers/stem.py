@@ -48,9 +48,8 @@ def check_dtype(x: Tensor, weight: Tensor) -> None:
     if weight.dtype in AUTOCAST and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         accepted = AUTOCAST
     if x.dtype not in accepted:
-        raise InputError(
-            f"Images must be {' or '.join(map(str, accepted))}, as the model's weights are {weight.dtype}, got {x.dtype}."
-        )
+        names = " or ".join(str(dtype) for dtype in accepted)
+        raise InputError(f"Images must be {names}, as the model's weights are {weight.dtype}; got {x.dtype}.")
 
 
 class Stem(nn.Module):
