@@ -39,6 +39,17 @@ def test_segmentation_models_train_a_step(decoder, encoder):
     assert not torch.equal(model(x), before)
 
 
+def test_the_dpt_decoder_exports_with_it_and_answers_alike():
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    model = smp.DPT("tu-test_glnet", encoder_weights=None, decoder_readout="ignore", classes=3).eval()
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(x)
+        found = torch.export.export(model, (x,)).module()(x)
+    # Not equal: an exported graph pools seeds in another order of summation and keeps the images' own memory format.
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 @pytest.mark.parametrize("depth", [3, 4, 5])
 def test_segmentation_encoders_give_the_features_they_announce(depth, output_stride):

@@ -72,7 +72,7 @@ def fuse(model: ModuleT, *, head: bool = True) -> ModuleT:
             part.__class__ = FusedStage  # no new module: hooks on this one, and what else holds it, stay
         elif isinstance(part, GLNet) and head:
             _fuse_head(part)
-    return fused
+    return fused.eval()  # the parts that are new
 
 
 def _fuse_block(block: Block) -> None:

@@ -113,7 +113,8 @@ def _narrow(model: nn.Module, dtype: torch.dtype) -> None:
     """Compute in `dtype`, but for scales of the assignments and the classifier."""
     wide = [part.scale for part in model.modules() if isinstance(part, SoftBridge)]
     layers = model.get_classifier() if hasattr(model, "get_classifier") else ()  # type: ignore[operator]
-    layers = [layer for layer in (layers if isinstance(layers, tuple) else (layers,)) if isinstance(layer, nn.Linear)]
+    layers = layers if isinstance(layers, tuple) else (layers,)
+    layers = [layer for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
     wide += [parameter for layer in layers for parameter in layer.parameters()]
     values = [parameter.data for parameter in wide]
     model.to(dtype)

@@ -1,4 +1,4 @@
-"""What is reading the code: Python, or something that captures a graph of it. TorchScript reads neither question."""
+"""Is a graph of the model being captured, and by what?"""
 
 import torch
 
@@ -6,10 +6,12 @@ __all__ = ["is_capturing", "is_exporting"]
 
 
 def is_capturing() -> bool:
-    """Whether `torch.compile` or `torch.export` is at work, for which sizes may be symbols."""
-    return False if torch.jit.is_scripting() else torch.compiler.is_compiling()
+    """Return whether the code runs in TorchScript, or under `torch.jit.trace`, `torch.compile` or `torch.export`."""
+    if torch.jit.is_scripting():
+        return True
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
 def is_exporting() -> bool:
-    """Whether `torch.export` is at work (up to torch 2.11 `torch.compile` says so too)."""
+    """Return whether `torch.export` is at work (up to torch 2.11 also under `torch.compile`)."""
     return False if torch.jit.is_scripting() else torch.compiler.is_exporting()

@@ -12,6 +12,7 @@ from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .small_maps import apply_layer
 
 __all__ = ["attention_bias", "cells_of", "check_mask", "convolve", "drop_pixels", "hide", "pool_masked"]
 
@@ -56,7 +57,7 @@ def convolve(layers: nn.Sequential, x: Tensor, mask: Tensor) -> tuple[Tensor, Te
     for layer in layers:
         if isinstance(layer, nn.Conv2d | nn.ZeroPad2d) and x.shape[2:] == mask.shape[1:]:  # not so behind a ZeroPad2d
             x = hide(x, mask)
-        x = layer(x)
+        x = apply_layer(layer, x)
         if isinstance(layer, nn.Conv2d) and layer.stride != (1, 1):
             down, across = (
                 layer.dilation[i] * (layer.kernel_size[i] - 1) - 2 * int(layer.padding[i])  # from first to last pixel

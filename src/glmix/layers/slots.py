@@ -14,7 +14,7 @@ from timm.layers import register_notrace_function
 from torch import Tensor
 from torch.nn import functional as F
 
-from .capture import is_capturing
+from .capture import is_capturing, is_exporting
 from .padding import cells_of, drop_pixels, pool_masked
 
 __all__ = [
@@ -63,15 +63,18 @@ def pooling_matrix(size: int, bins: int, like: Tensor) -> Tensor:
 def pool_to_grid(x: Tensor, rows: int, cols: int, mask: Tensor | None = None) -> Tensor:
     """Average an image over a regular grid: (B, C, H, W) -> (B, S, C), S = rows * cols.
 
-    Adaptive pooling freezes H and W when it is traced, so a graph that is being captured gets the same windows as
-    two small matrix products, in which sizes stay free.
+    Captured graphs get the same windows as two products with averaging matrices: adaptive pooling fixes H and W in a
+    trace, the TorchScript-based ONNX exporter has it only for grids that divide the image, and there
+    `torch.jit.optimize_for_inference` crashes on it. The order of summation differs, so results agree to rounding.
     """
     if mask is not None:
         return pool_masked(x, mask, rows, cols)
     if is_capturing():
         down = pooling_matrix(x.shape[2], rows, x)  # (G, H)
         across = pooling_matrix(x.shape[3], cols, x)  # (K, W)
-        pooled = across @ x.permute(0, 2, 3, 1)  # (B, H, K, C)
+        if is_exporting():  # exported graphs keep the images' own memory format, and their batch may be a constant
+            return (down @ x @ across.t()).flatten(2).transpose(1, 2)  # (B, C, G, K) -> (B, S, C)
+        pooled = across @ x.permute(0, 2, 3, 1)  # (B, H, K, C): a view of channels-last memory
         return (down @ pooled.flatten(2)).unflatten(2, (cols, -1)).flatten(1, 2)  # (B, G, K * C) -> (B, S, C)
     return F.adaptive_avg_pool2d(x, (rows, cols)).flatten(2).transpose(1, 2)
 

@@ -8,7 +8,7 @@ from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .capture import is_exporting
+from .capture import is_capturing, is_exporting
 from .padding import check_mask, convolve
 
 __all__ = ["Stem", "StemStyle", "TransitionOrder", "check_image", "transition"]
@@ -17,6 +17,7 @@ StemStyle = Literal["patch", "conv"]
 TransitionOrder = Literal["norm_conv", "conv_norm"]
 
 MIN_SIZE = 32
+AUTOCAST = [torch.float32, torch.float16, torch.bfloat16]
 
 
 @torch.fx.wrap
@@ -34,6 +35,21 @@ def check_image(x: Tensor, in_chans: int, min_size: int) -> Tensor:
             f"Images must be at least {min_size} x {min_size} pixels, got {x.shape[3]} x {x.shape[2]} (width x height)."
         )
     return x
+
+
+def check_dtype(x: Tensor, weight: Tensor) -> None:
+    """Raise if images have another dtype than the weights that take them. Captured graphs carry no such check.
+
+    Autocast converts between float32, float16 and bfloat16, so it accepts these three.
+    """
+    if isinstance(x, torch.fx.Proxy) or is_capturing() or x.dtype == weight.dtype:
+        return
+    accepted, device = [weight.dtype], x.device.type
+    if weight.dtype in AUTOCAST and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        accepted = AUTOCAST
+    if x.dtype not in accepted:
+        names = " or ".join(str(dtype) for dtype in accepted)
+        raise InputError(f"Images must be {names}, as the model's weights are {weight.dtype}; got {x.dtype}.")
 
 
 class Stem(nn.Module):
@@ -73,8 +89,11 @@ class Stem(nn.Module):
 
     def _enter(self, x: Tensor) -> Tensor:
         x = check_image(x, self.in_chans, self.min_size)
+        if not torch.jit.is_scripting():
+            check_dtype(x, self.layers[0].weight)  # type: ignore[arg-type]
         if not is_exporting():  # whoever runs an exported graph chooses its memory; torch cannot prove this one's sizes
-            x = x.contiguous(memory_format=torch.channels_last)
+            # what contiguous(memory_format=torch.channels_last) does, in operators that torch.vmap knows
+            x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
         return x
 
 

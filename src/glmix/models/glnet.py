@@ -1,6 +1,6 @@
 """GLNet: a pyramid of four stages of blocks, under timm's whole contract."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,15 @@ from ..layers import (
 from .slot_grid import Grid, as_grid, grids_of, per_stage, set_slot_grid
 from .stage import Stage
 
-__all__ = ["GLNet"]
+__all__ = ["GLNet", "init_linear"]
+
+
+def init_linear(layer: nn.Module) -> None:
+    """Draw the weight of a linear layer or of a 1x1 convolution from a truncated normal; leave other layers alone."""
+    if isinstance(layer, nn.Linear | nn.Conv2d):
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 class GLNet(nn.Module):
@@ -40,7 +48,8 @@ class GLNet(nn.Module):
     Args:
         in_chans: channels of the images.
         num_classes: outputs of the classifier; 0 for none.
-        global_pool: pooling before the classifier (timm's names); '' for none.
+        global_pool: pooling before the classifier (timm's names); '' for none, with which the classifier is a 1x1
+            convolution and gives a map of logits (B, num_classes, H / 32, W / 32).
         output_stride: 8, 16 or 32. Below 32 the last transitions keep the grid and later convolutions are dilated.
         widths: channels of each stage.
         depths: blocks of each stage.
@@ -177,7 +186,9 @@ class GLNet(nn.Module):
             self.feature_info.append({"num_chs": widths[i], "reduction": reduction, "module": f"stages.{i}"})
         self.stages = nn.Sequential(*built)
         self.norm: nn.Module = nn.BatchNorm2d(widths[-1], **dd)
-        self.head = ClassifierHead(widths[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
+        self.head = ClassifierHead(
+            widths[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, use_conv=not global_pool, **dd
+        )
         self.init_weights(needs_reset=False)
 
     @torch.jit.ignore
@@ -190,9 +201,8 @@ class GLNet(nn.Module):
             reset = getattr(module, "reset_parameters", None)
             if needs_reset and reset is not None:
                 reset()
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+            if isinstance(module, nn.Linear) or module is self.head.fc:
+                init_linear(module)
         for module in self.modules():
             if isinstance(module, Attention):
                 nn.init.xavier_uniform_(module.qkv.weight)
@@ -235,13 +245,18 @@ class GLNet(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier in place of the old one; 0 classes for none, global_pool None for the same pooling."""
+        """Replace the classifier.
+
+        Args:
+            num_classes: outputs of the new classifier; 0 for none.
+            global_pool: pooling before the classifier; None for the present one, '' for none.
+        """
         self.num_classes = num_classes
+        if global_pool is not None:
+            self.head.use_conv = not global_pool
         self.head.reset(num_classes, global_pool)
         self._match(self.head)
-        if isinstance(self.head.fc, nn.Linear):
-            nn.init.trunc_normal_(self.head.fc.weight, std=0.02)
-            nn.init.zeros_(self.head.fc.bias)
+        init_linear(self.head.fc)
 
     @torch.jit.ignore
     def _match(self, new: nn.Module) -> None:
@@ -259,47 +274,40 @@ class GLNet(nn.Module):
         intermediates_only: bool = False,
         mask: Tensor | None = None,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The outputs of stages, beside the final features.
+        """Return the outputs of stages, and with them the final features.
 
         Args:
             x: images (B, C, H, W).
             indices: the last n stages if a number, all if None, these if a list.
             norm: apply the final norm to the last stage's output.
-            stop_early: leave out the stages behind the last one asked for.
+            stop_early: do not run the stages after the last one asked for.
             output_fmt: 'NCHW' is the only one.
             intermediates_only: return the list alone.
             mask: for a padded batch, see `forward_features`.
         """
         if output_fmt != "NCHW":
-            raise InputError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
+            raise InputError(f"output_fmt must be 'NCHW', got '{output_fmt}'.")
         take, last = feature_take_indices(len(self.stages), indices)
         final = len(self.stages) - 1
+        stop = last if stop_early else final
         intermediates: list[Tensor] = []
-        features, left = x, mask
-        for i, (features, left) in enumerate(self._outputs(x, mask)):
-            if i in take:
-                intermediates.append(hide(self.norm(features) if norm and i == final else features, left))
-            if i == last and stop_early:
-                break
-        if intermediates_only:
-            return intermediates
-        if last == final or not stop_early:
-            features = self.norm(features)
-        return hide(features, left), intermediates
-
-    @torch.jit.unused
-    def _outputs(self, x: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """What each stage gives, with the mask on its grid."""
         if mask is None:
             x = self.stem(x)
-            for stage in self.stages:
-                x = stage(x)
-                yield x, None
-            return
-        x, mask = self.stem.forward_padded(x, mask)
-        for stage in self.stages:
-            x, mask = stage.forward_padded(x, mask)  # type: ignore[operator]
-            yield x, mask
+        else:
+            x, mask = self.stem.forward_padded(x, mask)
+        for i, stage in enumerate(self.stages):
+            if i <= stop:  # TorchScript unrolls the loop, so it can neither be cut short nor left early
+                if mask is None:
+                    x = stage(x)
+                else:
+                    x, mask = stage.forward_padded(x, mask)  # type: ignore[operator]
+                if i in take:
+                    intermediates.append(hide(self.norm(x) if norm and i == final else x, mask))
+        if intermediates_only:
+            return intermediates
+        if stop == final:
+            x = self.norm(x)
+        return hide(x, mask), intermediates
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -308,8 +316,9 @@ class GLNet(nn.Module):
         take, last = feature_take_indices(len(self.stages), indices)
         shortened = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
+        self.stages.training = self.training
         if prune_norm or shortened:
-            self.norm = nn.Identity()
+            self.norm = nn.Identity().train(self.training)
         if shortened:
             self.num_features = self.head_hidden_size = self.head.in_features = self.feature_info[last]["num_chs"]
         if prune_head or shortened:
@@ -329,8 +338,9 @@ class GLNet(nn.Module):
 
     @torch.jit.unused
     def _forward_padded(self, x: Tensor, mask: Tensor) -> Tensor:
-        *_, (x, left) = self._outputs(x, mask)
-        return hide(self.norm(x), left)
+        features, _ = self.forward_intermediates(x, 1, mask=mask)
+        assert isinstance(features, Tensor)
+        return features
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Final features to logits, or to pooled features with `pre_logits`."""

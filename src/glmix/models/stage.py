@@ -5,7 +5,7 @@ from timm.models import checkpoint_seq
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..layers import Block, convolve
+from ..layers import Block, apply_layers, convolve
 
 __all__ = ["Stage"]
 
@@ -20,7 +20,7 @@ class Stage(nn.Module):
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
+        x = self.downsample(x) if torch.jit.is_scripting() else apply_layers(self.downsample, x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq(self.blocks, x)
         return self.blocks(x)

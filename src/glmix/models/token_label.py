@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .glnet import GLNet
+from .glnet import GLNet, init_linear
 
 __all__ = ["Box", "GLNetTokenLabel", "random_box", "swap_in_box"]
 
@@ -48,8 +48,7 @@ class GLNetTokenLabel(GLNet):
     def _reset_aux_head(self) -> None:
         if self.num_classes > 0:
             self.aux_head = nn.Linear(self.num_features, self.num_classes)
-            nn.init.trunc_normal_(self.aux_head.weight, std=0.02)
-            nn.init.zeros_(self.aux_head.bias)
+            init_linear(self.aux_head)
         else:
             self.aux_head = nn.Identity()
         self._match(self.aux_head)
@@ -89,4 +88,7 @@ class GLNetTokenLabel(GLNet):
         cls = self.head(x, pre_logits=pre_logits)
         if pre_logits or self.num_classes == 0:
             return cls
-        return cls + 0.5 * self.forward_aux(x).amax(dim=1)
+        peak = self.forward_aux(x).amax(dim=1)
+        if self.head.use_conv:  # nothing is pooled: cls is a map, whose mean over positions are the pooled logits
+            peak = peak[:, :, None, None]
+        return cls + 0.5 * peak

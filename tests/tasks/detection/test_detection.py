@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from glmix.data.detection.datamodule import DetectionScenes
@@ -15,6 +16,7 @@ from glmix.models import GLNet
 from glmix.tasks import Detection, DetectorConfig, OptimizerConfig, ScheduleConfig, load_trained, read_info
 from glmix.tasks.detection import padding
 from glmix.tasks.detection.models import build_detector
+from glmix.tasks.detection.predictor import DetectionPredictor
 from tests.runs import assert_same, trainer, weights
 
 SMALL = {"widths": (16, 16, 32, 32), "depths": (1, 1, 1, 1), "head_dim": 16, "num_slots": 4}
@@ -308,3 +310,15 @@ def test_slot_seeds_are_not_decayed() -> None:
 def test_a_task_says_what_it_cannot_do() -> None:
     with pytest.raises(ValueError, match="layer_decay is for classifiers"):
         task("retinanet", optimizer=OptimizerConfig(layer_decay=0.8))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_predictor_leaves_the_detector_as_it_was(kind: str) -> None:
+    net = detector(kind).train()
+    deciding = getattr(net, "roi_heads", net)
+    before = deciding.score_thresh
+    predictor = DetectionPredictor(net, ["a", "b", "c"], score=0.9)
+    assert deciding.score_thresh == before != 0.9
+    assert net.training
+    assert not predictor.network.training
+    assert predictor(Image.new("RGB", (80, 64))).scores.min(initial=1.0) >= 0.9

@@ -1,5 +1,6 @@
 """A trained detector that takes pictures as they come, and pictures of what it says."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ class DetectionPredictor:
     """Pictures of any size to what is in them.
 
     Args:
-        network: a detector in the manner of torchvision's.
+        network: a detector in the manner of torchvision's, which is copied: its own mode, device and thresholds stay as
+            they are, and training it further does not change this predictor.
         class_names: of the labels 1, 2, ...
         category_ids: with which results are written; None for the labels themselves.
         score: the lowest score of a detection that is returned; None for the detector's own threshold, with which
@@ -101,11 +103,11 @@ class DetectionPredictor:
     ) -> None:
         if score is not None and not 0 <= score <= 1:
             raise InputError(f"score must be from 0 to 1, got {score}.")
-        self.network = network.to(device).eval()
-        deciding: Any = getattr(network, "roi_heads", network)
+        self.network = copy.deepcopy(network).to(device).eval()
+        deciding: Any = getattr(self.network, "roi_heads", self.network)
         if score is None:
             score = float(deciding.score_thresh)
-        # the detector has the threshold too, so that it makes no mask of the image's size that would be discarded
+        # the detector itself drops what scores less, so that it computes no mask as large as the image for it
         deciding.score_thresh = score
         self.has_masks = hasattr(network, "roi_heads") and deciding.has_mask()
         self.class_names = tuple(class_names)
