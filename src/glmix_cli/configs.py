@@ -11,10 +11,12 @@ HELP = "List the shipped recipes of fit and weakseg; print or copy one of them."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "A name is what --config takes: `glmix fit --config scenes/single`. To change a recipe, copy it with "
-        "`glmix configs scenes/single -o mine.yaml` and use `glmix fit --config mine.yaml`."
+        "A name is what --config takes: `glmix fit --config classification/scenes/single`. To change a recipe, copy it with "
+        "`glmix configs classification/scenes/single -o mine.yaml` and use `glmix fit --config mine.yaml`."
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="print this recipe, such as scenes/single")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="print this recipe, such as classification/scenes/single"
+    )
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="copy the recipe to FILE instead of printing it")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     parser.add_argument("--long", action="store_true", help="list each recipe's command, cost and expected result too")
@@ -27,7 +29,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.name is None:
         if args.out is not None:
-            raise InputError("-o copies one recipe: name it, as in `glmix configs scenes/single -o mine.yaml`.")
+            raise InputError(
+                "-o copies one recipe: name it, as in `glmix configs classification/scenes/single -o mine.yaml`."
+            )
         entries = [_entry(name, config_path(name)) for name in config_names()]
         print(json.dumps(entries, indent=2) if args.json else _listing(entries, args.long))
         return 0

@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
         )
     print("\nNext:")
     print(f"  glmix predict {args.out / 'images'} --model local-dir:{args.out / 'model'} --topk 2")
-    print("  glmix fit --config scenes/several")
-    print("  glmix fit --config scenes/segmentation_fpn")
+    print("  glmix fit --config classification/scenes/several")
+    print("  glmix fit --config segmentation/scenes/segmentation_fpn")
     return 0
 
 

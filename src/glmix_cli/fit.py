@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 __all__ = ["COMMANDS", "main"]
 
-CONFIG_HELP = "a YAML file, or a shipped recipe such as scenes/single (`glmix configs` lists them); may be repeated"
+CONFIG_HELP = "a YAML file, or a shipped recipe such as classification/scenes/single (`glmix configs` lists them); may be repeated"
 COMMANDS = {
     "fit": "Train a model as a YAML file says; the same command again continues where it stopped.",
     "validate": "Measure a trained model on the validation data.",
@@ -22,7 +22,7 @@ def short_help(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"glmix {command}",
         description=COMMANDS[command],
-        epilog=f"Every key of the YAML is an option of its own: `glmix {command} --config scenes/single --help` lists "
+        epilog=f"Every key of the YAML is an option of its own: `glmix {command} --config classification/scenes/single --help` lists "
         "them all, docs/training.md explains them. An unknown key is refused, with the most similar one that exists.",
     )
     parser.add_argument("--config", metavar="FILE|NAME", help=CONFIG_HELP)

@@ -15,20 +15,20 @@ STEPS = {
 METHODS = "cam slots slotcut dense gradcam gradcam++ layercam xgradcam eigengradcam hirescam"
 EXAMPLES = """examples:
   The whole pipeline on generated scenes:
-    glmix weakseg fit      --config weakseg/scenes
-    glmix weakseg seeds    --config weakseg/scenes
-    glmix weakseg evaluate --config weakseg/scenes
+    glmix weakseg fit      --config weak_segmentation/scenes
+    glmix weakseg seeds    --config weak_segmentation/scenes
+    glmix weakseg evaluate --config weak_segmentation/scenes
 
   Your own photographs without any mask, one folder per class (photos/cat/1.jpg, photos/dog/2.jpg):
-    glmix weakseg fit --config weakseg/photos --set data.images.folder photos
+    glmix weakseg fit --config weak_segmentation/photos --set data.images.folder photos
   The same with several classes per image, from a CSV file with the header `file,labels` and rows `1.jpg,cat;dog`:
-    glmix weakseg fit --config weakseg/photos --set data.images.folder photos \\
+    glmix weakseg fit --config weak_segmentation/photos --set data.images.folder photos \\
         --set data.images.labels labels.csv
 
   Compare methods beside each other, without training a segmenter; then train it on the best one's pseudo masks:
-    glmix weakseg seeds    --config weakseg/scenes --method cam layercam slotcut
-    glmix weakseg evaluate --config weakseg/scenes --seeds-only
-    glmix weakseg evaluate --config weakseg/scenes --method slotcut
+    glmix weakseg seeds    --config weak_segmentation/scenes --method cam layercam slotcut
+    glmix weakseg evaluate --config weak_segmentation/scenes --seeds-only
+    glmix weakseg evaluate --config weak_segmentation/scenes --method slotcut
 
 The steps need to be run in this order, with the same configuration. docs/weakseg.md explains them.
 """

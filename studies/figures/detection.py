@@ -1,7 +1,7 @@
 """Plot how the detectors of the recipes scenes/detection_* learnt, and what they find in scenes they never saw.
 
-    glmix fit --config scenes/detection_retinanet
-    glmix fit --config scenes/detection_mask_rcnn
+    glmix fit --config detection/scenes/detection_retinanet
+    glmix fit --config detection/scenes/detection_mask_rcnn
     python -m studies.figures.detection out/scenes/detection_retinanet out/scenes/detection_mask_rcnn
 
 Prints average precision on test scenes, and writes detection-curve.png and detection-scenes.jpg.

@@ -1,7 +1,7 @@
 """Plot how the networks of the recipes scenes/segmentation_* learnt, and their predictions on unseen scenes.
 
-    glmix fit --config scenes/segmentation_fpn
-    glmix fit --config scenes/segmentation_upernet
+    glmix fit --config segmentation/scenes/segmentation_fpn
+    glmix fit --config segmentation/scenes/segmentation_upernet
     python -m studies.figures.segmentation out/scenes/segmentation_fpn out/scenes/segmentation_upernet
 
 Prints mean IoU and pixel accuracy on test scenes, and writes segmentation-curve.png and segmentation-scenes.jpg.

@@ -36,8 +36,8 @@ def test_the_list_has_every_recipe_with_its_first_line(capsys):
         assert f"{name} " in listed
         assert entry["summary"] in listed
         assert config_path(name).read_text().splitlines()[0] == f"# {entry['summary']}"
-    assert entries["scenes/single"]["command"] == "glmix fit --config scenes/single"
-    assert entries["scenes/single"]["cost"] in printed(capsys, "configs", "--long")
+    assert entries["classification/scenes/single"]["command"] == "glmix fit --config classification/scenes/single"
+    assert entries["classification/scenes/single"]["cost"] in printed(capsys, "configs", "--long")
 
 
 @pytest.mark.parametrize("name", config_names())
@@ -88,7 +88,9 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(arguments, capsys, tmp_
     assert "glmix configs" in error
 
 
-@pytest.mark.parametrize("name", ["scenes/single", "scenes/single.yaml", "configs/scenes/single.yaml"])
+@pytest.mark.parametrize(
+    "name", ["classification/scenes/single", "scenes/single", "scenes/single.yaml", "configs/scenes/single.yaml"]
+)
 def test_a_name_is_the_shipped_recipe_and_an_existing_file_wins(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config(name) == config_path("scenes/single")
@@ -114,7 +116,7 @@ def test_every_recipe_that_the_docs_name_exists():
     named = [
         (page.name, name)
         for page in pages
-        for name in re.findall(r"(?:--config|glmix configs)[ =]([a-z0-9]+/\w+)", page.read_text())
+        for name in re.findall(r"(?:--config|glmix configs)[ =]([a-z0-9_]+(?:/[\w-]+)+)", page.read_text())
     ]
     assert len(named) > 60
     assert [(page, name) for page, name in named if name not in config_names()] == []
@@ -161,7 +163,7 @@ def test_the_demo_and_the_help_name_shipped_recipes(glmix):
     advice = (source / "demo.py").read_text()
     assert "fit --config scenes/several" in advice
     assert "scenes/segmentation_fpn" in advice
-    assert {"scenes/several", "scenes/segmentation_fpn"} <= set(config_names())
+    assert {"classification/scenes/several", "segmentation/scenes/segmentation_fpn"} <= set(config_names())
     for arguments, name in (
         (["--help"], "scenes/single"),
         (["fit", "--help"], "scenes/single"),

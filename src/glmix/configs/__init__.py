@@ -1,5 +1,7 @@
 """The recipes that the package ships: YAML files, each named by its path below this folder without `.yaml`.
 
+The first folder is the task. A name may leave it out: `classification/scenes/single` is `classification/scenes/single`.
+
 A recipe begins with a comment whose first line says what it is. Paragraphs `Command:`, `Data:`, `Cost:` and `Expected:`
 follow.
 """
@@ -14,7 +16,9 @@ __all__ = ["Header", "config_names", "config_path", "find_config", "read_header"
 
 FOLDER = Path(__file__).parent
 SUFFIX = ".yaml"
-OLD_FOLDER = "configs"  # where recipes lay in a checkout of the first version: configs/scenes/single.yaml
+# names of the first version: configs/scenes/single.yaml, weakseg/voc
+OLD_FOLDER = "configs"
+RENAMED = {"weakseg": "weak_segmentation"}
 _FIELD = re.compile(r"^(Command|Data|Cost|Expected): +", re.MULTILINE)
 
 
@@ -38,7 +42,7 @@ class Header:
 
 
 def config_names() -> list[str]:
-    """List the names of the shipped recipes, such as `scenes/single`."""
+    """List the names of the shipped recipes, such as `classification/scenes/single`."""
     return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob(f"*{SUFFIX}"))
 
 
@@ -46,7 +50,8 @@ def config_path(name: str) -> Path:
     """Return the file of a shipped recipe.
 
     Args:
-        name: its name, with or without `.yaml`, or its path in a checkout of the first version, `configs/NAME.yaml`.
+        name: its name, with or without the task and `.yaml`, or its path in a checkout of the first version,
+            `configs/NAME.yaml`.
 
     Raises:
         InputError: there is no such recipe.
@@ -90,15 +95,20 @@ def read_header(text: str) -> Header:
 
 def _key(name: str) -> str:
     parts = PurePath(name.removesuffix(SUFFIX)).parts
-    return "/".join(parts[1:] if parts[:1] == (OLD_FOLDER,) else parts)
+    parts = parts[1:] if parts[:1] == (OLD_FOLDER,) else parts
+    return "/".join([*(RENAMED.get(part, part) for part in parts[:1]), *parts[1:]])
 
 
 def _shipped(name: str) -> Path | None:
-    return FOLDER / f"{_key(name)}{SUFFIX}" if _key(name) in config_names() else None
+    key = _key(name)
+    found = [full for full in config_names() if full == key or ("/" in key and full.partition("/")[2] == key)]
+    return FOLDER / f"{found[0]}{SUFFIX}" if len(found) == 1 else None
 
 
 def _suggestion(name: str) -> str:
-    return f"{nearest(_key(name), config_names())} `glmix configs` lists the shipped ones."
+    names = config_names()
+    known = [*names, *(full.partition("/")[2] for full in names)]
+    return f"{nearest(_key(name), known)} `glmix configs` lists the shipped ones."
 
 
 def _joined(paragraph: str) -> str:

@@ -9,7 +9,7 @@ import yaml
 
 from glmix.data.scenes import SceneConfig, write_scenes
 
-ROOT = Path(__file__).parents[3] / "src" / "glmix" / "configs" / "coco"
+ROOT = Path(__file__).parents[3] / "src" / "glmix" / "configs" / "detection" / "coco"
 PATHS = sorted(ROOT.glob("*.yaml"))
 PUBLISHED = [path for path in PATHS if path.stem != "own"]
 QUICK = {"mask_rcnn_glnet_4g_1x", "retinanet_glnet_9g_3x", "own"}

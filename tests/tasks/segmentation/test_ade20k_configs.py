@@ -12,7 +12,7 @@ from PIL import Image
 from glmix.data.scenes import SceneConfig, draw_scene, write_scenes
 from glmix.tasks import read_info
 
-CONFIGS = Path(__file__).parents[3] / "src" / "glmix" / "configs"
+CONFIGS = Path(__file__).parents[3] / "src" / "glmix" / "configs" / "segmentation"
 ADE20K = sorted((CONFIGS / "ade20k").glob("*.yaml"))
 DROP_PATH = {"semantic_fpn": {"stl": 0.15, "4g": 0.15, "9g": 0.3}, "upernet": {"stl": 0.3, "4g": 0.3, "9g": 0.4}}
 SCENES = SceneConfig(size=64)

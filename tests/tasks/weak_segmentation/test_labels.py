@@ -33,7 +33,7 @@ SHORT = {"epochs": 1, "lr": 1e-3}
 
 def recipe(folder: Path, **data: Any) -> Path:
     """The shipped recipe for photographs, with a tiny network and short trainings."""
-    config = yaml.safe_load((ROOT / "src" / "glmix" / "configs" / "weakseg" / "photos.yaml").read_text())
+    config = yaml.safe_load((ROOT / "src" / "glmix" / "configs" / "weak_segmentation" / "photos.yaml").read_text())
     transforms = {"resize": None, "scale": [1.0, 1.0], "crop": 48, "photometric": 0.0}
     config["out"] = str(folder / "out")
     config["data"] |= {"held_out": 6, "num_workers": 0, "transforms": transforms, **data}

@@ -25,7 +25,7 @@ from glmix.tasks.weak_segmentation.threshold import explained_shares
 from glmix_cli import main
 
 ROOT = Path(__file__).parents[3]
-CONFIGS = ROOT / "src" / "glmix" / "configs" / "weakseg"
+CONFIGS = ROOT / "src" / "glmix" / "configs" / "weak_segmentation"
 SMALL = {"widths": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "head_dim": 16, "num_slots": 4}
 SHORT = {"epochs": 1, "lr": 1e-3}
 
