@@ -23,11 +23,15 @@ check: $(READY) ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: check ## everything that must hold, without the slow tests
-	$(BIN)/pytest -m "not slow"
+# Two processes by default, because each needs about 2 GiB of memory; PROCESSES=8 where there is more.
+PROCESSES ?= 2
+PYTEST = $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadscope --durations 10
 
-test-all: check ## everything that must hold
-	$(BIN)/pytest
+test: check ## lint, types and all tests but the slow ones
+	$(PYTEST) -m "not slow"
+
+test-all: check ## lint, types and all tests
+	$(PYTEST)
 
 fixup: $(READY) ## mend what lint and format can mend by themselves
 	$(BIN)/ruff check --fix .

@@ -62,7 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="glmix",
         description="GLNet vision backbones: convolutions on pixels, self-attention on semantic slots.",
         epilog="`glmix COMMAND --help` explains a command. Start with `glmix demo`, then "
-        "`glmix fit --config classification/scenes/single`; `glmix configs` lists the recipes that --config takes by name.",
+        "`glmix fit --config classification/scenes/single`; `glmix configs` lists the recipes that --config takes by "
+        "name.",
     )
     parser.add_argument("--version", action="version", version=f"glmix {metadata.version('glmix')}")
     parser.add_argument(DEBUG, action="store_true", help=DEBUG_HELP)

@@ -11,8 +11,8 @@ HELP = "List the shipped recipes of fit and weakseg; print or copy one of them."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "A name is what --config takes: `glmix fit --config classification/scenes/single`. To change a recipe, copy it with "
-        "`glmix configs classification/scenes/single -o mine.yaml` and use `glmix fit --config mine.yaml`."
+        "A name is what --config takes: `glmix fit --config classification/scenes/single`. To change a recipe, copy it "
+        "with `glmix configs classification/scenes/single -o mine.yaml` and use `glmix fit --config mine.yaml`."
     )
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help="print this recipe, such as classification/scenes/single"

@@ -22,8 +22,8 @@ def short_help(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"glmix {command}",
         description=COMMANDS[command],
-        epilog=f"Every key of the YAML is an option of its own: `glmix {command} --config classification/scenes/single --help` lists "
-        "them all, docs/training.md explains them. An unknown key is refused, with the most similar one that exists.",
+        epilog="Every key of the YAML is an option of its own: "
+        f"`glmix {command} --config classification/scenes/single --help` lists them all, docs/training.md explains them. An unknown key is refused, with the most similar one that exists.",
     )
     parser.add_argument("--config", metavar="FILE|NAME", help=CONFIG_HELP)
     parser.add_argument("--trainer.max_epochs", metavar="N", help="an example of such an option; so are ...")

@@ -231,3 +231,12 @@ def test_too_many_workers_are_warned_of_once(tmp_path: Path) -> None:
     assert process.returncode == 0, output
     assert output.count("Warning: ") == 1
     assert "data.num_workers is" in output
+
+
+@pytest.mark.parametrize("name", ["glmix.data.modules.ScenesData", "glmix.data.coco.modules.CocoData"])
+def test_a_class_path_of_the_first_version_is_refused_with_the_new_one(tmp_path, capsys, name):
+    (tmp_path / "old.yaml").write_text(f"model: Classification\ndata:\n  class_path: {name}\n")
+    assert main(["fit", "--config", str(tmp_path / "old.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert name in error
+    assert f"datamodule.{name.rpartition('.')[2]}" in error

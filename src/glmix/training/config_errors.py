@@ -27,6 +27,15 @@ _UNION = re.compile(
 )
 _GIVEN = re.compile(r"Given value: (?P<value>[^\n]*)")
 
+# Modules of the first version, which `class_path` in a saved configuration may still name.
+RENAMED = {
+    "glmix.data.modules": "glmix.data.classification.datamodule",
+    "glmix.data.masks.modules": "glmix.data.segmentation.datamodule",
+    "glmix.data.coco.modules": "glmix.data.detection.datamodule",
+    "glmix.tasks.token_label": "glmix.tasks.token_labelling",
+}
+_RENAMED = re.compile(r"\b(%s)\.(\w+)" % "|".join(map(re.escape, RENAMED)))
+
 
 def accepted(owner: Any) -> dict[str, Any]:
     """{argument: type} of a class, with those that its bases take through **kwargs."""
@@ -50,7 +59,16 @@ def _class_of(hint: Any) -> Any:
 
 
 def explain(message: str, known: Iterable[str]) -> str:
-    """The sentence. `known` are the keys outside of the classes that YAML names."""
+    """Reduce a message of jsonargparse to one sentence.
+
+    Args:
+        message: the message.
+        known: keys outside of the classes that the YAML names.
+    """
+    renamed = _RENAMED.search(message)
+    if renamed is not None:
+        new = f"{RENAMED[renamed[1]]}.{renamed[2]}"
+        return f"The class_path {renamed[0]} has become {new}; the name {renamed[2]} alone works too."
     unknown = _UNKNOWN.search(message)
     if unknown is None:
         value = _VALUE.search(message)
