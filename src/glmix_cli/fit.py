@@ -23,7 +23,8 @@ def short_help(command: str) -> argparse.ArgumentParser:
         prog=f"glmix {command}",
         description=COMMANDS[command],
         epilog="Every key of the YAML is an option of its own: "
-        f"`glmix {command} --config classification/scenes/single --help` lists them all, docs/training.md explains them. An unknown key is refused, with the most similar one that exists.",
+        f"`glmix {command} --config classification/scenes/single --help` lists them all, docs/training.md explains "
+        "them. An unknown key is refused, with the most similar one that exists.",
     )
     parser.add_argument("--config", metavar="FILE|NAME", help=CONFIG_HELP)
     parser.add_argument("--trainer.max_epochs", metavar="N", help="an example of such an option; so are ...")

@@ -34,7 +34,7 @@ RENAMED = {
     "glmix.data.coco.modules": "glmix.data.detection.datamodule",
     "glmix.tasks.token_label": "glmix.tasks.token_labelling",
 }
-_RENAMED = re.compile(r"\b(%s)\.(\w+)" % "|".join(map(re.escape, RENAMED)))
+_RENAMED = re.compile(rf"\b({'|'.join(map(re.escape, RENAMED))})\.(\w+)")
 
 
 def accepted(owner: Any) -> dict[str, Any]:
