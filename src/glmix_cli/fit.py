@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 __all__ = ["COMMANDS", "main"]
 
-CONFIG_HELP = "a YAML file or a shipped recipe, such as classification/scenes/single (see `glmix configs`); may be repeated"
+CONFIG_HELP = "a YAML file or a shipped recipe (see `glmix configs`), such as classification/scenes/single; repeatable"
 COMMANDS = {
     "fit": "Train a model as a YAML file says; the same command again continues where it stopped.",
     "validate": "Measure a trained model on the validation data.",
