@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from glmix.files import make_sure_it_can_be_written, part_of, publish, whole_file, write_whole
+from glmix.files import atomic_write, check_writable, publish, temporary_path, write_atomically
 
 
 @pytest.mark.parametrize("flush", [False, True])
 def test_an_error_while_writing_leaves_the_file_before_and_nothing_beside_it(tmp_path: Path, flush: bool) -> None:
     target = tmp_path / "made" / "file.txt"
-    with whole_file(target, flush=flush) as part:
+    with atomic_write(target, flush=flush) as part:
         part.write_text("first")
         assert not target.exists()
 
     def fail() -> None:
-        with whole_file(target, flush=flush) as part:
+        with atomic_write(target, flush=flush) as part:
             part.write_text("sec")
             raise RuntimeError
 
@@ -29,8 +29,8 @@ def test_an_error_while_writing_leaves_the_file_before_and_nothing_beside_it(tmp
 
 
 def test_text_and_bytes_are_written_alike(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a", "Käse\n")
-    write_whole(tmp_path / "b", "Käse\n".encode())
+    write_atomically(tmp_path / "a", "Käse\n")
+    write_atomically(tmp_path / "b", "Käse\n".encode())
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -38,9 +38,9 @@ def test_processes_that_write_one_file_at_once_leave_one_of_theirs(tmp_path: Pat
     code = """
 import sys
 from pathlib import Path
-from glmix.files import write_whole
+from glmix.files import write_atomically
 for _ in range(200):
-    write_whole(Path(sys.argv[1]), sys.argv[2] * 100_000)
+    write_atomically(Path(sys.argv[1]), sys.argv[2] * 100_000)
 """
     target = tmp_path / "file"
     writers = [subprocess.Popen([sys.executable, "-c", code, str(target), letter]) for letter in "ab"]
@@ -74,21 +74,21 @@ def test_files_that_belong_together_appear_together(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "there").touch()
     with pytest.raises(FileExistsError, match="there is there already"):
-        make_sure_it_can_be_written([tmp_path / "there"], overwrite=False)
-    make_sure_it_can_be_written([tmp_path / "there"], overwrite=True)
+        check_writable([tmp_path / "there"], overwrite=False)
+    check_writable([tmp_path / "there"], overwrite=True)
     with pytest.raises(IsADirectoryError, match="name a file in it"):
-        make_sure_it_can_be_written([tmp_path], overwrite=True)
+        check_writable([tmp_path], overwrite=True)
     with pytest.raises(FileNotFoundError, match="is no folder"):
-        make_sure_it_can_be_written([tmp_path / "there" / "file"], overwrite=False)
-    assert not part_of(tmp_path / "there").exists()
+        check_writable([tmp_path / "there" / "file"], overwrite=False)
+    assert not temporary_path(tmp_path / "there").exists()
 
 
 @pytest.mark.parametrize("letter", ["x", "\N{CAT FACE}"])
 def test_a_name_of_255_bytes_can_be_written(tmp_path: Path, letter: str) -> None:
     size = len(letter.encode())
     name = letter * (255 // size) + "y" * (255 % size)
-    write_whole(tmp_path / name, "content")
-    make_sure_it_can_be_written([tmp_path / name], overwrite=True)
+    write_atomically(tmp_path / name, "content")
+    check_writable([tmp_path / name], overwrite=True)
     publish([(tmp_path / name, tmp_path / name.replace(letter, "z" * size))])
     assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["content", "content"]
-    assert part_of(tmp_path / "a") != part_of(tmp_path / "b")
+    assert temporary_path(tmp_path / "a") != temporary_path(tmp_path / "b")

@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["PART", "make_sure_it_can_be_written", "part_of", "publish", "whole_file", "write_whole"]
+__all__ = ["PART", "check_writable", "temporary_path", "publish", "atomic_write", "write_atomically"]
 
 PART = ".part"  # how names of files end that are not whole
 
 
-def part_of(target: Path) -> Path:
+def temporary_path(target: Path) -> Path:
     """The temporary file in which this process writes `target`: in the same folder, so that renaming it is one step.
 
     It is named by a hash, because a name of up to 255 bytes leaves no room for a suffix.
@@ -22,14 +22,14 @@ def part_of(target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def whole_file(target: Path, *, flush: bool = False) -> Iterator[Path]:
+def atomic_write(target: Path, *, flush: bool = False) -> Iterator[Path]:
     """A name to write to; what is there at the end takes the place of `target`. An error leaves all as it was.
 
     Folders that are missing are made. With `flush` it is on the disk before it has its name, so that no loss of power
     leaves a torn file. The permissions are those of any new file of this process, also where a library that writes to
     the name makes its files private.
     """
-    part = part_of(target)
+    part = temporary_path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         part.touch()
@@ -55,13 +55,13 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def write_whole(target: Path, content: bytes | str) -> None:
-    """A file of bytes or text, by `whole_file`."""
-    with whole_file(target) as part:
+def write_atomically(target: Path, content: bytes | str) -> None:
+    """A file of bytes or text, by `atomic_write`."""
+    with atomic_write(target) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def make_sure_it_can_be_written(targets: Sequence[Path], overwrite: bool) -> None:
+def check_writable(targets: Sequence[Path], overwrite: bool) -> None:
     """Find out before the work is done whether its result can be put there."""
     for target in targets:
         if target.is_dir():
@@ -71,8 +71,8 @@ def make_sure_it_can_be_written(targets: Sequence[Path], overwrite: bool) -> Non
         if not target.parent.is_dir():
             raise FileNotFoundError(f"{target.parent} is no folder, so {target.name} cannot be written to it.")
         try:
-            part_of(target).touch()
-            part_of(target).unlink()
+            temporary_path(target).touch()
+            temporary_path(target).unlink()
         except OSError as error:
             raise type(error)(error.errno, f"{target} cannot be written ({error.strerror})") from error
 
@@ -84,14 +84,14 @@ def publish(files: Sequence[tuple[Path, Path]]) -> None:
     """
     try:
         for source, target in files:
-            shutil.copyfile(source, part_of(target))
-            _flush(part_of(target))
+            shutil.copyfile(source, temporary_path(target))
+            _flush(temporary_path(target))
         if len(files) > 1:
             files[-1][1].unlink(missing_ok=True)
         for _, target in files:
-            os.replace(part_of(target), target)
+            os.replace(temporary_path(target), target)
     except OSError as error:
         raise type(error)(error.errno, f"{files[-1][1]} could not be written ({error.strerror})") from error
     finally:
         for _, target in files:
-            part_of(target).unlink(missing_ok=True)
+            temporary_path(target).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from torch import nn
 
 from .errors import InputError, MissingExtraError
 from .models import GLNet, load_folder, load_official
-from .models.checkpoint_file import misfits, refuse_misfits
+from .models.checkpoint_file import mismatches, raise_on_mismatches
 from .models.restore import BUILD_ERRORS, first_line
 
 __all__ = ["Loaded", "load", "load_trained"]
@@ -66,7 +66,7 @@ def load(path: str | Path, variant: str | None = None, *, use_ema: bool | None =
         raise InputError(f"{path} holds a {info['model']}, not a {variant}.")
     network = _build(info, path)
     weights = run_weights(checkpoint, path, use_ema)
-    refuse_misfits(misfits(weights, network), path, info["model"])
+    raise_on_mismatches(mismatches(weights, network), path, info["model"])
     network.load_state_dict(weights)
     _describe(network, info)
     return Loaded(network.eval(), info["task"], info)

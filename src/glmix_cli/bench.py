@@ -136,12 +136,12 @@ def _targets(folder: Path | None, overwrite: bool) -> list[Path]:
     if folder is None:
         return []
     from glmix.bench.plot import need_matplotlib
-    from glmix.files import make_sure_it_can_be_written
+    from glmix.files import check_writable
 
     need_matplotlib()
     folder.mkdir(parents=True, exist_ok=True)
     targets = [folder / name for name in FILES]
-    make_sure_it_can_be_written(targets, overwrite)
+    check_writable(targets, overwrite)
     return targets
 
 

@@ -37,10 +37,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     path = config_path(args.name)
     if args.out is not None:
-        from glmix.files import make_sure_it_can_be_written, write_whole
+        from glmix.files import check_writable, write_atomically
 
-        make_sure_it_can_be_written([args.out], args.overwrite)
-        write_whole(args.out, path.read_bytes())
+        check_writable([args.out], args.overwrite)
+        write_atomically(args.out, path.read_bytes())
         print(f"Written to {args.out}.")
     elif args.json:
         print(json.dumps({**_entry(args.name, path), "text": path.read_text(encoding="utf-8")}, indent=2))

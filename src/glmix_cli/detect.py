@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from glmix.errors import InputError
-    from glmix.files import whole_file, write_whole
+    from glmix.files import atomic_write, write_atomically
     from glmix.tasks.detection.predictor import DetectionPredictor, overlay
 
     check_device(args.device)
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
                 results = zip(found.coco(number, category_ids), found.areas, strict=True)
                 items = [{**result, "area": area, "iscrowd": 0} for result, area in results]
                 if file in pictures:
-                    with whole_file(pictures[file]) as part:
+                    with atomic_write(pictures[file]) as part:
                         overlay(image, found, detect.class_names).save(part, format="PNG")
                 images.append({"id": number, "file_name": str(file), "width": image.width, "height": image.height})
                 annotations += [{"id": k, **item} for k, item in enumerate(items, len(annotations) + 1)]
@@ -105,9 +105,9 @@ def run(args: argparse.Namespace) -> int:
         }
         if images and scores is not None:
             contents["evaluation"] = scores.summary()
-            write_whole(args.out / RESULTS, json.dumps(scores.results) + "\n")
+            write_atomically(args.out / RESULTS, json.dumps(scores.results) + "\n")
         if images:
-            write_whole(report, json.dumps(contents) + "\n")
+            write_atomically(report, json.dumps(contents) + "\n")
         if args.json:
             print(json.dumps(contents))
         elif images:

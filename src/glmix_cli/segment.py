@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from glmix.errors import InputError
-    from glmix.files import write_whole
+    from glmix.files import write_atomically
     from glmix.tasks.segmentation.inference import Inference
     from glmix.tasks.segmentation.predictor import SegmentationPredictor, overlay, palette_image
 
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     finally:  # a bug or an interruption loses nothing of what was done
         contents = {"classes": list(predict.class_names), "results": results, "errors": images.errors}
         if results:
-            write_whole(report, json.dumps(contents, indent=2) + "\n")
+            write_atomically(report, json.dumps(contents, indent=2) + "\n")
         if args.json:
             print(json.dumps(contents, indent=2))
         elif results:
@@ -122,7 +122,7 @@ def _shares(labels: Any, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _save(image: "Image", path: Path) -> None:
-    from glmix.files import whole_file
+    from glmix.files import atomic_write
 
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         image.save(part, format="PNG")

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     from glmix.errors import InputError
 
     _check(args)
-    from glmix.files import write_whole
+    from glmix.files import write_atomically
 
     model = _load(args)
     errors: list[dict[str, str]] = []
@@ -99,8 +99,8 @@ def run(args: argparse.Namespace) -> int:
     with _truths(args, files, size, errors) as (truths, progress):
         contents, text, notes = say(args, model, truths, progress, settings)
     contents["errors"] = errors
-    write_whole(_target(args, "json"), json.dumps(contents, indent=2) + "\n")
-    write_whole(_target(args, "md"), f"{text}\n{notes}")
+    write_atomically(_target(args, "json"), json.dumps(contents, indent=2) + "\n")
+    write_atomically(_target(args, "md"), f"{text}\n{notes}")
     if args.json:
         print(json.dumps(contents, indent=2))
     else:

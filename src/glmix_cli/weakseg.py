@@ -30,7 +30,7 @@ EXAMPLES = """examples:
     glmix weakseg evaluate --config weak_segmentation/scenes --seeds-only
     glmix weakseg evaluate --config weak_segmentation/scenes --method slotcut
 
-The steps need to be run in this order, with the same configuration. docs/weakseg.md explains them.
+The steps need to be run in this order, with the same configuration. docs/weak_segmentation.md explains them.
 """
 
 

@@ -19,7 +19,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from glmix.data.classification.datamodule import ONE_OBJECT, ScenesData
 from glmix.data.scenes import SceneConfig
 from glmix.errors import InputError
-from glmix.files import whole_file
+from glmix.files import atomic_write
 from glmix.models import GLNet
 from glmix.tasks import Classification
 from glmix.training.config_errors import explain
@@ -268,7 +268,7 @@ def _saved(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write(path: Path, contents: dict[str, Any]) -> None:
-    with whole_file(path, flush=True) as part:
+    with atomic_write(path, flush=True) as part:
         part.write_text(json.dumps(contents, indent=2))
 
 

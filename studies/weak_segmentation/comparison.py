@@ -20,7 +20,7 @@ from glmix.data.scenes import SceneConfig, Split
 from glmix.data.scenes.tensors import SceneTensors
 from glmix.data.segmentation.datamodule import SceneMaskData
 from glmix.errors import InputError
-from glmix.files import write_whole
+from glmix.files import write_atomically
 from glmix.models import GLNet, save_model
 from glmix.tasks import Classification
 from glmix.tasks.segmentation.inference import label_map, segment
@@ -295,7 +295,7 @@ def carry_out(config: Comparison, seed: int, folder: Path, say: Callable[[str], 
             result: dict[str, Any] = saved["result"]
             return result
         result = make()
-        write_whole(path, json.dumps({"settings": settings, "result": result}) + "\n")
+        write_atomically(path, json.dumps({"settings": settings, "result": result}) + "\n")
         return result
 
     say("classifier")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from glmix.training.checkpoint_io import AtomicCheckpointIO, is_whole, newest_whole
+from glmix.training.checkpoint_io import AtomicCheckpointIO, is_intact, newest_intact
 from glmix.training.checkpoints import Checkpoints
 from glmix.training.run_folder import checkpoint_to_resume
 from tests.runs import assert_same, data, start, task, trainer, weights, write_config
@@ -67,7 +67,7 @@ def test_validation_that_was_cut_off_is_made_up_for(tmp_path: Path, monkeypatch:
         trainer(tmp_path / "cut", max_epochs=2).fit(cut, data())
     monkeypatch.undo()
     again = task()
-    newest = newest_whole(tmp_path / "cut" / "checkpoints")
+    newest = newest_intact(tmp_path / "cut" / "checkpoints")
     trainer(tmp_path / "cut", max_epochs=2).fit(again, data(), ckpt_path=str(newest))
     assert again.best == whole.best
     assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
@@ -146,7 +146,7 @@ def test_signal_saves_the_step_it_came_in(tmp_path: Path, signum: signal.Signals
     with pytest.raises(Preempted, match="stopped after step 7"):
         trainer(tmp_path, every=100, callbacks=[Interrupt()]).fit(task(), data())
     assert signal.getsignal(signum) == before
-    newest = newest_whole(tmp_path / "checkpoints")
+    newest = newest_intact(tmp_path / "checkpoints")
     assert newest is not None
     assert torch.load(newest, weights_only=True)["global_step"] == 7
 
@@ -157,8 +157,8 @@ def test_torn_file_is_skipped(tmp_path: Path) -> None:
     content = newest.read_bytes()
     for torn in (content[: len(content) // 2], b"", content[:5000] + b"x" * 100 + content[5100:], b"#" + content):
         newest.write_bytes(torn)
-        assert not is_whole(newest)
-        assert newest_whole(tmp_path / "checkpoints") == second
+        assert not is_intact(newest)
+        assert newest_intact(tmp_path / "checkpoints") == second
         with pytest.warns(UserWarning, match=f"{newest.name} is torn"):
             assert checkpoint_to_resume(tmp_path, "auto", task()) == second
 
@@ -183,7 +183,7 @@ def test_kill_in_mid_write_leaves_the_last_one(tmp_path: Path) -> None:
     process.kill()
     reported = int((process.stdout.read().split() or ["2"])[-1])
     process.wait()
-    assert is_whole(path)
+    assert is_intact(path)
     saved = torch.load(path, weights_only=True)
     assert saved["step"] >= reported
     assert (saved["x"] == saved["step"]).all()
@@ -203,7 +203,7 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
             io.save_checkpoint({"x": torch.ones(2**20)}, disk / "step-2.ckpt")  # 4 MiB
         assert io.error is not None
         assert [path.name for path in disk.iterdir()] == ["step-1.ckpt"]
-        assert newest_whole(disk) == disk / "step-1.ckpt"
+        assert newest_intact(disk) == disk / "step-1.ckpt"
 
         (disk / "step-1.ckpt").unlink()
         # a checkpoint of this training takes about 4 MB: the first fits, and no second beside it
@@ -211,7 +211,7 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
             warnings.simplefilter("ignore")
             with pytest.raises(OSError, match="could not be saved"):
                 trainer(disk, every=2, max_epochs=2).fit(task(), data())
-        good = newest_whole(disk / "checkpoints")
+        good = newest_intact(disk / "checkpoints")
         assert good is not None
         assert torch.load(good, weights_only=True)["global_step"] < 10
     finally:
@@ -230,7 +230,7 @@ def test_non_finite_loss_stops_and_names_the_step(tmp_path: Path) -> None:
 
     with pytest.raises(NonFiniteLossError, match="loss of step 3"):
         trainer(tmp_path, callbacks=[Poison()]).fit(task(), data())
-    newest = newest_whole(tmp_path / "checkpoints")
+    newest = newest_intact(tmp_path / "checkpoints")
     assert newest is not None
     checkpoint = torch.load(newest, weights_only=True)
     assert checkpoint["global_step"] == 3

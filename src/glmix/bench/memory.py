@@ -8,7 +8,7 @@ import torch
 
 from .prepared import Pass
 
-__all__ = ["added_memory", "give_back_freed_memory", "settle_memory"]
+__all__ = ["added_memory", "release_freed_memory", "settle_memory"]
 
 MIB = 1 << 20
 # glibc's numbers and ours, in bytes
@@ -16,7 +16,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 SMALL = 1 << 16
 
 
-def give_back_freed_memory() -> None:
+def release_freed_memory() -> None:
     """Have what was freed and kept go back to the system, where the allocator is glibc's."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -31,7 +31,7 @@ def settle_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, SMALL)
         libc.mallopt(M_TRIM_THRESHOLD, SMALL)
-    give_back_freed_memory()
+    release_freed_memory()
 
 
 def added_memory(run: Pass, device: str = "cpu") -> float | None:

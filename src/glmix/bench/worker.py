@@ -22,7 +22,7 @@ import glmix  # noqa: F401  (registers the models)
 from ..errors import InputError
 from .forms import Form
 from .macs import count_by_kind
-from .memory import added_memory, give_back_freed_memory, settle_memory
+from .memory import added_memory, release_freed_memory, settle_memory
 from .passes import matmul_passes, prepare, prepare_training
 from .prepared import Pass, Prepared
 from .specs import ModelSpec
@@ -91,7 +91,7 @@ class Session:
         start = time.perf_counter()
         run = self.passes[batch] = self.prepared.passes(batch)
         if self.prepared.keeps:
-            give_back_freed_memory()
+            release_freed_memory()
             self.first_memory[batch] = added_memory(run, self.device)
         else:
             run()

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .bridge import Bridge
+from .checkpointing import checkpoint_activations
 from .padding import attention_bias, hide
-from .recompute import computed_again
 from .slots import cluster, dispatch, pixels_of
 
 __all__ = ["GLMix", "GridAttention", "LocalBranch", "self_attention"]
@@ -41,7 +41,7 @@ class LocalBranch(nn.Module):
     def forward(self, y: Tensor, mask: Tensor | None = None) -> Tensor:
         h = hide(self.pointwise_in(y), mask)
         if self.training and not torch.jit.is_scripting():
-            return computed_again(self.project, h)
+            return checkpoint_activations(self.project, h)
         return self.project(h)
 
     def project(self, h: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .checkpointing import checkpoint_activations
 from .padding import hide
-from .recompute import computed_again
 from .residual import ResidualConv2d
 
 __all__ = ["ConvMlp"]
@@ -41,7 +41,7 @@ class ConvMlp(nn.Module):
         if self.depthwise is not None:
             h = self.depthwise(hide(h, mask))
         if self.training and not torch.jit.is_scripting():
-            return computed_again(self.project, h)
+            return checkpoint_activations(self.project, h)
         return self.project(h)
 
     def project(self, h: Tensor) -> Tensor:

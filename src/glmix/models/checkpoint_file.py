@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 
-__all__ = ["INFO", "MALFORMED", "StateDict", "misfits", "read_file", "refuse_misfits", "state_dict_in"]
+__all__ = ["INFO", "MALFORMED", "StateDict", "mismatches", "read_file", "raise_on_mismatches", "state_dict_in"]
 
 StateDict = dict[str, Tensor]
 INFO = "glmix"  # the entry by which a checkpoint of `glmix fit` says what it holds
@@ -117,7 +117,7 @@ def _kind(tensor: Tensor) -> str:
     return "quantised" if tensor.is_quantized else "sparse"
 
 
-def misfits(state_dict: StateDict, model: nn.Module, replaced: tuple[str, ...] = ()) -> list[str]:
+def mismatches(state_dict: StateDict, model: nn.Module, replaced: tuple[str, ...] = ()) -> list[str]:
     """List what keeps weights from fitting a model, a line each, apart from names that begin with one of `replaced`."""
     wanted = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(replaced)}
     given = {name: tensor for name, tensor in state_dict.items() if not name.startswith(replaced)}
@@ -137,8 +137,8 @@ def misfits(state_dict: StateDict, model: nn.Module, replaced: tuple[str, ...] =
     return lines
 
 
-def refuse_misfits(lines: list[str], source: object, what: str) -> None:
-    """Raise an InputError with the first lines of `misfits`, if there are any."""
+def raise_on_mismatches(lines: list[str], source: object, what: str) -> None:
+    """Raise an InputError with the first lines of `mismatches`, if there are any."""
     if lines:
         shown = "\n  ".join(lines[:20]) + (f"\n  ... and {len(lines) - 20} more" if len(lines) > 20 else "")
         raise InputError(f"{source} does not fit {what}:\n  {shown}")

@@ -13,8 +13,8 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from ..errors import InputError
-from ..files import whole_file, write_whole
-from .checkpoint_file import misfits, refuse_misfits
+from ..files import atomic_write, write_atomically
+from .checkpoint_file import mismatches, raise_on_mismatches
 from .glnet import GLNet
 from .official import PUBLISHED_TOP1, read_checkpoint, weights_file
 from .restore import build_described, checked_arguments, checked_model_args, is_plain
@@ -121,16 +121,16 @@ def save_model(model: GLNet, folder: str | Path) -> str:
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     name = model.pretrained_cfg["architecture"]
     read = timm.create_model(name, num_classes=model.num_classes, device="meta", **model_args)
-    if lines := misfits(weights, read):
+    if lines := mismatches(weights, read):
         raise InputError(
             f"These weights would not be read into {name} again ({lines[0]}): a fused, wrapped or otherwise changed "
             "model is saved by torch.save; save the folder before changing the model."
         )
-    with whole_file(folder / "model.safetensors") as part:
+    with atomic_write(folder / "model.safetensors") as part:
         safetensors.torch.save_file(weights, part)
     card = model_card(model, str(folder))
-    write_whole(folder / "README.md", card)
-    with whole_file(folder / "config.json") as part:
+    write_atomically(folder / "README.md", card)
+    with atomic_write(folder / "config.json") as part:
         save_config_for_hf(model, str(part), model_config=_labels(model), model_args=model_args)
         config = json.loads(part.read_text())
         # timm repeats the number of classes among the model's arguments; transformers passes it a second time and fails
@@ -172,7 +172,7 @@ def load_folder(folder: str | Path) -> nn.Module:
     model: Any = build_folder(folder)
     path = weights_file(folder)
     weights = read_checkpoint(path)
-    refuse_misfits(misfits(weights, model), path, model.pretrained_cfg["architecture"])
+    raise_on_mismatches(mismatches(weights, model), path, model.pretrained_cfg["architecture"])
     model.load_state_dict(weights)
     loaded: nn.Module = model.eval()
     return loaded

@@ -10,7 +10,7 @@ from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .checkpoint_file import INFO, StateDict, misfits, read_file, refuse_misfits, state_dict_in
+from .checkpoint_file import INFO, StateDict, mismatches, raise_on_mismatches, read_file, state_dict_in
 from .glnet import GLNet
 
 __all__ = [
@@ -159,9 +159,9 @@ def _sizes(state_dict: StateDict) -> dict[str, int]:
 
 def recognise(state_dict: StateDict, source: object = "The checkpoint") -> str:
     """Find the official variant whose parameters have just these names and shapes; `source` is named in errors."""
-    found = {variant: misfits(state_dict, _skeleton(variant, state_dict)) for variant in OFFICIAL_VARIANTS}
+    found = {variant: mismatches(state_dict, _skeleton(variant, state_dict)) for variant in OFFICIAL_VARIANTS}
     variant = min(found, key=lambda name: len(found[name]))
-    refuse_misfits(found[variant], source, f"any official model, of which {variant} is the closest")
+    raise_on_mismatches(found[variant], source, f"any official model, of which {variant} is the closest")
     return variant
 
 
@@ -183,7 +183,7 @@ def load_official(
     state_dict = read_checkpoint(path, use_ema)
     variant = variant or recognise(state_dict, path)
     model: GLNet = timm.create_model(variant, **{**_sizes(state_dict), **kwargs})
-    refuse_misfits(misfits(state_dict, model), path, variant)
+    raise_on_mismatches(mismatches(state_dict, model), path, variant)
     model.load_state_dict(state_dict)
     return model
 
@@ -202,8 +202,8 @@ def checkpoint_filter_fn(state_dict: StateDict, model: GLNet) -> StateDict:
         replaced.append(stem)
     if model.num_classes != cfg.get("num_classes"):
         replaced += [classifiers] if isinstance(classifiers, str) else classifiers
-    refuse_misfits(
-        misfits(state_dict, model, tuple(replaced)), cfg.get("file") or "The checkpoint", cfg["architecture"]
+    raise_on_mismatches(
+        mismatches(state_dict, model, tuple(replaced)), cfg.get("file") or "The checkpoint", cfg["architecture"]
     )
     return state_dict
 

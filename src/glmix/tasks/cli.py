@@ -26,9 +26,9 @@ from ..errors import InputError
 from ..training.checkpoint_io import AtomicCheckpointIO
 from ..training.checkpoints import Checkpoints
 from ..training.config_errors import cause_of, explain, misplaced_null
-from ..training.process import ends_as_signals_ask, quiet, unchanged_process
+from ..training.process import ends_as_signals_ask, quiet, restore_process_state
 from ..training.progress import progress
-from ..training.run_folder import checkpoint_to_resume, only_run_in, weights_to_measure
+from ..training.run_folder import checkpoint_to_resume, lock_run_folder, weights_to_measure
 from ..training.sync_norm import SyncNorm
 from ..training.task import Task
 from . import detection, segmentation  # noqa: F401
@@ -181,7 +181,7 @@ class CLI(LightningCLI):
         _check_workers(self.datamodule)
         if subcommand == "fit":
             if self.trainer.is_global_zero:  # under torchrun, each process of a training is a command of its own
-                self.resources.enter_context(only_run_in(root))
+                self.resources.enter_context(lock_run_folder(root))
             path = checkpoint_to_resume(root, config["resume"], self.model)
             message = f"Continues from {path}"
         else:
@@ -237,7 +237,7 @@ def run(argv: Sequence[str]) -> None:
         KeyboardInterrupt: after Ctrl-C where there is nothing to save, or after a second one.
         InputError: if the configuration or the data are wrong.
     """
-    with unchanged_process(), quiet(), ExitStack() as resources, ends_as_signals_ask():
+    with restore_process_state(), quiet(), ExitStack() as resources, ends_as_signals_ask():
         try:
             CLI(argv, resources)
         except MisconfigurationException as error:

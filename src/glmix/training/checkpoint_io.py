@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-from ..files import whole_file
+from ..files import atomic_write
 
-__all__ = ["AtomicCheckpointIO", "is_whole", "newest_whole", "step_files"]
+__all__ = ["AtomicCheckpointIO", "is_intact", "newest_intact", "step_files"]
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -27,7 +27,7 @@ class AtomicCheckpointIO(CheckpointIO):
         target = Path(path)
         self.error = None
         try:
-            with whole_file(target, flush=True) as part, part.open("wb") as file:
+            with atomic_write(target, flush=True) as part, part.open("wb") as file:
                 torch.save(checkpoint, file)  # not to a path, whose name would be in the archive
         except (OSError, RuntimeError) as error:  # torch reports a full disk as either
             self.error = error
@@ -41,7 +41,7 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def is_whole(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Tell whether a checkpoint is a zip archive from its first byte to its end, with matching check sums."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -57,6 +57,6 @@ def step_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.ckpt"), reverse=True)
 
 
-def newest_whole(folder: Path) -> Path | None:
+def newest_intact(folder: Path) -> Path | None:
     """The newest checkpoint that is whole."""
-    return next((path for path in step_files(folder) if is_whole(path)), None)
+    return next((path for path in step_files(folder) if is_intact(path)), None)

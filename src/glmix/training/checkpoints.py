@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ..errors import InputError
-from ..files import PART, whole_file
+from ..files import PART, atomic_write
 from .checkpoint_io import AtomicCheckpointIO, step_files
 from .process import in_main_thread
 from .task import Task
@@ -199,7 +199,7 @@ class Checkpoints(Checkpoint):
 
 def _link(source: Path, target: Path) -> None:
     """Give a file a second name, replacing what had that name, without a moment in which there is none."""
-    with whole_file(target) as part:
+    with atomic_write(target) as part:
         try:
             os.link(source, part)
         except OSError:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-__all__ = ["ends_as_signals_ask", "in_main_thread", "quiet", "unchanged_process"]
+__all__ = ["ends_as_signals_ask", "in_main_thread", "quiet", "restore_process_state"]
 
 
 def in_main_thread() -> bool:
@@ -59,7 +59,7 @@ def _one_line(
 
 
 @contextlib.contextmanager
-def unchanged_process() -> Iterator[None]:
+def restore_process_state() -> Iterator[None]:
     """Put back what a training changes, however it ends.
 
     These are signal handlers, environment variables, the states of the random generators, and torch's settings of

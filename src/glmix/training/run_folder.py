@@ -15,18 +15,18 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 from ..errors import InputError
-from .checkpoint_io import is_whole, newest_whole, step_files
+from .checkpoint_io import is_intact, newest_intact, step_files
 from .checkpoints import Checkpoints
 from .task import Task
 from .weights import INFO, open_run
 
-__all__ = ["LOCK", "checkpoint_to_resume", "only_run_in", "weights_to_measure"]
+__all__ = ["LOCK", "checkpoint_to_resume", "lock_run_folder", "weights_to_measure"]
 
 LOCK = "run.lock"
 
 
 @contextlib.contextmanager
-def only_run_in(root: Path) -> Iterator[None]:
+def lock_run_folder(root: Path) -> Iterator[None]:
     """Keep other processes from training in the same folder.
 
     The lock is a record lock of the operating system on the file `run.lock`: it ends with the process that holds it,
@@ -68,7 +68,7 @@ def _lock(handle: int, path: Path) -> None:
 
 def _problem(path: Path, task: Task) -> str | None:
     """Say in one sentence why a checkpoint is not one of this task and model; None if it is."""
-    if not is_whole(path):
+    if not is_intact(path):
         return f"{path} is torn."
     try:
         info = open_run(path).get(INFO)
@@ -118,7 +118,7 @@ def checkpoint_to_resume(root: Path, how: str, task: Task) -> Path | None:
     """
     folder = Checkpoints.folder(root)
     if how == "never":
-        if newest_whole(folder) is not None:
+        if newest_intact(folder) is not None:
             raise InputError(
                 f"{root} holds a run already. Leave out --resume never to continue it, or give another "
                 "--trainer.default_root_dir."
@@ -129,7 +129,7 @@ def checkpoint_to_resume(root: Path, how: str, task: Task) -> Path | None:
             raise InputError(f"--resume takes 'auto', 'never' or a .ckpt file; there is no file {how!r}.")
         return _checked(Path(how), task)
     found, problems = _first_usable(step_files(folder), task)
-    if found is None and newest_whole(folder) is not None:
+    if found is None and newest_intact(folder) is not None:
         raise InputError(" ".join([*problems, "Give another --trainer.default_root_dir, or delete these files."]))
     for problem in problems:
         rank_zero_warn(f"{problem} It was skipped.")

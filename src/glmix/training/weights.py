@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import InputError, nearest
 from ..models import MODEL_NAMES, GLNet, read_checkpoint
-from ..models.checkpoint_file import INFO, StateDict, misfits, read_file, refuse_misfits, state_dict_in
+from ..models.checkpoint_file import INFO, StateDict, mismatches, raise_on_mismatches, read_file, state_dict_in
 
 __all__ = ["INFO", "build_model", "check_tensors", "load_weights", "open_run", "run_weights"]
 
@@ -81,7 +81,7 @@ def load_weights(model: nn.Module, path: str | Path, use_ema: bool | None = None
     names = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
     own = model.state_dict()
     replaced = tuple(name for name in names if _shape(weights, f"{name}.weight") != _shape(own, f"{name}.weight"))
-    refuse_misfits(misfits(weights, model, replaced), path, cfg.get("architecture", type(model).__name__))
+    raise_on_mismatches(mismatches(weights, model, replaced), path, cfg.get("architecture", type(model).__name__))
     model.load_state_dict({k: v for k, v in weights.items() if not (replaced and k.startswith(replaced))}, strict=False)
     return list(replaced)
 

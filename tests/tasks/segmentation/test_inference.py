@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from glmix.tasks.segmentation.inference import Inference, label_map, labels_in_windows, pad_to_multiple, segment, starts
+from glmix.tasks.segmentation.inference import (
+    Inference,
+    label_map,
+    pad_to_multiple,
+    segment,
+    sliding_window_labels,
+    starts,
+)
 from glmix.tasks.segmentation.metrics import scores_of
 
 SIDES = st.integers(5, 90)
@@ -213,18 +220,18 @@ def test_labels_in_windows_are_those_of_the_mean_scores(size: tuple[int, int]) -
     images = torch.randn(2, 3, *size)
     with torch.no_grad():
         expected = segment(network, images, Inference("slide", window=24, stride=10)).argmax(1)
-        found = labels_in_windows(network, images, 24, 10)
+        found = sliding_window_labels(network, images, 24, 10)
     assert (found == expected).float().mean() > 0.999  # sums and means may round differently
 
 
 MEMORY = """
 import resource, torch
-from glmix.tasks.segmentation.inference import label_map, labels_in_windows
+from glmix.tasks.segmentation.inference import label_map, sliding_window_labels
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 network, before = torch.nn.Conv2d(3, 200, 1), peak()
 with torch.inference_mode():
-    labels_in_windows(network, torch.zeros(1, 3, 3000, 1000), 200)
+    sliding_window_labels(network, torch.zeros(1, 3, 3000, 1000), 200)
     label_map(torch.zeros(1, 200, 30, 10), (3000, 1000))
 print(peak() - before)
 """

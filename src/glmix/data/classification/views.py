@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ..core.decoding import eight_bits
+from ..core.decoding import to_8_bit
 
 __all__ = [
     "VIEW_NAMES",
@@ -69,7 +69,7 @@ def whole_size(image: Image.Image, model: nn.Module, shorter: int | None = None)
 
 def upright(image: Image.Image, channels: int) -> Image.Image:
     """Turn an image as its EXIF tag says and convert it to 8 bits, grey for 1 channel and RGB for 3."""
-    return eight_bits(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
+    return to_8_bit(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
 
 
 def model_input(image: Image.Image, model: nn.Module, size: tuple[int, int] | None = None) -> Tensor:

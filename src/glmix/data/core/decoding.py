@@ -15,13 +15,13 @@ from PIL import Image, ImageOps
 
 from ...errors import InputError
 
-__all__ = ["UNREADABLE", "BadImages", "decode", "eight_bits", "opened", "read_image", "reduced_side"]
+__all__ = ["UNREADABLE", "BadImages", "decode", "to_8_bit", "opened", "read_image", "reduced_side"]
 
 # what Pillow raises for files that are no image, are cut off, or would fill the memory
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
+def to_8_bit(image: Image.Image) -> Image.Image:
     """An image of 16 bits in grey as one of 8, where Pillow would clip; any other as it is. Fractions are refused."""
     if image.mode == "F":
         raise InputError("its values are fractions, and nothing says which of them is white: save it in 8 or 16 bits")
@@ -44,7 +44,7 @@ def decode(source: bytes | BinaryIO, at_least: int | None = None) -> Image.Image
     with io.BytesIO(source) if isinstance(source, bytes) else source as file, Image.open(file) as image:
         if at_least is not None:
             image.draft("RGB", (at_least, at_least))
-        return eight_bits(image).convert("RGB")
+        return to_8_bit(image).convert("RGB")
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def read_image(
         if upright:
             ImageOps.exif_transpose(image, in_place=True)
         image.load()
-        image = eight_bits(image)
+        image = to_8_bit(image)
         return image if image.mode == mode else image.convert(mode)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from ...errors import InputError
-from ..core.decoding import UNREADABLE, eight_bits
+from ..core.decoding import UNREADABLE, to_8_bit
 from .check import check_content
 
 __all__ = ["CocoFiles", "EmptyBoxes", "open_coco", "read_annotations", "read_categories", "read_stored"]
@@ -209,7 +209,7 @@ def read_stored(path: Path, size: tuple[int, int] | None = None, source: Path | 
             stored = image.size
             if size is not None and size != stored and size == stored[::-1] and _is_turned(image):
                 ImageOps.exif_transpose(image, in_place=True)
-            rgb = eight_bits(image).convert("RGB")
+            rgb = to_8_bit(image).convert("RGB")
     except UNREADABLE as error:
         raise InputError(f"The image {path} cannot be read ({type(error).__name__}: {error}).") from error
     if size is not None and rgb.size != size:

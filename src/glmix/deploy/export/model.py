@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from ...errors import InputError
-from ...files import make_sure_it_can_be_written, publish
+from ...files import check_writable, publish
 from .check import TOLERANCE, Check, check, check_sizes, largest_error, own_size
 from .graph import Deployed, Outputs, Preprocess, capture, smallest_size
 from .int8 import Calibration, Int8Report, compare, quantise
@@ -175,5 +175,5 @@ def export_targets(
         for library in ("onnx", "onnxscript", "onnxruntime"):
             need(library)
     targets = [target.with_suffix(".bin"), target] if chosen == "openvino" else [target]
-    make_sure_it_can_be_written(targets, overwrite)
+    check_writable(targets, overwrite)
     return chosen, targets

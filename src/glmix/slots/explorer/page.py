@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 from torch import nn
 
-from ...files import write_whole
+from ...files import write_atomically
 from .data import Labels, gather
 
 __all__ = ["SCRIPTS", "STYLES", "explore", "render", "write_page"]
@@ -61,7 +61,7 @@ def write_page(path: str | Path, image: Image.Image, models: Sequence[tuple[str,
     """Write `explore(image, models, **options)` to a file, whole or not at all."""
     path = Path(path)
     text = explore(image, models, **options)
-    write_whole(path, text)
+    write_atomically(path, text)
 
 
 def render(data: dict[str, Any], title: str) -> str:

@@ -19,7 +19,7 @@ except ImportError as error:
         f"Figures of slots need the extra `slots` ({error}): pip install 'glmix[slots]'."
     ) from error
 
-from ...files import write_whole
+from ...files import write_atomically
 
 __all__ = ["BAR", "QUIET", "TEXT", "Page", "badge", "save_figure"]
 
@@ -102,4 +102,4 @@ def save_figure(figure: Figure, path: Path, dpi: int = 130) -> None:
     contents = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "glmix", "svg.fonttype": "path"}):
         figure.savefig(contents, format=kind, dpi=dpi, metadata=metadata)
-    write_whole(path, contents.getvalue())
+    write_atomically(path, contents.getvalue())

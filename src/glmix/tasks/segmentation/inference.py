@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import InputError
 
-__all__ = ["Inference", "Network", "label_map", "labels_in_windows", "pad_to_multiple", "segment", "starts"]
+__all__ = ["Inference", "Network", "label_map", "sliding_window_labels", "pad_to_multiple", "segment", "starts"]
 
 Network = Callable[[Tensor], Tensor]
 
@@ -109,7 +109,7 @@ def label_map(scores: Tensor, size: tuple[int, int] | None = None) -> Tensor:
     return labels
 
 
-def labels_in_windows(look: Network, images: Tensor, window: int, stride: int | None = None) -> Tensor:
+def sliding_window_labels(look: Network, images: Tensor, window: int, stride: int | None = None) -> Tensor:
     """Find the class of each pixel in windows that overlap, with little memory.
 
     The scores of overlapping windows are added, as `segment` does, but only those of as many rows are kept as a window
@@ -126,7 +126,7 @@ def labels_in_windows(look: Network, images: Tensor, window: int, stride: int | 
     """
     batch, _, height, width = images.shape
     if height < width:
-        turned = labels_in_windows(lambda x: look(x.mT).mT, images.mT, window, stride)
+        turned = sliding_window_labels(lambda x: look(x.mT).mT, images.mT, window, stride)
         return turned.mT
     tops, lefts = (starts(side, window, _stride(window, stride)) for side in (height, width))
     labels = torch.empty(batch, height, width, dtype=torch.uint8, device=images.device)

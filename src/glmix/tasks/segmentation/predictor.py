@@ -16,7 +16,7 @@ from ...data.scenes import class_colours
 from ...data.segmentation.transforms import fitted_size
 from ...errors import InputError
 from ...weights import load
-from .inference import WHOLE, Inference, label_map, labels_in_windows, segment
+from .inference import WHOLE, Inference, label_map, segment, sliding_window_labels
 
 __all__ = ["SegmentationPredictor", "overlay", "palette_image"]
 
@@ -86,7 +86,7 @@ class SegmentationPredictor:
         x = V.resize(x, list(fitted_size((height, width), self.resize)), antialias=True).unsqueeze(0)
         if self.is_too_large(image):
             how = replace(self.how, mode="whole")
-            found = labels_in_windows(
+            found = sliding_window_labels(
                 lambda part: segment(self.network, self._normalised(part), how), x, how.window, how.stride
             )
             labels = V.resize(found, [height, width], V.InterpolationMode.NEAREST)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...data.segmentation.files import IGNORE, MaskFiles
 from ...errors import InputError
-from ...files import whole_file
+from ...files import atomic_write
 from ...training.short_training import train_on_scenes
 from ...weights import load_trained
 from ..segmentation.inference import label_map, segment
@@ -134,7 +134,7 @@ class _SaveAtEnd(Callback):
         self.path = path
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        with whole_file(self.path) as part:
+        with atomic_write(self.path) as part:
             trainer.save_checkpoint(part, weights_only=True)
 
 

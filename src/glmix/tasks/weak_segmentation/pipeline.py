@@ -26,7 +26,7 @@ from ...data.core.image_files import upright_size
 from ...data.scenes import write_scenes
 from ...data.segmentation.files import MaskFiles
 from ...errors import InputError
-from ...files import write_whole
+from ...files import write_atomically
 from ...models import GLNet, save_model
 from ...training.short_training import train_on_scenes
 from ..classification import Classification
@@ -53,7 +53,7 @@ def device() -> torch.device:
 
 
 def write_json(path: Path, contents: dict[str, Any]) -> None:
-    write_whole(path, json.dumps(contents, indent=2) + "\n")
+    write_atomically(path, json.dumps(contents, indent=2) + "\n")
 
 
 def fit(config: WeakSeg, say: Say) -> None:

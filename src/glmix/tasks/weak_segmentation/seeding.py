@@ -13,7 +13,7 @@ from torch import nn
 
 from ...data.scenes.write import voc_palette
 from ...errors import InputError
-from ...files import whole_file
+from ...files import atomic_write
 from .config import WeakSeg
 from .labels import ImagesWithLabels
 from .methods import SeedConfig
@@ -173,5 +173,5 @@ def _write_masks(config: WeakSeg, result: SeedResult, model: nn.Module, files: I
         seeds = seeds_of_image(config, result.config, model, files, index)
         mask = Image.fromarray(seeds.masks(result.threshold)[0].byte().numpy())
         mask.putpalette(voc_palette())
-        with whole_file(folder / f"{files.names[index]}.png") as part:
+        with atomic_write(folder / f"{files.names[index]}.png") as part:
             mask.save(part, format="PNG")

@@ -8,10 +8,10 @@ from torch.utils.checkpoint import checkpoint
 
 from .capture import is_capturing
 
-__all__ = ["computed_again"]
+__all__ = ["checkpoint_activations"]
 
 
-def computed_again(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def checkpoint_activations(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x), of whose steps only x is kept for the way back; the last step is not computed again.
 
     Made for a cheap step whose result is as large as x and a costly one behind it, which needs that result for its
