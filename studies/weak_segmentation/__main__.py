@@ -3,8 +3,8 @@
     python -m studies.weak_segmentation --seeds 0 1 2
     python -m studies.weak_segmentation --thresholds --seeds 0
 
-Prints the tables of docs/weak_segmentation.md, and writes weakseg-curve.png and weakseg-scenes.png to --out. Thresholds are
-chosen on scenes of the training split that nothing was trained on, every number is of the test split. What is finished
+Prints the tables of docs/weak_segmentation.md, and writes weakseg-curve.png and weakseg-scenes.png to --out. Thresholds
+are chosen on scenes of the training split that nothing was trained on, every number is of the test split. What is finished
 stays in --out, so a run that was stopped goes on. With --thresholds it only trains the classifiers and prints the table
 of thresholds that are chosen by masks and without masks.
 """
