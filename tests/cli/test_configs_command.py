@@ -161,11 +161,11 @@ def test_fit_validate_and_test_run_a_shipped_recipe_by_its_name_in_any_folder(ca
 def test_the_demo_and_the_help_name_shipped_recipes(glmix):
     source = Path(__file__).parents[2] / "src" / "glmix_cli"
     advice = (source / "demo.py").read_text()
-    assert "fit --config scenes/several" in advice
+    assert "fit --config classification/scenes/several" in advice
     assert "scenes/segmentation_fpn" in advice
     assert {"classification/scenes/several", "segmentation/scenes/segmentation_fpn"} <= set(config_names())
     for arguments, name in (
-        (["--help"], "scenes/single"),
+        (["--help"], "classification/scenes/single"),
         (["fit", "--help"], "scenes/single"),
         (["validate", "--help"], "scenes/single"),
         (["weakseg", "--help"], "weakseg/scenes"),
