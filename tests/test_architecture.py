@@ -33,7 +33,7 @@ IMPORTS = {
     "tasks.classification": {"training"},
     "tasks.token_labelling": {"models", "training", "tasks.classification"},
     "tasks.segmentation": {"models", "training", "weights", "data.core", "data.scenes", "data.segmentation"},
-    "tasks.detection": {"models", "training", "weights", "data.core", "data.scenes", "data.detection"},
+    "tasks.detection": {"layers", "models", "training", "weights", "data.core", "data.scenes", "data.detection"},
     "tasks.weak_segmentation": {"models", "slots", "training", "weights", "data.core", "data.scenes"}
     | {"data.classification", "data.segmentation", "tasks.classification", "tasks.segmentation"},
     "tasks": {"training", "weights", "configs", "data.classification", "data.segmentation", "data.detection"}

@@ -89,7 +89,7 @@ def test_the_wheel_holds_the_packages_and_their_data_alone(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert names == files_below(ROOT / "src")
-    assert "glmix/configs/scenes/single.yaml" in names
+    assert "glmix/configs/classification/scenes/single.yaml" in names
 
 
 def test_the_readme_on_pypi_has_no_link_that_does_not_work(wheel: Path) -> None:

@@ -166,9 +166,9 @@ def test_the_demo_and_the_help_name_shipped_recipes(glmix):
     assert {"classification/scenes/several", "segmentation/scenes/segmentation_fpn"} <= set(config_names())
     for arguments, name in (
         (["--help"], "classification/scenes/single"),
-        (["fit", "--help"], "scenes/single"),
-        (["validate", "--help"], "scenes/single"),
-        (["weakseg", "--help"], "weakseg/scenes"),
+        (["fit", "--help"], "classification/scenes/single"),
+        (["validate", "--help"], "classification/scenes/single"),
+        (["weakseg", "--help"], "weak_segmentation/scenes"),
     ):
         text = " ".join(glmix(*arguments).stdout.split())
         assert name in text

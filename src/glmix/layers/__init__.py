@@ -6,7 +6,7 @@ from .mixer import GLMix, GridAttention, LocalBranch, self_attention
 from .mlp import ConvMlp
 from .padding import convolve, hide
 from .residual import ResidualConv2d
-from .small_maps import apply_layers
+from .small_maps import apply_layer, apply_layers
 from .stem import Stem, StemStyle, TransitionOrder, transition
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Stem",
     "StemStyle",
     "TransitionOrder",
+    "apply_layer",
     "apply_layers",
     "convolve",
     "hide",

@@ -26,7 +26,9 @@ def class_evidence(model: nn.Module, features: Tensor) -> Tensor:
         raise InputError(f"Class activation is a GLNet's; this model is a {type(net).__name__}.")
     fc, pool = net.head.fc, net.head.global_pool.pool_type
     if not isinstance(fc, nn.Linear):
-        raise InputError("The model has no classifier (num_classes is 0), and class activation is what one says.")
+        raise InputError(
+            "Class activation maps need a linear classifier: this model has num_classes=0 or global_pool=''."
+        )
     if pool not in ("avg", "fast", "fastavg"):
         raise InputError(f"Class activation needs a classifier behind average pooling; this model pools by {pool!r}.")
     return F.conv2d(features, fc.weight[:, :, None, None], fc.bias)

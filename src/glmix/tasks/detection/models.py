@@ -14,6 +14,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
 from ...errors import InputError
+from ...layers import apply_layer
 from ...models import GLNet
 from ...models.pyramid import Pyramid
 from ...training.weights import nearest
@@ -143,7 +144,7 @@ class FeaturePyramid(nn.Module):
             found.append(found[-1][:, :, ::2, ::2])
         last = maps[-1]
         for k, convolve in enumerate(self.coarser):
-            last = hide(convolve(last if k == 0 else last.relu()), len(maps) + k)
+            last = hide(apply_layer(convolve, last if k == 0 else last.relu()), len(maps) + k)
             found.append(last)
         return {str(k): features for k, features in enumerate(found)}
 
