@@ -1,4 +1,4 @@
-# Two commands do everything on a machine with python3 and make: `make demo` and `make test`.
+# Needs python3 and make. Start with `make demo` or `make test`; both create the virtual environment first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 .PHONY: help demo test test-all check fixup bench clean
 
-help: ## what there is to make
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 $(READY): pyproject.toml
@@ -15,30 +15,30 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
 	@touch $@
 
-demo: $(READY) ## train a small network on generated images and show what it learnt
+demo: $(READY) ## train a small network on generated images and show the results
 	$(BIN)/glmix demo
 
-check: $(READY) ## lint, format and types
+check: $(READY) ## check lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two processes by default, because each needs about 2 GiB of memory; PROCESSES=8 where there is more.
+# Each test process needs about 2 GiB of memory. Set PROCESSES=8 on a machine with more memory.
 PROCESSES ?= 2
 PYTEST = $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadscope --durations 10
 
-test: check ## lint, types and all tests but the slow ones
+test: check ## check, then run all tests except the slow ones
 	$(PYTEST) -m "not slow"
 
-test-all: check ## lint, types and all tests
+test-all: check ## check, then run all tests
 	$(PYTEST)
 
-fixup: $(READY) ## mend what lint and format can mend by themselves
+fixup: $(READY) ## fix lint and format errors automatically
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## images per second and peak memory of every model
+bench: $(READY) ## measure images per second and peak memory of every model
 	$(BIN)/glmix bench
 
-clean: ## remove the environment and everything that was made
+clean: ## remove the environment and all generated files
 	rm -rf $(VENV) build dist out *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

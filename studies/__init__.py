@@ -1,1 +1,1 @@
-"""Studies of the method and measurements for the documentation. They are not part of the package."""
+"""Experiments and benchmarks behind the numbers and figures of the documentation; not part of the package."""

@@ -1,1 +1,1 @@
-"""The paper's ablations on scenes: runs, their speed, tables and figures."""
+"""Ablation study of the paper's design choices on scenes."""

@@ -1,4 +1,4 @@
-"""What an ablation found: a row for every answer, as Markdown, as JSON and as a plot."""
+"""Report of an ablation study: a Markdown table, a JSON file and a plot."""
 
 import dataclasses
 import json
@@ -23,12 +23,15 @@ DOT, MEAN, BASE = "#4878cf", "#1b1b1b", "#b04a4a"
 
 @dataclass(frozen=True)
 class Row:
-    """One answer of one axis.
+    """One row of the table: one answer of one axis.
 
     Args:
-        is_base: whether its network is the base itself.
-        scores: one a seed, from 0 to 1.
-        images_per_second: of inference.
+        axis: name of the axis, such as `clustering`.
+        answer: name of the variant on this axis, such as `k-means`.
+        is_base: whether its network is the base.
+        scores: one score per seed, from 0 to 1.
+        images_per_second: inference throughput.
+        parameters: number of parameters.
     """
 
     axis: str
@@ -44,16 +47,17 @@ class Row:
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over seeds, of which there must be two."""
+        """Standard deviation over the seeds; None with a single seed."""
         return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
 
 def rows(config: Ablation, results: Sequence[dict[str, Any]], speeds: Mapping[str, float]) -> list[Row]:
-    """A row for every answer, in the order of the configuration.
+    """Return one row per answer, in the order of the configuration.
 
     Args:
-        results: of the whole plan, in its order.
-        speeds: images a second, by the names of variants.
+        config: the study.
+        results: results of all planned runs, in the order of `plan`.
+        speeds: {variant name: images per second}.
     """
     by_name: dict[str, list[dict[str, Any]]] = {}
     for run, result in zip(plan(config), results, strict=True):
@@ -61,7 +65,7 @@ def rows(config: Ablation, results: Sequence[dict[str, Any]], speeds: Mapping[st
     found = {}
     for variant in variants(config):
         of_variant = by_name[variant.name]
-        for axis, answer in variant.places:
+        for axis, answer in variant.entries:
             found[axis, answer] = Row(
                 axis=axis,
                 answer=answer,
@@ -74,6 +78,7 @@ def rows(config: Ablation, results: Sequence[dict[str, Any]], speeds: Mapping[st
 
 
 def markdown(table: Sequence[Row], metric: str) -> str:
+    """Return the table in Markdown."""
     base = next((row for row in table if row.is_base), None)
     lines = [f"| | | {METRICS[metric]} | to the base | images/s | parameters |", "|---|---|---|---|---|---|"]
     for axis, group in groupby(table, key=lambda row: row.axis):
@@ -90,15 +95,16 @@ def markdown(table: Sequence[Row], metric: str) -> str:
 
 
 def write_report(folder: Path, config: Ablation, results: Sequence[dict[str, Any]], speeds: Mapping[str, float]) -> str:
-    """Write table.md, table.json and ablation.png into `folder`; returns the table with a note, as in table.md."""
+    """Write table.md, table.json and ablation.png to `folder`, and return the contents of table.md."""
     table, metric = rows(config, results, speeds), results[0]["metric"]
     seeds = len(config.seeds)
     spread = ", mean ± standard deviation" if seeds > 1 else ""
     note = (
-        f"In %, of {config.val_count:,} scenes not trained on{spread}: {_number(seeds, 'seed')} each, "
-        f"{_number(config.recipe.epochs, 'epoch')} over {config.train_count:,} scenes. To the base: differences "
-        "between runs with the same seed, which see the same scenes in the same order. Images/s: inference in batches "
-        f"of {IMAGES}, {_number(torch.get_num_threads(), 'thread')}, the fastest batch.\n"
+        f"{METRICS[metric].capitalize()} in % on {config.val_count:,} held-out scenes{spread}: "
+        f"{_number(seeds, 'seed')} each, {_number(config.recipe.epochs, 'epoch')} over {config.train_count:,} scenes. "
+        '"To the base" is the difference between runs with the same seed, which see the same scenes in the same order. '
+        f"Images/s: inference in batches of {IMAGES}, {_number(torch.get_num_threads(), 'thread')}, the fastest "
+        "batch.\n"
     )
     text = f"{markdown(table, metric)}\n{note}"
     (folder / "table.md").write_text(text)
@@ -109,13 +115,13 @@ def write_report(folder: Path, config: Ablation, results: Sequence[dict[str, Any
 
 
 def _mean_and_spread(values: Sequence[float], sign: str = "") -> str:
-    """In %: the mean, and where there are several values their standard deviation."""
+    """Format the mean in %, with the standard deviation if there are several values."""
     mean = round(100 * statistics.fmean(values), 1) + 0.0  # + 0.0 makes -0.0 positive
     return f"{mean:{sign}.1f}" + (f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _with_mean(row: Row) -> dict[str, Any]:
@@ -123,7 +129,7 @@ def _with_mean(row: Row) -> dict[str, Any]:
 
 
 def _plot(table: Sequence[Row], metric: str) -> Figure:
-    """Every seed a dot, every mean a line, axes one under the other with a gap between them."""
+    """Plot one dot per seed and one line per mean, grouped by axis."""
     figure = Figure(figsize=(7.5, 1.5 + 0.34 * len(table)), layout="constrained")
     axes = figure.add_subplot()
     places, labels, y = [], [], 0.0
@@ -142,7 +148,7 @@ def _plot(table: Sequence[Row], metric: str) -> Figure:
         figure.legend(loc="outside upper right", frameon=False)
     axes.set_yticks(places, labels)
     axes.set_ylim(places[-1] + 0.7, -0.7)
-    axes.set_xlabel(f"{METRICS[metric]} in %: a dot each seed, a bar their mean")
+    axes.set_xlabel(f"{METRICS[metric]} in %: one dot per seed, bar: mean")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

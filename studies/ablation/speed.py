@@ -1,4 +1,4 @@
-"""How fast the networks of an ablation are, side by side."""
+"""Inference throughput of the networks of an ablation study."""
 
 import time
 
@@ -10,15 +10,20 @@ from studies.ablation.study import Ablation, variants
 
 __all__ = ["IMAGES", "measure_speed"]
 
-IMAGES = 64  # in a batch
+IMAGES = 64  # per batch
 
 
 @torch.inference_mode()
 def measure_speed(config: Ablation, rounds: int = 16, batches: int = 3) -> dict[str, float]:
-    """{variant: images a second of inference}, of the fastest batch.
+    """Return {variant: images per second}, measured on the fastest of all batches.
 
-    The variants take turns, and whatever else the machine does meanwhile only makes batches slower: so it meets all
-    of them, and the fastest is the least disturbed.
+    The variants run in alternation, so that other load on the machine affects all of them. Load only makes a batch
+    slower, so the fastest batch is the least disturbed one.
+
+    Args:
+        config: the study.
+        rounds: number of times that each variant gets its turn.
+        batches: batches per turn.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = torch.randn(IMAGES, 3, config.scenes.size, config.scenes.size, device=device)

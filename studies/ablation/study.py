@@ -1,7 +1,7 @@
-"""Ablations on scenes: variants of one network, several seeds each, in runs that resume where they stopped.
+"""Ablation studies on scenes: train variants of a network with several seeds each, and resume an interrupted study.
 
-A run is one training, known by everything that its result depends on. A finished run is one file; whoever asks for
-the same settings again, in whatever configuration, is given that file instead of another training.
+A run is one training. Its key is a hash of all settings that determine its result, and its result is one JSON file
+with that name. If another configuration needs a run with the same settings, it reads the file instead of training.
 """
 
 import dataclasses
@@ -26,24 +26,25 @@ from glmix.training.config_errors import explain
 from glmix.training.short_training import Recipe, train_on_scenes
 from glmix.training.weights import nearest
 
-__all__ = ["Ablation", "Run", "Variant", "carry_out", "finished_runs", "plan", "read_ablation", "strangers", "variants"]
+__all__ = ["Ablation", "Run", "Variant", "finished_runs", "other_runs", "plan", "read_ablation", "run_all", "variants"]
 
-MODEL = "glnet_4g"  # the model that is GLNet's own defaults, so that `base` and variants say all that differs
-FORMAT = 1  # of the files; another number makes finished runs unknown
+MODEL = "glnet_4g"  # its arguments are the defaults of GLNet, so `base` and the variants define all differences
+FORMAT = 1  # version of the result files; a new version invalidates finished runs
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What is compared.
+    """Configuration of an ablation study.
 
     Args:
         base: arguments of `GLNet` that all variants share.
-        axes: {question: {answer: arguments of `GLNet` that take the place of the base's}}; `{}` is the base itself.
-        seeds: each variant is trained once for each.
-        recipe: how every variant is trained.
-        scenes: what the images look like.
-        train_count, val_count: scenes to learn, and scenes to be measured on.
-        batch_size: scenes a step.
+        axes: {axis: {answer: arguments of `GLNet` that replace those of the base}}; `{}` is the base itself.
+        seeds: each variant is trained once per seed.
+        recipe: training settings of every variant.
+        scenes: configuration of the images.
+        train_count: number of training scenes.
+        val_count: number of validation scenes.
+        batch_size: scenes per step.
     """
 
     base: dict[str, Any]
@@ -58,16 +59,16 @@ class Ablation:
     def __post_init__(self) -> None:
         for name in ("axes", "seeds"):
             if not getattr(self, name):
-                raise InputError(f"{name} must name at least one, got {getattr(self, name)}.")
+                raise InputError(f"{name} must not be empty, got {getattr(self, name)}.")
         if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise InputError(f"seeds must be different numbers from 0, got {self.seeds}.")
+            raise InputError(f"seeds must be distinct integers of at least 0, got {self.seeds}.")
         for name, at_least in (("train_count", self.batch_size), ("val_count", 1), ("batch_size", 1)):
             if getattr(self, name) < at_least:
                 raise InputError(f"{name} must be at least {at_least}, got {getattr(self, name)}.")
-        variants(self)  # refuses what no network can be built of
+        variants(self)  # raises an error if a network cannot be built
 
     def data(self, seed: int) -> ScenesData:
-        """The scenes of every run with this seed, which is that of their order and turns: all seeds see the same."""
+        """Return the data of all runs with a seed. The seed sets the order and the augmentation, not the scenes."""
         return ScenesData(
             scenes=self.scenes,
             train_count=self.train_count,
@@ -79,26 +80,26 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Variant:
-    """A network.
+    """A network of the study.
 
     Args:
         args: all arguments of `GLNet`.
-        places: where it stands, as (axis, answer): more than once if answers mean the same.
-        is_base: whether it is the base itself.
+        entries: (axis, answer) pairs that result in this network; several if they have the same arguments.
+        is_base: whether it is the base.
     """
 
     args: dict[str, Any]
-    places: tuple[tuple[str, str], ...]
+    entries: tuple[tuple[str, str], ...]
     is_base: bool
 
     @property
     def name(self) -> str:
-        return ": ".join(self.places[0])
+        return ": ".join(self.entries[0])
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: everything that its result depends on."""
+    """One training, defined by all settings that determine its result."""
 
     variant: Variant
     seed: int
@@ -110,9 +111,14 @@ class Run:
 
 
 def read_ablation(path: Path) -> Ablation:
-    """The configuration in a YAML file, or a ValueError that says in a sentence what is wrong with it."""
+    """Read a configuration from a YAML file.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        InputError: the configuration is invalid.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no configuration {path}.")
+        raise FileNotFoundError(f"The configuration file {path} does not exist.")
     names = [field.name for field in dataclasses.fields(Ablation)]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Ablation, as_group=False)
@@ -122,18 +128,17 @@ def read_ablation(path: Path) -> Ablation:
         return Ablation(**{name: found[name] for name in names})
     except ArgumentError as error:
         known = [action.dest for action in parser._actions if action.dest not in ("help", "print_config")]
-        said = explain(str(error), known)
-        end = f" It takes {', '.join(names)}." if said.startswith("There is no key") else ""
-        raise InputError(f"{path}: {said}{end}") from error
+        reason = explain(str(error), known)
+        raise InputError(f"{path}: {reason} The file takes the keys {', '.join(names)}.") from error
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
 
 
 def variants(config: Ablation) -> list[Variant]:
-    """The different networks of all axes; answers that come to the same arguments are one variant."""
+    """Return the distinct networks of all axes. Answers with the same arguments are one variant."""
     parameters = inspect.signature(GLNet).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.name not in ("num_classes", "device", "dtype")}
-    base = _plain({**defaults, **config.base})
+    base = _as_json({**defaults, **config.base})
     found: dict[str, Variant] = {}
     for axis, answers in config.axes.items():
         for answer, changes in answers.items():
@@ -143,22 +148,22 @@ def variants(config: Ablation) -> list[Variant]:
                         f"{axis}: {answer}: GLNet has no argument {key!r}.{nearest(key, defaults)} "
                         f"It takes {', '.join(defaults)}."
                     )
-            args = _plain({**defaults, **config.base, **changes})
-            place = (str(axis), str(answer))
+            args = _as_json({**defaults, **config.base, **changes})
+            entry = (str(axis), str(answer))
             key = json.dumps(args, sort_keys=True)
             if key in found:
-                found[key] = dataclasses.replace(found[key], places=(*found[key].places, place))
+                found[key] = dataclasses.replace(found[key], entries=(*found[key].entries, entry))
                 continue
             try:
                 GLNet(**args, num_classes=1, device="meta")
             except (TypeError, ValueError) as error:
                 raise InputError(f"{axis}: {answer}: {error}") from error
-            found[key] = Variant(args, (place,), args == base)
+            found[key] = Variant(args, (entry,), args == base)
     return list(found.values())
 
 
 def plan(config: Ablation) -> list[Run]:
-    """All runs, one seed after the other, so that a part of them has something to say on every variant."""
+    """Return all runs, ordered by seed, so that an unfinished study already covers every variant."""
     shared = {
         "format": FORMAT,
         "recipe": dataclasses.asdict(config.recipe),
@@ -168,20 +173,22 @@ def plan(config: Ablation) -> list[Run]:
         "batch_size": config.batch_size,
     }
     return [
-        Run(variant, seed, _plain({**shared, "seed": seed, "model": variant.args}))
+        Run(variant, seed, _as_json({**shared, "seed": seed, "model": variant.args}))
         for seed in config.seeds
         for variant in variants(config)
     ]
 
 
-def carry_out(
+def run_all(
     config: Ablation, folder: Path, started: Callable[[Run], None], finished: Callable[[Run, dict[str, Any]], None]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the result of every run of the plan, in its order, training those that have no file in `folder` yet.
+    """Yield the result of every planned run in order. Train the runs that have no file in `folder` yet.
 
     Args:
-        started: called before a run is trained.
-        finished: called after a run has been trained and its file written.
+        config: the study.
+        folder: folder of the result files.
+        started: callback before a run is trained.
+        finished: callback after a run is trained and its file is written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = finished_runs(config, folder)
@@ -193,27 +200,27 @@ def carry_out(
         if data is None or data.seed != run.seed:
             data = config.data(run.seed)
         started(run)
-        result = _train(run, config, data)
-        _write(folder / f"{run.key}.json", {"name": run.variant.name, "settings": run.settings, "result": result})
+        result = _train_run(run, config, data)
+        _write_run(folder / f"{run.key}.json", {"name": run.variant.name, "settings": run.settings, "result": result})
         finished(run, result)
         yield result
 
 
 def finished_runs(config: Ablation, folder: Path) -> dict[str, dict[str, Any]]:
-    """{key: result} of the runs of the plan that have a file in `folder`."""
-    saved = _saved(folder)
+    """Return {key: result} of the planned runs that have a file in `folder`."""
+    saved = _read_runs(folder)
     return {run.key: saved[run.key]["result"] for run in plan(config) if run.key in saved}
 
 
-def strangers(config: Ablation, folder: Path) -> dict[str, list[str]]:
-    """Finished runs in `folder` that this configuration does not ask for, as {file: ["epochs was 3, is 4 now", ...]}.
+def other_runs(config: Ablation, folder: Path) -> dict[str, list[str]]:
+    """Return the finished runs in `folder` that are not planned, as {file: ["epochs was 3, is 4 now", ...]}.
 
-    Each is compared with the run of the plan that it differs least from.
+    The differences are those to the most similar planned run.
     """
     runs = plan(config)
     keys = {run.key for run in runs}
     found = {}
-    for key, saved in _saved(folder).items():
+    for key, saved in _read_runs(folder).items():
         if key in keys:
             continue
         differences = [_differences(saved["settings"], run.settings) for run in runs]
@@ -222,6 +229,7 @@ def strangers(config: Ablation, folder: Path) -> dict[str, list[str]]:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """List the settings that differ, one string per setting."""
     lines = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
@@ -232,7 +240,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _train(run: Run, config: Ablation, data: ScenesData) -> dict[str, Any]:
+def _train_run(run: Run, config: Ablation, data: ScenesData) -> dict[str, Any]:
     task = Classification(
         model=MODEL,
         model_args=run.variant.args,
@@ -254,24 +262,26 @@ def _train(run: Run, config: Ablation, data: ScenesData) -> dict[str, Any]:
     }
 
 
-def _saved(folder: Path) -> dict[str, dict[str, Any]]:
-    """{key: contents} of the files of finished runs."""
+def _read_runs(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return {key: contents} of the result files."""
     found = {}
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
             saved = json.loads(path.read_text())
             saved["result"]["score"], saved["settings"]["seed"]
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is no finished run ({error!r}): delete it, and it is trained again.") from error
+            raise InputError(
+                f"{path} is not a valid result file ({error!r}): delete it to train this run again."
+            ) from error
         found[path.stem] = saved
     return found
 
 
-def _write(path: Path, contents: dict[str, Any]) -> None:
+def _write_run(path: Path, contents: dict[str, Any]) -> None:
     with atomic_write(path, flush=True) as part:
         part.write_text(json.dumps(contents, indent=2))
 
 
-def _plain(value: Any) -> Any:
-    """The same as JSON gives it back: tuples are lists."""
+def _as_json(value: Any) -> Any:
+    """Return the value as it is after writing and reading JSON: tuples become lists."""
     return json.loads(json.dumps(value))

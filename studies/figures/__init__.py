@@ -1,1 +1,1 @@
-"""Scripts that draw figures of the documentation from finished runs."""
+"""Scripts that plot figures of the documentation from finished training runs."""

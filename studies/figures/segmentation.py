@@ -1,10 +1,11 @@
-"""Plot how the networks of the recipes scenes/segmentation_* learnt, and their predictions on unseen scenes.
+"""Plot the learning curves of the recipes segmentation/scenes/segmentation_* and their predictions on test scenes.
 
     glmix fit --config segmentation/scenes/segmentation_fpn
     glmix fit --config segmentation/scenes/segmentation_upernet
     python -m studies.figures.segmentation out/scenes/segmentation_fpn out/scenes/segmentation_upernet
 
-Prints mean IoU and pixel accuracy on test scenes, and writes segmentation-curve.png and segmentation-scenes.jpg.
+Prints mean IoU and pixel accuracy on test scenes and writes segmentation-curve.png and segmentation-scenes.jpg
+to --out.
 """
 
 import argparse
@@ -29,7 +30,8 @@ NAMES = {"fpn": "Semantic FPN", "upernet": "UperNet"}
 STYLES = {"fpn": ("o-", "#2b5fb0"), "upernet": ("s--", "#b0622b")}
 
 
-def curve(runs: list[Path]) -> Figure:
+def plot_curves(runs: list[Path]) -> Figure:
+    """Plot mean IoU per epoch, and IoU per class after the last epoch."""
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     scores, classes = figure.subplots(1, 2)
     width = 0.8 / len(runs)
@@ -50,7 +52,7 @@ def curve(runs: list[Path]) -> Figure:
         places = np.arange(len(last)) + (k - (len(runs) - 1) / 2) * width
         classes.barh(places, [100 * v for v in last.values()], width, color=colour)
         classes.set_yticks(range(len(last)), [name.replace("_", " ") for name in last])
-    scores.set(ylim=(0, 100), xlabel="epoch", ylabel="mIoU in % on scenes not trained on")
+    scores.set(ylim=(0, 100), xlabel="epoch", ylabel="mIoU in % on held-out scenes")
     scores.xaxis.set_major_locator(MaxNLocator(integer=True))
     scores.legend(frameon=False, loc="lower right")
     classes.set(xlim=(0, 100), xlabel="IoU in % after the last epoch")
@@ -61,8 +63,8 @@ def curve(runs: list[Path]) -> Figure:
     return figure
 
 
-def sheet(scenes: list[Scene], config: SceneConfig, networks: dict[str, SegmentationPredictor]) -> Figure:
-    """Scenes, their masks, and what each network says, tinted by class."""
+def plot_predictions(scenes: list[Scene], config: SceneConfig, networks: dict[str, SegmentationPredictor]) -> Figure:
+    """Draw scenes, their ground truth and the prediction of each network, coloured by class."""
     names = ["background", *config.class_names]
     rows = ["image", "truth", *networks]
     figure = Figure(figsize=(1.55 * len(scenes) + 0.5, 1.55 * len(rows) + 0.5), layout="constrained")
@@ -70,7 +72,7 @@ def sheet(scenes: list[Scene], config: SceneConfig, networks: dict[str, Segmenta
     shown: set[int] = set()
     for column, scene in enumerate(scenes):
         image = Image.fromarray(scene.image)
-        said = {"truth": scene.semantic, **{name: predict(image) for name, predict in networks.items()}}
+        masks = {"truth": scene.semantic, **{name: predict(image) for name, predict in networks.items()}}
         for row, name in enumerate(rows):
             cell = cells[row, column]
             cell.set(xticks=[], yticks=[])
@@ -79,9 +81,9 @@ def sheet(scenes: list[Scene], config: SceneConfig, networks: dict[str, Segmenta
             if name == "image":
                 cell.imshow(image)
                 continue
-            shown |= set(np.unique(said[name]).tolist())
+            shown |= set(np.unique(masks[name]).tolist())
             large = image.resize((4 * image.width, 4 * image.height), Image.Resampling.BICUBIC)
-            labels = said[name].repeat(4, 0).repeat(4, 1)
+            labels = masks[name].repeat(4, 0).repeat(4, 1)
             cell.imshow(np.asarray(overlay(large, labels, names, strength=0.6))[: large.height])
     colours = class_colours(config.num_classes) / 255
     figure.legend(
@@ -96,9 +98,9 @@ def sheet(scenes: list[Scene], config: SceneConfig, networks: dict[str, Segmenta
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, named ..._fpn and ..._upernet")
-    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder for the pictures (%(default)s)")
-    parser.add_argument("--count", type=int, default=200, help="test scenes to measure on (%(default)s)")
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders whose names end in _fpn or _upernet")
+    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="output folder (%(default)s)")
+    parser.add_argument("--count", type=int, default=200, help="number of test scenes (%(default)s)")
     args = parser.parse_args()
     config = SceneConfig(size=96)
     scenes = [draw_scene(config, "test", index) for index in range(args.count)]
@@ -110,14 +112,16 @@ def main() -> None:
         for scene in scenes:
             labels = torch.from_numpy(predict(Image.fromarray(scene.image))).long()
             metric.update(labels[None], torch.from_numpy(scene.semantic).long()[None])
-        found = scores_of(metric.compute())
-        print(f"{name:14s} {found.mean_iou:6.1%} mIoU, {found.pixel_accuracy:6.1%} of pixels, {args.count} test scenes")
+        scores = scores_of(metric.compute())
+        print(
+            f"{name:14s} {scores.mean_iou:6.1%} mIoU, {scores.pixel_accuracy:6.1%} of pixels, {args.count} test scenes"
+        )
         networks[name] = predict
     args.out.mkdir(parents=True, exist_ok=True)
-    save_figure(curve(args.runs), args.out / "segmentation-curve.png")
-    picture = io.BytesIO()
-    sheet(scenes[:7], config, networks).savefig(picture, dpi=110)
-    Image.open(picture).convert("RGB").save(args.out / "segmentation-scenes.jpg", quality=80)
+    save_figure(plot_curves(args.runs), args.out / "segmentation-curve.png")
+    buffer = io.BytesIO()
+    plot_predictions(scenes[:7], config, networks).savefig(buffer, dpi=110)
+    Image.open(buffer).convert("RGB").save(args.out / "segmentation-scenes.jpg", quality=80)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Scripts that measure what the documentation states about speed and memory."""
+"""Benchmarks of the speed and memory numbers in the documentation."""

@@ -1,4 +1,4 @@
-"""How often the fastest form of a trained model gives the answers that the model itself gives, on generated scenes.
+"""Compare the predictions of `glmix.optimize_for_inference` with those of the trained model, on generated scenes.
 
 glmix demo && python -m studies.timing.agreement out/demo/model
 """
@@ -15,10 +15,10 @@ from glmix.deploy import optimize_for_inference
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a folder that `glmix demo` or `glmix convert` wrote, trained on scenes")
-    parser.add_argument("--images", type=int, default=4000)
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16", "float16"])
-    parser.add_argument("--compile", action="store_true", help="compile them, too")
+    parser.add_argument("model", help="model folder of `glmix demo` or `glmix convert`, trained on scenes")
+    parser.add_argument("--images", type=int, default=4000, help="number of test scenes (%(default)s)")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16", "float16"], help="dtypes to compare")
+    parser.add_argument("--compile", action="store_true", help="compile the optimised models too")
     args = parser.parse_args()
     model = timm.create_model(f"local-dir:{args.model}", pretrained=True).eval()
     forms = {
@@ -28,21 +28,21 @@ def main() -> None:
     data = ScenesData(scenes, test_count=args.images, eval_batch_size=100)
     data.setup("test")
     same = dict.fromkeys(forms, 0)
-    right = dict.fromkeys(["model", *forms], 0)
+    correct = dict.fromkeys(["model", *forms], 0)
     error = dict.fromkeys(forms, 0.0)
     with torch.inference_mode():
         for images, labels in data.test_dataloader():
-            wanted = model(images)
-            right["model"] += int((wanted.argmax(1) == labels).sum())
+            expected = model(images)
+            correct["model"] += int((expected.argmax(1) == labels).sum())
             for name, form in forms.items():
-                found = form(images)
-                same[name] += int((found.argmax(1) == wanted.argmax(1)).sum())
-                right[name] += int((found.argmax(1) == labels).sum())
-                error[name] = max(error[name], float((found - wanted).abs().max() / wanted.abs().max()))
+                logits = form(images)
+                same[name] += int((logits.argmax(1) == expected.argmax(1)).sum())
+                correct[name] += int((logits.argmax(1) == labels).sum())
+                error[name] = max(error[name], float((logits - expected).abs().max() / expected.abs().max()))
     print(f"| form | same class of {args.images} | right | largest error |\n|---|---|---|---|")
-    print(f"| the model | | {right['model'] / args.images:.2%} | |")
+    print(f"| the model | | {correct['model'] / args.images:.2%} | |")
     for name in forms:
-        print(f"| {name} | {same[name] / args.images:.2%} | {right[name] / args.images:.2%} | {error[name]:.1e} |")
+        print(f"| {name} | {same[name] / args.images:.2%} | {correct[name] / args.images:.2%} | {error[name]:.1e} |")
 
 
 if __name__ == "__main__":

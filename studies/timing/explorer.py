@@ -1,9 +1,9 @@
-"""What a page of the explorer costs to make and how large it is.
+"""Measure the time to create a page of the slot explorer, and the size of the page.
 
     python -m studies.timing.explorer                  # glnet_4g, one 224 x 224 image, all blocks and the first ten
     python -m studies.timing.explorer --models glnet_stl glnet_9g --size 384
 
-Weights are random; the time does not include building the model, but all passes through it.
+The weights are random. The time includes all forward passes but not the creation of the model.
 """
 
 import argparse
@@ -38,8 +38,8 @@ def main() -> None:
                 size = len(explore(image, [(name, model)], blocks=blocks, size=(args.size, args.size)).encode())
                 seconds.append(time.perf_counter() - start)
             shown = "all" if blocks is None else "the first 10"
-            found = f"{statistics.median(seconds):.1f} | {size / 1e6:.2f}"
-            print(f"| {name} | {args.size} x {args.size} | {shown} | {found} |", flush=True)
+            cells = f"{statistics.median(seconds):.1f} | {size / 1e6:.2f}"
+            print(f"| {name} | {args.size} x {args.size} | {shown} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Images per second and core, from JPEG to the network's input, for each way of decoding.
+"""Measure images per second per core, from a JPEG to the input of the network, for each decoder.
 
     python -m studies.timing.loading [--sizes 500x375 4000x3000] [--count 24] [--seconds 4]
 
-Generated photographs stand in for files: decoding costs what it costs for any JPEG of that size and quality. Rates
-are by processor time of one thread, so that other programs on the machine matter little.
+The JPEGs are generated images; decoding them takes as long as for photographs of the same size and quality. Rates are
+per CPU time of one thread, so that other programs on the machine have little influence.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from glmix.data.core.sampling import seeded
 from glmix.data.scenes import SceneConfig, draw_scene
 
 
-def photographs(width: int, height: int, count: int) -> list[bytes]:
-    """JPEGs of quality 90 with 4:2:0 chroma, as cameras and ImageNet have them."""
+def jpeg_files(width: int, height: int, count: int) -> list[bytes]:
+    """Return generated JPEGs of quality 90 with 4:2:0 chroma subsampling, as common in cameras and ImageNet."""
     side = min(max(width, height), 512)
     files = []
     for index in range(count):
@@ -53,31 +53,31 @@ def torchvision_image(content: bytes) -> Image.Image:
     return Image.fromarray(torchvision_tensor(content).permute(1, 2, 0).numpy())
 
 
-def rates(ways: dict[str, Callable[[bytes], Any]], files: list[bytes], seconds: float) -> dict[str, float]:
-    """Files per second of processor time: for each way the best of five rounds, in which the ways take turns."""
-    best = dict.fromkeys(ways, 0.0)
+def rates(pipelines: dict[str, Callable[[bytes], Any]], files: list[bytes], seconds: float) -> dict[str, float]:
+    """Return files per second of CPU time per pipeline, the best of five rounds in alternation."""
+    best = dict.fromkeys(pipelines, 0.0)
     for _ in range(5):
-        for name, work in ways.items():
-            work(files[0])
+        for name, load in pipelines.items():
+            load(files[0])
             done, start = 0, time.process_time()
             while time.process_time() - start < seconds / 5:
-                work(files[done % len(files)])
+                load(files[done % len(files)])
                 done += 1
             best[name] = max(best[name], done / (time.process_time() - start))
     return best
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> str:
-    """How far two decoded images are apart, in steps of 255."""
+    """Format the difference between two images, in units of 1/255."""
     gap = (a.float() - b.float()).abs()
     return f"max {gap.max():.2f}, mean {gap.mean():.3f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=["500x375", "4000x3000"], help="width x height of the files")
-    parser.add_argument("--count", type=int, default=24, help="different files")
-    parser.add_argument("--seconds", type=float, default=4, help="processor time for each number")
+    parser.add_argument("--sizes", nargs="+", default=["500x375", "4000x3000"], help="WIDTHxHEIGHT of the files")
+    parser.add_argument("--count", type=int, default=24, help="number of different files")
+    parser.add_argument("--seconds", type=float, default=4, help="CPU seconds per measurement")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{platform.processor() or platform.machine()}, Pillow {__version__}, torchvision {torchvision.__version__}")
@@ -90,14 +90,18 @@ def main() -> None:
     }
     for size in args.sizes:
         width, height = map(int, size.split("x"))
-        files = photographs(width, height, args.count)
+        files = jpeg_files(width, height, args.count)
         kilobytes = sum(map(len, files)) / len(files) / 1000
-        ways = {f"{name}|decode": work for name, work in decoders.items()}
-        ways |= {f"{name}|crop": lambda file, work=work: crop_only(work(file)) for name, work in decoders.items()}
-        ways |= {f"{name}|recipe": lambda file, work=work: recipe(work(file)) for name, work in decoders.items()}
+        pipelines = {f"{name}|decode": decoder for name, decoder in decoders.items()}
+        pipelines |= {
+            f"{name}|crop": lambda file, decoder=decoder: crop_only(decoder(file)) for name, decoder in decoders.items()
+        }
+        pipelines |= {
+            f"{name}|recipe": lambda file, decoder=decoder: recipe(decoder(file)) for name, decoder in decoders.items()
+        }
         with seeded(0):
-            best = rates({**ways, "tensor": torchvision_tensor}, files, args.seconds)
-        print(f"\n{size} JPEGs of {kilobytes:.0f} kB: images per second and core")
+            best = rates({**pipelines, "tensor": torchvision_tensor}, files, args.seconds)
+        print(f"\n{size} JPEGs of {kilobytes:.0f} kB: images per second per core")
         print(f"  {'':22s}{'decode':>9s}{'+ crop, flip':>14s}{'+ recipe':>10s}")
         for name in decoders:
             print(
@@ -105,12 +109,13 @@ def main() -> None:
             )
         print(f"  {'torchvision, tensor':22s}{best['tensor']:9.0f}")
         plain = torch.from_numpy(np.array(pil(files[0])))
-        print(f"  pixels, PIL against torchvision: {difference(plain, torchvision_tensor(files[0]).permute(1, 2, 0))}")
+        other = torchvision_tensor(files[0]).permute(1, 2, 0)
+        print(f"  difference of pixels, PIL and torchvision: {difference(plain, other)}")
         crops = []
-        for way in (pil, pil_draft):
+        for decoder in (pil, pil_draft):
             with seeded(1):
-                crops.append(crop_only(way(files[0])) * 255 * torch.tensor(config.std).view(3, 1, 1))
-        print(f"  a crop of training, PIL against draft: {difference(*crops)}")
+                crops.append(crop_only(decoder(files[0])) * 255 * torch.tensor(config.std).view(3, 1, 1))
+        print(f"  difference of a training crop, PIL and PIL with draft: {difference(*crops)}")
 
 
 if __name__ == "__main__":

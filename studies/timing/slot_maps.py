@@ -1,10 +1,10 @@
-"""What looking at slots costs: a forward pass alone, and one from which the maps of all blocks are kept.
+"""Measure the cost of `slot_maps`: a forward pass alone, and one that records the slot maps of all blocks.
 
     python -m studies.timing.slot_maps                                  # glnet_4g at 224 x 224
     python -m studies.timing.slot_maps --models glnet_stl --batches 1 8 --size 384
 
-Both take turns, run by run, so that a machine whose speed drifts favours neither; medians are printed, and the median
-of the ratios of neighbours.
+Both run in alternation, so that drift of the machine's speed affects both. Prints the medians of the times, and the
+median of the ratios of consecutive runs.
 """
 
 import argparse
@@ -18,8 +18,8 @@ import glmix
 from glmix.slots import slot_maps
 
 
-def pair(model: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:
-    """Seconds of a forward pass, and of one with maps."""
+def time_pair(model: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:
+    """Return the seconds of a forward pass and of a forward pass with slot maps."""
     start = time.perf_counter()
     with torch.no_grad():
         model(x)
@@ -41,8 +41,8 @@ def main() -> None:
         model = timm.create_model(name).eval()
         for batch in args.batches:
             x = torch.randn(batch, 3, args.size, args.size)
-            pair(model, x)
-            times = [pair(model, x) for _ in range(args.rounds)]
+            time_pair(model, x)
+            times = [time_pair(model, x) for _ in range(args.rounds)]
             alone, kept = (1e3 * statistics.median(column) for column in zip(*times, strict=True))
             ratio = statistics.median(b / a for a, b in times)
             print(f"| {name} | {batch} | {alone:.0f} ms | {kept:.0f} ms | {ratio:.2f} |", flush=True)

@@ -1,4 +1,4 @@
-"""How much of the trainer's time is forward, backward and optimiser, on a data set in memory: printed as a ratio.
+"""Measure the share of the training time spent in forward, backward and optimizer, with data in memory.
 
 python -m studies.timing.train [--model test_glnet] [--size 64] [--batch-size 64] [--steps 60]
 """
@@ -22,7 +22,7 @@ from glmix.training.progress import EpochLines
 
 
 class InMemory(LightningDataModule):
-    """Batches that exist already, so that what is left is the trainer."""
+    """Data module that repeats one batch, so that loading data takes no time."""
 
     num_classes = 10
 
@@ -36,17 +36,18 @@ class InMemory(LightningDataModule):
 
 
 class Clock(Callback):
-    """Seconds inside the training steps' work, and from the first step of the run to the last."""
+    """Callback that measures the time in optimizer steps and the total time, after `skip` warm-up steps."""
 
     def __init__(self, skip: int) -> None:
         self.skip, self.work, self.begin, self.end, self.steps = skip, 0.0, 0.0, 0.0, 0
 
     def wrap(self, task: Classification) -> None:
+        """Time every optimizer step of a task."""
         inner = task.optimizer_step
 
         def timed(*args: Any, **kwargs: Any) -> None:
             start = time.perf_counter()
-            inner(*args, **kwargs)  # Lightning calls forward and backward inside of the optimiser's step
+            inner(*args, **kwargs)  # includes forward and backward in Lightning
             self.end = time.perf_counter()
             self.steps += 1
             if self.steps > self.skip:
@@ -70,6 +71,7 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
+    """Train, then print images per second and the share of forward, backward and optimizer."""
     task = Classification(
         model=args.model,
         mix=MixConfig(),
@@ -95,9 +97,9 @@ def measure(args: argparse.Namespace) -> None:
             plugins=[AtomicCheckpointIO()],
         )
         trainer.fit(task, InMemory(args.batch_size, args.size, args.steps))
-    whole = clock.end - clock.begin
-    print(f"{(clock.steps - clock.skip) * args.batch_size / whole:.0f} images/s with {torch.get_num_threads()} threads")
-    print(f"forward, backward and optimiser take {clock.work / whole:.1%} of the trainer's time")
+    total = clock.end - clock.begin
+    print(f"{(clock.steps - clock.skip) * args.batch_size / total:.0f} images/s with {torch.get_num_threads()} threads")
+    print(f"forward, backward and optimizer take {clock.work / total:.1%} of the training time")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Weak segmentation on scenes over several seeds: methods compared, and segmenters trained on their masks."""
+"""Comparison of weak segmentation methods on scenes with several random seeds."""

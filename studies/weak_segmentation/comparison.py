@@ -1,7 +1,7 @@
-"""Weak segmentation on scenes, measured: seeds of several kinds from one classifier, and what is learnt from them.
+"""Comparison of weak segmentation methods on scenes: seeds from one classifier, and segmenters trained on them.
 
-Every threshold is chosen on scenes of the training split that nothing was trained on, by their masks unless it says
-otherwise, and every number comes from the test split. Finished results are files, which are read when they exist.
+Thresholds are chosen on held-out scenes of the training split, by their masks unless stated otherwise. All scores are
+measured on the test split. Finished results are written to files and read from there in a later run.
 """
 
 import dataclasses
@@ -35,21 +35,21 @@ from glmix.tasks.weak_segmentation.views import look
 from glmix.training.optim import OptimizerConfig, ScheduleConfig
 from glmix.training.short_training import Recipe, train_on_scenes
 
-__all__ = ["Comparison", "Row", "carry_out", "examples", "rows", "threshold_choices"]
+__all__ = ["Comparison", "Method", "examples", "run_seed", "seed_methods", "threshold_choices"]
 
 BATCH = 50
 GRAD_CAM = ("gradcam++", "layercam")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One way to make seeds.
+class Method:
+    """A method to compute seeds.
 
     Args:
-        name: in the table.
-        config: how; for a method of pytorch-grad-cam its polish alone counts.
-        untrained: cut the slots of a network that has learnt nothing.
-        grad_cam: the method of pytorch-grad-cam that gives the class maps.
+        name: name in the table.
+        config: settings of the method; with `grad_cam`, only `polish` has an effect.
+        untrained: apply SlotCut to the slots of an untrained network.
+        grad_cam: method of pytorch-grad-cam that computes the class maps; None for the methods of glmix.
     """
 
     name: str
@@ -60,19 +60,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared, and on what.
+    """Configuration of the comparison.
 
     Args:
-        scenes: what the images look like.
-        train_count: scenes that classifiers learn; the `held_out` behind them choose thresholds.
-        held_out, test_count: scenes to choose thresholds on, and to report on.
-        model, model_args: the classifier.
-        recipe: how it learns.
-        blocks: whose slots are cut.
-        effective: slots of a pixel in effect, in refinement and cut.
-        pseudo_count: scenes whose pseudo masks the segmenters learn.
-        decoder_args: of the segmenter, an FPN on the classifier's backbone.
-        segmenter: how it learns.
+        scenes: configuration of the images.
+        train_count: number of scenes to train the classifier on.
+        held_out: number of scenes to choose thresholds on; they follow the training scenes in the training split.
+        test_count: number of test scenes.
+        model: model name of the classifier.
+        model_args: arguments of the classifier.
+        recipe: training settings of the classifier.
+        blocks: blocks whose slots are used.
+        effective: effective number of slots per pixel, in refinement and SlotCut.
+        pseudo_count: number of scenes whose pseudo masks train the segmenters.
+        decoder_args: arguments of the segmenter's decoder, an FPN on the classifier's backbone.
+        segmenter: training settings of the segmenter.
     """
 
     scenes: SceneConfig = SceneConfig(objects=(1, 3))  # noqa: RUF009 - it is frozen
@@ -97,32 +99,32 @@ class Comparison:
     segmenter: Recipe = Recipe(epochs=6, lr=1e-3, warmup=0.1)  # noqa: RUF009
 
 
-def rows(config: Comparison) -> list[Row]:
-    """All ways, those that look once and those that look eight times."""
-    found = [Row(f"pytorch-grad-cam: {name}", SeedConfig("cam"), grad_cam=name) for name in GRAD_CAM]
+def seed_methods(config: Comparison) -> list[Method]:
+    """Return all methods, first with one view per image, then with eight views (test-time augmentation)."""
+    methods = [Method(f"pytorch-grad-cam: {name}", SeedConfig("cam"), grad_cam=name) for name in GRAD_CAM]
     for views in (1, 8):
-        seen = f", {views} views" if views > 1 else ""
+        suffix = f", {views} views" if views > 1 else ""
 
-        def way(method: Any, polish: bool = False, views: int = views) -> SeedConfig:
+        def config_of(method: Any, polish: bool = False, views: int = views) -> SeedConfig:
             return SeedConfig(method, config.blocks, effective=config.effective, views=views, polish=polish)
 
-        found += [
-            Row(f"CAM{seen}", way("cam")),
-            Row(f"CAM + PAMR{seen}", way("cam", True)),
-            Row(f"refined by slots{seen}", way("slots")),
-            Row(f"SlotCut{seen}", way("slotcut")),
-            Row(f"SlotCut + PAMR{seen}", way("slotcut", True)),
-            Row(f"cut of untrained slots{seen}", way("slotcut"), untrained=True),
-            Row(f"cut of dense features{seen}", way("dense")),
-            Row(f"cut of dense features + PAMR{seen}", way("dense", True)),
-            Row(f"cut of dense features, stage 1{seen}", dataclasses.replace(way("dense"), stage=1)),
-            Row(f"cut of dense features, last stage{seen}", dataclasses.replace(way("dense"), stage=-1)),
+        methods += [
+            Method(f"CAM{suffix}", config_of("cam")),
+            Method(f"CAM + PAMR{suffix}", config_of("cam", True)),
+            Method(f"refined by slots{suffix}", config_of("slots")),
+            Method(f"SlotCut{suffix}", config_of("slotcut")),
+            Method(f"SlotCut + PAMR{suffix}", config_of("slotcut", True)),
+            Method(f"cut of untrained slots{suffix}", config_of("slotcut"), untrained=True),
+            Method(f"cut of dense features{suffix}", config_of("dense")),
+            Method(f"cut of dense features + PAMR{suffix}", config_of("dense", True)),
+            Method(f"cut of dense features, stage 1{suffix}", dataclasses.replace(config_of("dense"), stage=1)),
+            Method(f"cut of dense features, last stage{suffix}", dataclasses.replace(config_of("dense"), stage=-1)),
         ]
-    return found
+    return methods
 
 
 class _Scenes:
-    """Some scenes in a row: images, true masks and which classes they show."""
+    """Consecutive scenes of a split: images (N, 3, H, W), true masks (N, H, W), image labels (N, K)."""
 
     def __init__(self, config: Comparison, split: Split, start: int, count: int) -> None:
         data = ScenesData(config.scenes)
@@ -136,32 +138,34 @@ class _Scenes:
 
 
 def _seeds(
-    scenes: _Scenes, ways: list[Row], model: nn.Module, untrained: nn.Module
+    scenes: _Scenes, methods: list[Method], model: nn.Module, untrained: nn.Module
 ) -> Iterator[tuple[list[SeedMaps], Tensor]]:
-    """For each batch the seeds of every way, and the true masks. What several ways need is computed once."""
+    """Yield (seeds of every method, true masks) per batch. Results that several methods share are computed once."""
     for images, masks, present in scenes.batches():
-        seen = {views: look(model, images, views) for views in {way.config.views for way in ways}}
-        blank = {views: look(untrained, images, views) for views in {way.config.views for way in ways if way.untrained}}
-        before: dict[tuple[SeedConfig, bool, str | None], SeedMaps] = {}
+        trained_views = {views: look(model, images, views) for views in {m.config.views for m in methods}}
+        untrained_views = {
+            views: look(untrained, images, views) for views in {m.config.views for m in methods if m.untrained}
+        }
+        unrefined: dict[tuple[SeedConfig, bool, str | None], SeedMaps] = {}
         classes: dict[tuple[int, bool], Tensor] = {}
         found = []
-        for way in ways:
-            plain, views = dataclasses.replace(way.config, polish=False), way.config.views
-            key, kind = (plain, way.untrained, way.grad_cam), (views, plain.method == "cam")
-            if key not in before and way.grad_cam is not None:
-                before[key] = SeedMaps(grad_cam(model, images, present, way.grad_cam))
-            elif key not in before:
+        for method in methods:
+            plain, views = dataclasses.replace(method.config, polish=False), method.config.views
+            key, kind = (plain, method.untrained, method.grad_cam), (views, plain.method == "cam")
+            if key not in unrefined and method.grad_cam is not None:
+                unrefined[key] = SeedMaps(grad_cam(model, images, present, method.grad_cam))
+            elif key not in unrefined:
                 if kind not in classes:
-                    classes[kind] = class_maps(seen[views], present, plain)
-                cut = blank[views] if way.untrained else None
-                before[key] = seed_maps(seen[views], classes[kind], plain, cut_maps=cut)
-            polish, size = way.config.polish, (images.shape[2], images.shape[3])
-            found.append(before[key].polished(images) if polish else before[key].at(size))
+                    classes[kind] = class_maps(trained_views[views], present, plain)
+                cut = untrained_views[views] if method.untrained else None
+                unrefined[key] = seed_maps(trained_views[views], classes[kind], plain, cut_maps=cut)
+            polish, size = method.config.polish, (images.shape[2], images.shape[3])
+            found.append(unrefined[key].polished(images) if polish else unrefined[key].at(size))
         yield found, masks
 
 
 def _classifier(config: Comparison, seed: int, folder: Path) -> GLNet:
-    """Trained, or read if it is there."""
+    """Read the classifier from `folder`, or train and save it."""
     path = folder / "classifier"
     if not path.exists():
         data = ScenesData(config.scenes, config.train_count, config.held_out, 1, seed=seed)
@@ -176,25 +180,26 @@ def _classifier(config: Comparison, seed: int, folder: Path) -> GLNet:
 
 
 def _untrained(config: Comparison, seed: int) -> nn.Module:
+    """Create the classifier with random weights."""
     torch.manual_seed(seed)
     model: nn.Module = timm.create_model(config.model, num_classes=config.scenes.num_classes, **config.model_args)
     return model.eval()
 
 
 def _measure(config: Comparison, model: nn.Module, untrained: nn.Module) -> dict[str, Any]:
-    """{way: threshold, mean IoU, IoU of each class, and the curve on the test scenes}."""
-    ways, classes = rows(config), config.scenes.num_classes + 1
+    """Return {method name: threshold, mean IoU, IoU per class, and mean IoU over thresholds on the test scenes}."""
+    methods, classes = seed_methods(config), config.scenes.num_classes + 1
     curves = {}
     for part, (split, start, count) in {
         "held out": ("train", config.train_count, config.held_out),
         "test": ("test", 0, config.test_count),
     }.items():
-        seeds = list(_seeds(_Scenes(config, split, start, count), ways, model, untrained))  # type: ignore[arg-type]
-        curves[part] = [curve_of(((maps[k], masks) for maps, masks in seeds), classes) for k in range(len(ways))]
+        seeds = list(_seeds(_Scenes(config, split, start, count), methods, model, untrained))  # type: ignore[arg-type]
+        curves[part] = [curve_of(((maps[k], masks) for maps, masks in seeds), classes) for k in range(len(methods))]
     found = {}
-    for way, held_out, test in zip(ways, curves["held out"], curves["test"], strict=True):
+    for method, held_out, test in zip(methods, curves["held out"], curves["test"], strict=True):
         scores = test.at(held_out.best)
-        found[way.name] = {
+        found[method.name] = {
             "threshold": held_out.best,
             "mean_iou": float(scores.mean_iou),
             "iou": [float(value) for value in scores.iou],
@@ -206,34 +211,37 @@ def _measure(config: Comparison, model: nn.Module, untrained: nn.Module) -> dict
 def threshold_choices(
     config: Comparison, seed: int, folder: Path, names: Sequence[str]
 ) -> dict[str, dict[str, tuple[float, float]]]:
-    """Compare the threshold that masks choose with the one that is chosen without masks.
+    """Compare the background threshold chosen by masks with the one chosen without masks.
 
     Args:
-        names: of some of `rows`.
+        config: the comparison.
+        seed: seed of the classifier.
+        folder: folder of the results of this seed.
+        names: names of methods of `seed_methods`.
 
     Returns:
-        {name: {"masks": (threshold, mean IoU on the test scenes), "labels": the same}}.
+        {name: {"masks": (threshold, mean IoU on the test scenes), "labels": the same without masks}}.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model, classes = _classifier(config, seed, folder), config.scenes.num_classes + 1
-    ways = [way for way in rows(config) if way.name in names]
+    methods = [method for method in seed_methods(config) if method.name in names]
     held_out = _Scenes(config, "train", config.train_count, config.held_out)
-    chosen = list(_seeds(held_out, ways, model, model))
+    chosen = list(_seeds(held_out, methods, model, model))
     features = [look(model, images).features[0][0] for images, _, _ in held_out.batches()]
-    test = list(_seeds(_Scenes(config, "test", 0, config.test_count), ways, model, model))
+    test = list(_seeds(_Scenes(config, "test", 0, config.test_count), methods, model, model))
     found = {}
-    for k, way in enumerate(ways):
+    for k, method in enumerate(methods):
         by_masks = curve_of(((maps[k], masks) for maps, masks in chosen), classes).best
         shares = [explained_shares(maps[k].score, f) for (maps, _), f in zip(chosen, features, strict=True)]
         by_labels = THRESHOLDS[int(torch.cat(shares).mean(0).argmax())]
         curve = curve_of(((maps[k], masks) for maps, masks in test), classes)
         pairs = {"masks": by_masks, "labels": by_labels}
-        found[way.name] = {name: (t, float(curve.at(t).mean_iou)) for name, t in pairs.items()}
+        found[method.name] = {name: (t, float(curve.at(t).mean_iou)) for name, t in pairs.items()}
     return found
 
 
-class _Pseudo(SceneMaskData):
-    """Scenes whose training masks are others than the true ones."""
+class _PseudoMaskData(SceneMaskData):
+    """Scenes with the given training masks instead of the true ones; None keeps the true masks."""
 
     def __init__(self, masks: Tensor | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -246,8 +254,10 @@ class _Pseudo(SceneMaskData):
 
 
 def _segmenter(config: Comparison, seed: int, folder: Path, masks: Tensor | None) -> dict[str, Any]:
-    """A segmenter that learns these masks, or the true ones, measured on the test scenes by the true ones."""
-    data = _Pseudo(masks, scenes=config.scenes, train_count=config.pseudo_count, val_count=1, batch_size=32, seed=seed)
+    """Train a segmenter on these masks, or on the true masks if None, and evaluate it on the test scenes."""
+    data = _PseudoMaskData(
+        masks, scenes=config.scenes, train_count=config.pseudo_count, val_count=1, batch_size=32, seed=seed
+    )
     task = Segmentation(
         model=config.model,
         model_args={name: value for name, value in config.model_args.items() if name != "output_stride"},
@@ -272,61 +282,74 @@ def _segmenter(config: Comparison, seed: int, folder: Path, masks: Tensor | None
     return {"mean_iou": float(scores.mean_iou), "iou": [float(value) for value in scores.iou]}
 
 
-def _pseudo_masks(config: Comparison, way: Row, threshold: float, model: nn.Module) -> Tensor:
-    """(N, H, W) of the scenes that segmenters learn, from their images and labels."""
+def _pseudo_masks(config: Comparison, method: Method, threshold: float, model: nn.Module) -> Tensor:
+    """Return pseudo masks (N, H, W) of the segmenter's training scenes, from their images and image labels."""
     scenes = _Scenes(config, "train", 0, config.pseudo_count)
-    return torch.cat([maps[0].masks(threshold) for maps, _ in _seeds(scenes, [way], model, model)])
+    return torch.cat([maps[0].masks(threshold) for maps, _ in _seeds(scenes, [method], model, model)])
 
 
-LEARNT_FROM = ("CAM", "SlotCut + PAMR, 8 views")
+PSEUDO_MASKS_FROM = ("CAM", "SlotCut + PAMR, 8 views")
 
 
-def carry_out(config: Comparison, seed: int, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything for one seed: {"seeds": {way: ...}, "segmenters": {what they learnt: ...}}."""
+def run_seed(config: Comparison, seed: int, folder: Path, report: Callable[[str], None]) -> dict[str, Any]:
+    """Run the comparison for one seed, or read its finished parts from `folder`.
+
+    Args:
+        config: the comparison.
+        seed: seed of the networks.
+        folder: folder of the results of this seed.
+        report: callback with the name of each step before it starts.
+
+    Returns:
+        {"seeds": {method name: result}, "segmenters": {training masks: result}}.
+
+    Raises:
+        InputError: the folder contains results with other settings.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     settings = json.loads(json.dumps({**dataclasses.asdict(config), "seed": seed, "thresholds": THRESHOLDS}))
 
-    def once(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def cached(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         path = folder / f"{name}.json"
         if path.exists():
             saved = json.loads(path.read_text())
             if saved["settings"] != settings:
-                raise InputError(f"{path} was made with other settings: choose another folder, or delete it.")
+                raise InputError(f"{path} has results with other settings: choose another folder, or delete the file.")
             result: dict[str, Any] = saved["result"]
             return result
-        result = make()
+        result = compute()
         write_atomically(path, json.dumps({"settings": settings, "result": result}) + "\n")
         return result
 
-    say("classifier")
+    report("classifier")
     model = _classifier(config, seed, folder)
-    say("seeds")
-    seeds = once("seeds", lambda: _measure(config, model, _untrained(config, seed)))
+    report("seeds")
+    seeds = cached("seeds", lambda: _measure(config, model, _untrained(config, seed)))
     found: dict[str, dict[str, Any]] = {}
-    ways = {way.name: way for way in rows(config)}
-    for name in LEARNT_FROM:
-        say(f"a segmenter from {name}")
+    methods = {method.name: method for method in seed_methods(config)}
+    for name in PSEUDO_MASKS_FROM:
+        report(f"segmenter trained on {name}")
         threshold = seeds[name]["threshold"]
 
-        def learn(name: str = name, threshold: float = threshold) -> dict[str, Any]:
-            return _segmenter(config, seed, folder, _pseudo_masks(config, ways[name], threshold, model))
+        def train(name: str = name, threshold: float = threshold) -> dict[str, Any]:
+            return _segmenter(config, seed, folder, _pseudo_masks(config, methods[name], threshold, model))
 
-        found[name] = once(f"segmenter-{len(found)}", learn)
-    say("a segmenter from the true masks")
-    found["true masks"] = once("segmenter-true", lambda: _segmenter(config, seed, folder, None))
+        found[name] = cached(f"segmenter-{len(found)}", train)
+    report("segmenter trained on the true masks")
+    found["true masks"] = cached("segmenter-true", lambda: _segmenter(config, seed, folder, None))
     return {"seeds": seeds, "segmenters": found}
 
 
 def examples(config: Comparison, seed: int, folder: Path, count: int) -> dict[str, Tensor]:
-    """What each step made of the first test scenes, of a seed that was carried out: {step: maps (count, H, W)}."""
+    """Return {step: maps (count, H, W)} of the first test scenes, for a seed that `run_seed` has finished."""
     thresholds = json.loads((folder / "seeds.json").read_text())["result"]
-    ways = {way.name: way for way in rows(config)}
-    chosen = {"CAM": ways["CAM"], "SlotCut": ways[LEARNT_FROM[-1]]}
+    methods = {method.name: method for method in seed_methods(config)}
+    chosen = {"CAM": methods["CAM"], "SlotCut": methods[PSEUDO_MASKS_FROM[-1]]}
     model = _classifier(config, seed, folder)
     maps, _ = next(_seeds(_Scenes(config, "test", 0, count), list(chosen.values()), model, model))
     found: dict[str, Tensor] = {}
-    for (name, way), seeds in zip(chosen.items(), maps, strict=True):
+    for (name, method), seeds in zip(chosen.items(), maps, strict=True):
         found[f"{name}: score"] = seeds.score
-        found[f"{name}: mask"] = seeds.masks(thresholds[way.name]["threshold"])
-    found["learnt from that"] = torch.load(folder / "examples-pseudo.pt", weights_only=True)[:count].long()
+        found[f"{name}: mask"] = seeds.masks(thresholds[method.name]["threshold"])
+    found["segmenter"] = torch.load(folder / "examples-pseudo.pt", weights_only=True)[:count].long()
     return found
