@@ -36,7 +36,7 @@ def draw_segmentation(
     """Draw a label map on an image: a tint per class, white lines between classes and a legend below the image.
 
     The first class has no tint and no legend entry if its name is `background`. The image is blended in strips, so
-    that the additional memory does not grow with the number of pixels times that of channels.
+    that no floating-point copy of the whole image is in memory.
 
     Args:
         image: the image, of H x W pixels.
