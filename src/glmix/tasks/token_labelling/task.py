@@ -61,9 +61,8 @@ class TokenLabelling(Classification):
 
     def compile_parts(self) -> list[nn.Module]:
         assert isinstance(self.model, GLNetTokenLabel)
-        return [
-            self.model.stages
-        ]  # the mixing box changes at every step, so the code around the stages would be recompiled
+        # the code around the stages would be recompiled at every step, because the mixing box changes
+        return [self.model.stages]
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if len(batch) != 3:
