@@ -76,7 +76,7 @@ def test_fit_continues_validates_and_tests(config: Path, tmp_path: Path, capsys:
         run_command(["fit", "--config", str(config), "--resume", "never"])
     assert main(["validate", "--config", str(config)]) == 0
     captured = capsys.readouterr()
-    assert "best.ckpt: val/NAME are the raw weights, val/NAME_ema the averaged ones" in captured.err
+    assert "best.ckpt: val/NAME is for the raw weights, val/NAME_ema for the EMA weights" in captured.err
     assert "val/top1_ema" in captured.out
     newest = str(max((tmp_path / "run" / "checkpoints").glob("step-*.ckpt")))
     assert main(["test", "--config", str(config), "--weights", newest, "--data.test_count", "5"]) == 0
@@ -221,7 +221,7 @@ def test_mistakes_in_image_folders_are_one_sentence_also_from_workers(
     assert "4.png cannot be read as an image" in line
 
     assert fit(config, "--model.multi_label", "true") == 2
-    assert "model.multi_label is true, but ImageData gives one label an image" in capsys.readouterr().err
+    assert "model.multi_label is true, but ImageData gives one label per image" in capsys.readouterr().err
 
 
 def test_too_many_workers_are_warned_of_once(tmp_path: Path) -> None:

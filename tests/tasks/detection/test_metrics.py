@@ -109,7 +109,7 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 def by_definition(found: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]]) -> dict[float, float]:
     """Return {IoU threshold: AP} by the definition of COCO, without crowds.
 
-    Per class, in the order of descending scores, each detection is matched to the unmatched object with the highest IoU.
+    Per class, by descending score, each detection is matched to the unmatched object with the highest IoU.
     AP is the mean of the interpolated precision at 101 recall levels.
     """
     means: dict[float, list[float]] = {}
