@@ -25,6 +25,7 @@ IMPORTS = {
     "data.classification": {"data.core", "data.scenes"},
     "data.segmentation": {"data.core", "data.scenes"},
     "data.detection": {"data.core", "data.scenes"},
+    "drawing": {"data.scenes"},  # the class colours
     "slots": {"models", "layers", "data.scenes", "data.classification", "data.segmentation"},
     "deploy": {"models", "layers"},
     "bench": {"models", "layers", "deploy"},
@@ -32,8 +33,9 @@ IMPORTS = {
     "weights": {"models", "training"},  # and the task that a checkpoint names, when it is loaded
     "tasks.classification": {"training"},
     "tasks.token_labelling": {"models", "training", "tasks.classification"},
-    "tasks.segmentation": {"models", "training", "weights", "data.core", "data.scenes", "data.segmentation"},
-    "tasks.detection": {"layers", "models", "training", "weights", "data.core", "data.scenes", "data.detection"},
+    "tasks.segmentation": {"models", "training", "weights", "drawing", "data.core", "data.scenes", "data.segmentation"},
+    "tasks.detection": {"layers", "models", "training", "weights", "drawing"}
+    | {"data.core", "data.scenes", "data.detection"},
     "tasks.weak_segmentation": {"models", "slots", "training", "weights", "data.core", "data.scenes"}
     | {"data.classification", "data.segmentation", "tasks.classification", "tasks.segmentation"},
     "tasks": {"training", "weights", "configs", "data.classification", "data.segmentation", "data.detection"}

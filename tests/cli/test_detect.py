@@ -270,7 +270,7 @@ def test_names_that_fit_several_images_or_files_are_refused(run, checkpoint, pho
     [
         (lambda content: content["categories"][0].update(name="zebra"), "zebra"),
         (lambda content: content["categories"].append({"id": 99, "name": "zebra"}), "zebra"),
-        (lambda content: content["categories"][0].update(name=content["categories"][1]["name"]), "each once"),
+        (lambda content: content["categories"][0].update(name=content["categories"][1]["name"]), "unique"),
         (lambda content: content["annotations"][0].pop("segmentation"), "annotation 1"),
         (lambda content: content.pop("categories"), "categories"),
     ],
@@ -327,7 +327,7 @@ def test_a_checkpoint_of_another_task_is_refused(checkpoint, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
     content["glmix"]["task"] = "Segmentation"
     torch.save(content, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match="holds a network for Segmentation, and a detector is needed"):
+    with pytest.raises(ValueError, match="holds a network for Segmentation, not for detection"):
         DetectionPredictor.from_checkpoint(tmp_path / "other.ckpt")
 
 

@@ -41,7 +41,7 @@ def config(tmp_path: Path) -> Path:
         ("data.scenes.size", "null", "size: Expected a <class 'int'>"),
         ("trainer.max_epochs", "abc", "trainer.max_epochs: expected one of int, null. Got value: abc"),
         ("model.ema_decay", "2", "ema_decay must lie in [0, 1)"),
-        ("model.multi_label", "true", "mix mixes one class"),
+        ("model.multi_label", "true", "needs one label per image"),
         ("resume", "nowhere.ckpt", "--resume takes 'auto', 'never' or a .ckpt file; there is no file 'nowhere.ckpt'."),
     ],
 )
@@ -59,7 +59,7 @@ def test_unknown_key_in_yaml(config: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_where_there_is_none(config: Path) -> None:
-    with pytest.raises(ValueError, match=r"trainer\.accelerator is 'gpu', but torch .* finds no CUDA device here"):
+    with pytest.raises(ValueError, match=r"trainer\.accelerator is 'gpu', but torch .* finds no CUDA device"):
         run_command(["fit", "--config", str(config), "--trainer.accelerator", "gpu"])
 
 
@@ -69,14 +69,14 @@ def test_fit_continues_validates_and_tests(config: Path, tmp_path: Path, capsys:
     assert fit(config, "--trainer.max_steps", "2", "--model.schedule.warmup_epochs", "0") == 0
     assert "epoch 1/" in capsys.readouterr().err
     assert fit(config) == 0
-    assert "Continues from" in capsys.readouterr().err
+    assert "Resuming from" in capsys.readouterr().err
     assert fit(config) == 0
     assert "is finished" in capsys.readouterr().err
     with pytest.raises(ValueError, match="holds a run already"):
         run_command(["fit", "--config", str(config), "--resume", "never"])
     assert main(["validate", "--config", str(config)]) == 0
     captured = capsys.readouterr()
-    assert "best.ckpt: val/NAME are the raw weights, val/NAME_ema the averaged ones" in captured.err
+    assert "best.ckpt: val/NAME is for the raw weights, val/NAME_ema for the EMA weights" in captured.err
     assert "val/top1_ema" in captured.out
     newest = str(max((tmp_path / "run" / "checkpoints").glob("step-*.ckpt")))
     assert main(["test", "--config", str(config), "--weights", newest, "--data.test_count", "5"]) == 0
@@ -113,7 +113,7 @@ def test_validation_measures_the_run_not_the_weights_that_it_began_from(
         capsys.readouterr()
         assert main(["validate", *both]) == 0
         captured = capsys.readouterr()
-        assert f"Measures {best}" in captured.err
+        assert f"Evaluating {best}" in captured.err
         if not newest:
             assert f"{score:.5f}"[:6] in captured.out
 
@@ -126,7 +126,7 @@ def test_weights_names_any_file_to_measure(config: Path, tmp_path: Path, capsys:
     arguments = ["validate", "--config", str(config), "--weights"]
     assert main([*arguments, str(tmp_path / "6.safetensors")]) == 0
     captured = capsys.readouterr()
-    assert f"Measures the weights of {tmp_path / '6.safetensors'}" in captured.err
+    assert f"Evaluating the weights of {tmp_path / '6.safetensors'}" in captured.err
     assert "val/top1" in captured.out
     assert "_ema" not in captured.out
     assert main([*arguments, str(tmp_path / "7.safetensors")]) == 2
@@ -168,7 +168,7 @@ def test_checkpoint_of_another_model_is_named_and_the_older_one_used(
         pytest.warns(UserWarning, match=f"{junk.name} is no checkpoint"),
     ):
         assert fit(config, "--checkpoints.keep", "1", "--trainer.max_epochs", "3") == 0
-    assert f"Continues from {own}" in capsys.readouterr().err
+    assert f"Resuming from {own}" in capsys.readouterr().err
     (new,) = set(folder.glob("step-*.ckpt")) - {other, junk}  # the new ones are not taken for the oldest
     assert new.name == "step-00000006.ckpt"
 
@@ -221,7 +221,7 @@ def test_mistakes_in_image_folders_are_one_sentence_also_from_workers(
     assert "4.png cannot be read as an image" in line
 
     assert fit(config, "--model.multi_label", "true") == 2
-    assert "model.multi_label is true, but ImageData gives one label an image" in capsys.readouterr().err
+    assert "model.multi_label is true, but ImageData gives one label per image" in capsys.readouterr().err
 
 
 def test_too_many_workers_are_warned_of_once(tmp_path: Path) -> None:

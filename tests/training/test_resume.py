@@ -108,7 +108,7 @@ def test_killed_again_and_again(
         process.communicate()
     output = _finish(start("fit", "--config", config))
     assert killed > 0
-    assert "Continues from" in output
+    assert "Resuming from" in output
     assert_same(weights(tmp_path / "run"), expected)
 
 

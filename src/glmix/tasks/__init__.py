@@ -1,4 +1,4 @@
-"""The tasks that a model can be trained for. Needs the extra `train`."""
+"""Lightning modules for classification, token labelling, segmentation and detection. Needs the extra `train`."""
 
 from ..training import (
     NonFiniteLossError,

@@ -1,4 +1,4 @@
-"""`glmix fit | validate | test`: Lightning's command line over typed YAML, with this house's checks and defaults."""
+"""`glmix fit | validate | test`: a LightningCLI with checks and defaults for this package."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..configs import find_config
 
-# these so that YAML can name their classes without a path
+# imported so that YAML can name their classes without a module path
 from ..data.classification import datamodule as modules  # noqa: F401
 from ..data.detection import datamodule as coco_modules  # noqa: F401
 from ..data.segmentation import datamodule as mask_modules  # noqa: F401
@@ -41,29 +41,32 @@ COMMANDS = ("fit", "validate", "test")
 
 
 class ConfigFile(ActionConfigFile):
-    """`--config`, which takes the name of a shipped recipe where there is no such file."""
+    """The action of `--config`: a YAML file, or the name of a shipped recipe if there is no such file."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        if ":" not in values:  # else it is YAML itself, which jsonargparse takes in place of a file
+        if ":" not in values:  # otherwise the value is YAML text, which jsonargparse also accepts
             values = str(find_config(values))
         super().__call__(parser, cfg, values, option_string)
 
 
 class Parser(LightningArgumentParser):
-    """Reads `null` at any depth: jsonargparse passes nested options on as text, in which it writes None for null."""
+    """A parser that accepts `null` at any depth.
 
-    def parse_args(self, args: Any = None, *positional: Any, **named: Any) -> Any:
+    jsonargparse passes nested options on as text and writes None for null.
+    """
+
+    def parse_args(self, args: Any = None, *more: Any, **options: Any) -> Any:
         if args is not None:
             args = [f"{arg.removesuffix('None')}null" if arg.endswith("=None") else arg for arg in args]
-        return super().parse_args(args, *positional, **named)
+        return super().parse_args(args, *more, **options)
 
 
 class CLI(LightningCLI):
-    """Tasks and data modules from YAML; the same command again continues where its run stopped.
+    """Command line for tasks and data modules in YAML. Repeating a command resumes its run.
 
     Args:
         argv: the command and its options.
-        resources: what is released when the command ends; the lock of the run's folder is put there.
+        resources: released when the command ends; the CLI adds the lock of the run folder.
     """
 
     def __init__(self, argv: Sequence[str], resources: ExitStack) -> None:
@@ -105,16 +108,16 @@ class CLI(LightningCLI):
                 "--resume",
                 type=str,
                 default="auto",
-                help="`auto`: continue from the newest whole checkpoint of trainer.default_root_dir, or begin if there "
-                "is none; `never`: begin, where there must be none; or a .ckpt file",
+                help="`auto`: resume from the latest complete checkpoint in trainer.default_root_dir, or start if "
+                "there is none; `never`: start a new run, which must have no checkpoints; or a .ckpt file",
             )
         else:
             parser.add_argument(
                 "--weights",
                 type=str,
                 default="auto",
-                help="`auto`: the best checkpoint of trainer.default_root_dir; or a .ckpt file, or for a classifier an "
-                "authors' file or safetensors",
+                help="`auto`: the best checkpoint in trainer.default_root_dir; or a .ckpt file; or, for a classifier, "
+                "a file of the authors or safetensors",
             )
         return parser
 
@@ -125,12 +128,12 @@ class CLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            chosen = self._subcommand_parsers.get(args[0], parser)
-            raise InputError(explain(str(error), [action.dest for action in chosen._actions])) from error
-        for part in ("model", "data"):
-            wrong = misplaced_null(self.config[self.config["subcommand"]][part], part)
-            if wrong is not None:
-                raise InputError(wrong)
+            subparser = self._subcommand_parsers.get(args[0], parser)
+            raise InputError(explain(str(error), [action.dest for action in subparser._actions])) from error
+        for section in ("model", "data"):
+            message = misplaced_null(self.config[self.config["subcommand"]][section], section)
+            if message is not None:
+                raise InputError(message)
 
     def instantiate_classes(self) -> None:
         try:
@@ -143,16 +146,16 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         trainer = self._get(self.config, "trainer")
-        asked = trainer.accelerator
-        if asked in ("gpu", "cuda") and not torch.cuda.is_available():
+        accelerator = trainer.accelerator
+        if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             raise InputError(
-                f"trainer.accelerator is {asked!r}, but torch {torch.__version__} finds no CUDA device here. Set it to "
-                "'auto' or 'cpu', or install a torch with CUDA and check nvidia-smi."
+                f"trainer.accelerator is {accelerator!r}, but torch {torch.__version__} finds no CUDA device. Set it "
+                "to 'auto' or 'cpu', or install a torch build with CUDA and check nvidia-smi."
             )
         if trainer.default_root_dir is None:
             trainer.default_root_dir = "out/run"
         if trainer.precision is None:
-            on_gpu = asked in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+            on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
             trainer.precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -165,7 +168,7 @@ class CLI(LightningCLI):
         kwargs["plugins"] = [*_as_list(config["plugins"]), AtomicCheckpointIO()]
         if config["sync_batchnorm"]:
             kwargs["plugins"].append(SyncNorm())
-            kwargs["sync_batchnorm"] = False  # Lightning takes the plugin or the flag, not both
+            kwargs["sync_batchnorm"] = False  # Lightning accepts the plugin or the flag, not both
         if config["enable_progress_bar"] is not False:
             bar = progress()
             kwargs["callbacks"] = [*_as_list(config["callbacks"]), bar]
@@ -180,13 +183,13 @@ class CLI(LightningCLI):
         root = Path(config["trainer"]["default_root_dir"])
         _check_workers(self.datamodule)
         if subcommand == "fit":
-            if self.trainer.is_global_zero:  # under torchrun, each process of a training is a command of its own
+            if self.trainer.is_global_zero:  # with torchrun, every process runs this command
                 self.resources.enter_context(lock_run_folder(root))
             path = checkpoint_to_resume(root, config["resume"], self.model)
-            message = f"Continues from {path}"
+            message = f"Resuming from {path}"
         else:
             path = weights_to_measure(root, config["weights"], self.model)
-            message = self._measures(subcommand, path)
+            message = self._describe_weights(subcommand, path)
         if path is not None:
             kwargs["ckpt_path"] = str(path) if path.suffix == ".ckpt" else None
             self.model.checkpoint = None if path.suffix == ".ckpt" else str(path)
@@ -194,34 +197,34 @@ class CLI(LightningCLI):
                 sys.stderr.write(f"{message}\n")
         return kwargs
 
-    def _measures(self, subcommand: str, path: Path) -> str:
-        """Say which weights are measured, and what their metrics are called."""
+    def _describe_weights(self, subcommand: str, path: Path) -> str:
+        """Return a message about the evaluated weights and the names of their metrics."""
         if path.suffix != ".ckpt":
-            self.model.ema_decay = None  # such a file gives one set of weights
-            return f"Measures the weights of {path}"
+            self.model.ema_decay = None  # such a file has one set of weights
+            return f"Evaluating the weights of {path}"
         if self.model.ema_decay is None:
-            return f"Measures the raw weights of {path}"
+            return f"Evaluating the raw weights of {path}"
         prefix = {"validate": "val", "test": "test"}[subcommand]
-        return f"Measures {path}: {prefix}/NAME are the raw weights, {prefix}/NAME_ema the averaged ones"
+        return f"Evaluating {path}: {prefix}/NAME is for the raw weights, {prefix}/NAME_ema for the EMA weights"
 
     def after_fit(self) -> None:
-        """Say so where there was nothing left to do."""
+        """Print a message if the run was already finished."""
         checkpoints = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, Checkpoints))
         if not checkpoints.began and self.trainer.is_global_zero:
             sys.stderr.write(
-                f"The run in {self.trainer.default_root_dir} is finished. A larger trainer.max_epochs makes it longer, "
-                "another trainer.default_root_dir begins a new one.\n"
+                f"The run in {self.trainer.default_root_dir} is finished. Increase trainer.max_epochs to continue it, "
+                "or set another trainer.default_root_dir to start a new run.\n"
             )
 
 
 def _check_workers(data: L.LightningDataModule) -> None:
-    """Warn once where torch would for each loader."""
+    """Warn once if there are more workers than CPU cores; torch would warn for each loader."""
     workers = getattr(data, "num_workers", 0)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers > cores:
         rank_zero_warn(
             f"data.num_workers is {workers}, but this process may use only {cores} CPU cores: more workers than cores "
-            "slow the loading down."
+            "slow down data loading."
         )
 
 
@@ -230,12 +233,15 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Carry out `fit`, `validate` or `test` with the arguments behind it, and leave the process as it was.
+    """Run `fit`, `validate` or `test` with its arguments, and restore the state of the process afterwards.
+
+    Args:
+        argv: the command and its options.
 
     Raises:
-        Preempted: if a signal ended the training; it is saved.
-        KeyboardInterrupt: after Ctrl-C where there is nothing to save, or after a second one.
-        InputError: if the configuration or the data are wrong.
+        Preempted: a signal ended the training, which was saved.
+        KeyboardInterrupt: Ctrl-C with nothing to save, or a second Ctrl-C.
+        InputError: the configuration or the data are invalid.
     """
     with restore_process_state(), quiet(), ExitStack() as resources, ends_as_signals_ask():
         try:

@@ -1,4 +1,4 @@
-"""COCO's JSONs: what is in them arrives as it is there, and what is wrong is named before anything is trained."""
+"""COCO JSON: reading, validation before training, data sets and data modules."""
 
 import json
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def content_of(**changes: Any) -> dict[str, Any]:
-    """Two images of 20 x 10 pixels (width x height): a crowd and two objects, ids with gaps; a third without any."""
+    """Return a COCO JSON: three images of 20 x 10 pixels (W x H), two with objects or a crowd; ids have gaps."""
     square = [2, 2, 8, 2, 8, 8, 2, 8]
     mask = np.zeros((10, 20), bool)
     mask[1:4, 5:15] = True
@@ -69,7 +69,7 @@ Write = Callable[..., tuple[Path, Path]]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Write images and a JSON, and return both places."""
+    """A function that writes images and a JSON, and returns both paths."""
 
     def place(content: Any, missing: tuple[int, ...] = ()) -> tuple[Path, Path]:
         images = tmp_path / "images"
@@ -83,12 +83,12 @@ def write(tmp_path: Path) -> Write:
     return place
 
 
-def test_what_the_json_says_arrives_with_labels_without_gaps(write: Write) -> None:
+def test_targets_have_consecutive_labels(write: Write) -> None:
     files = open_coco(*write(content_of()), masks=True)
     assert files.categories == {4: "dog", 8: "emu", 90: "cat"}
     assert (files.class_names, files.category_ids) == (["dog", "emu", "cat"], [4, 8, 90])
     assert len(files) == 3
-    assert files.with_objects().tolist() == [0]  # neither a crowd nor nothing
+    assert files.with_objects().tolist() == [0]  # the others have a crowd or nothing
     target = files.target(0)
     assert target["image_id"] == 7
     assert target["size"] == (10, 20)
@@ -101,7 +101,7 @@ def test_what_the_json_says_arrives_with_labels_without_gaps(write: Write) -> No
     assert np.asarray(files.image(1))[0, 0].tolist() == [3, 0, 0]
 
 
-def test_run_lengths_in_both_forms_and_polygons_give_the_same_mask() -> None:
+def test_rle_and_polygons_decode_to_the_same_mask() -> None:
     mask = np.zeros((12, 17), bool)
     mask[3:9, 2:11] = True
     polygon = [[2, 3, 11, 3, 11, 9, 2, 9]]
@@ -113,7 +113,7 @@ def test_run_lengths_in_both_forms_and_polygons_give_the_same_mask() -> None:
     assert np.array_equal(decode_segmentation(both, 12, 17), mask)
 
 
-def test_masks_are_those_of_pycocotools() -> None:
+def test_masks_equal_pycocotools() -> None:
     api = pytest.importorskip("pycocotools.mask")
     random = np.random.default_rng(0)
     for _ in range(20):
@@ -124,20 +124,21 @@ def test_masks_are_those_of_pycocotools() -> None:
 
 
 def remove(name: str, *keys: str) -> dict[str, Any]:
-    """The content with keys left out of the first entry of a list."""
+    """Return the JSON without these keys in the first entry of a list."""
     content = content_of()
     content[name][0] = {k: v for k, v in content[name][0].items() if k not in keys}
     return content
 
 
 def change(name: str, **changes: Any) -> dict[str, Any]:
+    """Return the JSON with changes to the first entry of a list."""
     content = content_of()
     content[name][0] |= changes
     return content
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (change("annotations", image_id=8), "annotation 11 belongs to the image 8, which is not in the list of 3"),
         (change("annotations", category_id=5), "annotation 11 has the category 5, which is not .*: 90, 4, 8"),
@@ -145,71 +146,71 @@ def change(name: str, **changes: Any) -> dict[str, Any]:
         (change("annotations", bbox=[30, 2, 5, 5]), "without area in the image 7 of 20 x 10 pixels"),
         (change("annotations", bbox=[1, 2, 3]), "must be four numbers, x, y, width, height"),
         (change("annotations", bbox=[1, 2, 3, float("nan")]), "must be four numbers"),
-        (change("annotations", id=12), "the annotation id 12 is there twice"),
-        (change("images", id=3), "the image id 3 is there twice"),
-        (change("categories", id=4), "the category id 4 is there twice"),
-        (change("images", id="7"), "image number 0 in its list has the id '7', which must be a whole number"),
+        (change("annotations", id=12), "the annotation id 12 occurs twice"),
+        (change("images", id=3), "the image id 3 occurs twice"),
+        (change("categories", id=4), "the category id 4 occurs twice"),
+        (change("images", id="7"), "image at index 0 has the id '7'"),
         (remove("images", "width"), "image 7 needs file_name, width and height"),
         (remove("categories", "name"), "category 90 has no name"),
-        (change("annotations", segmentation=[[1, 2, 3, 4]]), "annotation 11 in the image 7: a polygon of 4 numbers"),
-        (change("annotations", segmentation=[]), "no outline: neither run lengths nor polygons"),
-        (remove("annotations", "segmentation"), "no outline"),
+        (change("annotations", segmentation=[[1, 2, 3, 4]]), "annotation 11 in the image 7 .* polygon of 4 numbers"),
+        (change("annotations", segmentation=[]), "no segmentation"),
+        (remove("annotations", "segmentation"), "no segmentation"),
         (change("annotations", segmentation={"size": [20, 10], "counts": "x"}), r"of size \[20, 10\] for an image of"),
-        (change("annotations", segmentation={"size": [10, 20], "counts": [5, 5]}), "run lengths of 10 pixels for"),
-        (change("annotations", segmentation={"counts": [5]}), "need size and counts, found counts"),
-        (change("annotations", segmentation={"size": 10, "counts": "x"}), "run lengths of size 10 for an image of"),
-        (change("annotations", segmentation={"size": [10, 20], "counts": [100, "a"]}), "neither whole numbers from 0"),
-        (change("annotations", segmentation={"size": [10, 20], "counts": [-5, 205]}), "neither whole numbers from 0"),
-        (change("annotations", segmentation={"size": [10, 20], "counts": 5}), "neither whole numbers from 0"),
-        (change("annotations", segmentation=[["1"] * 6]), "annotation 11 in the image 7: a polygon .* must be numbers"),
-        (change("annotations", segmentation=[[1, 2, None, 4, 5, 6]]), "must be numbers, in the image or near"),
-        (change("annotations", segmentation=[[1, 2, float("nan"), 4, 5, 6]]), "must be numbers, in the image or near"),
-        (change("annotations", segmentation=[[1e9, 2, 3, 4, 5, 6]]), "must be numbers, in the image or near"),
-        ({"images": []}, "must be an object with the lists images, annotations, categories; it has images"),
-        ([], "it has list"),
-        ("{", "is no JSON"),
+        (change("annotations", segmentation={"size": [10, 20], "counts": [5, 5]}), "RLE of 10 pixels for"),
+        (change("annotations", segmentation={"counts": [5]}), "must have size and counts, found counts"),
+        (change("annotations", segmentation={"size": 10, "counts": "x"}), "RLE of size 10 for an image of"),
+        (change("annotations", segmentation={"size": [10, 20], "counts": [100, "a"]}), "RLE whose counts"),
+        (change("annotations", segmentation={"size": [10, 20], "counts": [-5, 205]}), "RLE whose counts"),
+        (change("annotations", segmentation={"size": [10, 20], "counts": 5}), "RLE whose counts"),
+        (change("annotations", segmentation=[["1"] * 6]), "annotation 11 in the image 7 .* polygon .*numbers"),
+        (change("annotations", segmentation=[[1, 2, None, 4, 5, 6]]), "coordinates must be numbers"),
+        (change("annotations", segmentation=[[1, 2, float("nan"), 4, 5, 6]]), "coordinates must be numbers"),
+        (change("annotations", segmentation=[[1e9, 2, 3, 4, 5, 6]]), "coordinates must be numbers"),
+        ({"images": []}, "with the lists images, annotations, categories; found the keys images"),
+        ([], "found list"),
+        ("{", "is not valid JSON"),
         (content_of(categories=[], annotations=[]), "has no categories"),
     ],
 )
-def test_what_is_wrong_in_a_json_is_named(write: Write, content: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=words) as caught:
+def test_an_invalid_json_is_rejected(write: Write, content: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
         open_coco(*write(content), masks=True)
     assert "a.json" in str(caught.value)
 
 
-def test_what_is_missing_is_named(write: Write, tmp_path: Path) -> None:
+def test_missing_files_are_named(write: Write, tmp_path: Path) -> None:
     images, path = write(content_of(), missing=(3, 5))
-    with pytest.raises(FileNotFoundError, match=r"Of 3 images that .*a\.json names 2 are not in .*: 3\.png, 5\.png"):
+    with pytest.raises(FileNotFoundError, match=r"2 of 3 images of .*a\.json are missing in .*: 3\.png, 5\.png"):
         open_coco(images, path)
-    with pytest.raises(FileNotFoundError, match=r"no file of annotations .*b\.json"):
+    with pytest.raises(FileNotFoundError, match=r"no annotation file .*b\.json"):
         open_coco(images, tmp_path / "b.json")
-    with pytest.raises(FileNotFoundError, match="no folder of images"):
+    with pytest.raises(FileNotFoundError, match="no image folder"):
         open_coco(tmp_path / "elsewhere", path)
     with pytest.raises(FileNotFoundError, match=r"no folder .* set data\.root"):
         CocoData(root=str(tmp_path / "elsewhere")).setup("fit")
 
 
-def test_outlines_are_not_asked_for_where_boxes_are_enough(write: Write) -> None:
+def test_segmentations_are_not_required_without_masks(write: Write) -> None:
     assert len(open_coco(*write(remove("annotations", "segmentation")))) == 3
 
 
-def test_boxes_without_area_can_be_dropped_from_training_as_coco_itself_needs(write: Write) -> None:
+def test_boxes_without_area_can_be_dropped_from_training(write: Write) -> None:
     files = open_coco(*write(change("annotations", bbox=[2, 2, 6, 0])), masks=True, empty_boxes="drop")
     samples = DetectionSamples(CocoSource(files), lambda image, target: (image, target), masks=True)
-    _, learnt = samples[Draw(0, 0, 0)]
-    assert learnt["labels"].tolist() == [1]
-    assert learnt["masks"].shape == (1, 10, 20)
-    _, judged = samples[0]
-    assert judged["labels"].tolist() == [3, 1]
+    _, training_target = samples[Draw(0, 0, 0)]
+    assert training_target["labels"].tolist() == [1]
+    assert training_target["masks"].shape == (1, 10, 20)
+    _, eval_target = samples[0]
+    assert eval_target["labels"].tolist() == [3, 1]
 
 
-def test_validation_has_the_classes_of_training(write: Write) -> None:
-    places = write(content_of())
-    assert open_coco(*places, categories={4: "dog", 8: "emu", 90: "cat", 91: "yak"}).category_ids == [4, 8, 90, 91]
-    with pytest.raises(ValueError, match="category 90 is 'cat', but the data that are trained on have no such id"):
-        open_coco(*places, categories={4: "dog", 8: "emu"})
+def test_validation_uses_the_categories_of_training(write: Write) -> None:
+    paths = write(content_of())
+    assert open_coco(*paths, categories={4: "dog", 8: "emu", 90: "cat", 91: "yak"}).category_ids == [4, 8, 90, 91]
+    with pytest.raises(ValueError, match="category 90 is 'cat', but the training data do not have this id"):
+        open_coco(*paths, categories={4: "dog", 8: "emu"})
     with pytest.raises(ValueError, match=r"call it 'pig'\. They have 4 dog, 8 emu, 90 pig"):
-        open_coco(*places, categories={4: "dog", 8: "emu", 90: "pig"})
+        open_coco(*paths, categories={4: "dog", 8: "emu", 90: "pig"})
 
 
 def coloured(mode: str) -> Image.Image:
@@ -223,7 +224,7 @@ def coloured(mode: str) -> Image.Image:
 
 
 @pytest.mark.parametrize(("mode", "suffix"), [("CMYK", "jpg"), ("L", "png"), ("P", "png"), ("I;16", "png")])
-def test_images_of_all_kinds_are_read_in_colour(tmp_path: Path, mode: str, suffix: str) -> None:
+def test_images_of_every_mode_are_read_as_rgb(tmp_path: Path, mode: str, suffix: str) -> None:
     file = tmp_path / f"a.{suffix}"
     coloured(mode).save(file)
     image = read_stored(file, (20, 10))
@@ -232,28 +233,28 @@ def test_images_of_all_kinds_are_read_in_colour(tmp_path: Path, mode: str, suffi
     assert np.abs(np.asarray(image)[5, 5].astype(int) - expected).max() <= 3
 
 
-def test_a_turned_image_is_read_as_its_annotations_see_it(tmp_path: Path) -> None:
+def test_images_are_read_in_the_orientation_of_their_annotations(tmp_path: Path) -> None:
     picture = Image.new("RGB", (20, 10))
     picture.putpixel((0, 0), (255, 255, 255))
     exif = Image.Exif()
-    exif[274] = 6  # to be turned by a quarter
+    exif[274] = 6  # rotate by 90 degrees
     picture.save(tmp_path / "a.png", exif=exif)
     stored = read_stored(tmp_path / "a.png", (20, 10))  # as in COCO
     assert stored.getpixel((0, 0)) == (255, 255, 255)
-    upright = read_stored(tmp_path / "a.png", (10, 20))  # as tools annotate that show it upright
+    upright = read_stored(tmp_path / "a.png", (10, 20))  # as written by annotation tools that show images upright
     assert upright.size == (10, 20)
     assert upright.getpixel((9, 0)) == (255, 255, 255)
     with pytest.raises(ValueError, match=r"a\.png is 20 x 10 pixels \(width x height\), but b\.json says 20 x 11"):
         read_stored(tmp_path / "a.png", (20, 11), Path("b.json"))
 
 
-def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no image")
     with pytest.raises(ValueError, match=r"The image .*a\.png cannot be read"):
         read_stored(tmp_path / "a.png", (20, 11))
 
 
-def test_scenes_arrive_the_same_from_files_and_from_memory(folder: Path) -> None:
+def test_scenes_from_files_equal_scenes_from_memory(folder: Path) -> None:
     files = CocoSource(open_coco(folder / "train2017", folder / "annotations/instances_train2017.json", masks=True))
     scenes = SceneSource(SceneDataset(SCENES, "train", 6, target="instances"))
     for k in range(6):
@@ -266,12 +267,12 @@ def test_scenes_arrive_the_same_from_files_and_from_memory(folder: Path) -> None
         assert np.array_equal(files.masks(a, range(len(a["labels"]))).numpy(), draw_scene(SCENES, "train", k).masks)
 
 
-def test_boxes_and_masks_follow_their_image(folder: Path) -> None:
-    """A mask painted into the image stays on it, and in its box, through every resize, crop and flip."""
+def test_transforms_keep_images_boxes_and_masks_aligned(folder: Path) -> None:
+    """A mask that is painted into the image still covers the paint, inside its box, after resizing, crop and flip."""
     source = SceneSource(SceneDataset(SCENES, "train", 6, target="instances"))
     hard = DetectionTransform((40, 64), 80, crop=0.7, crop_sizes=(44, 56), crop_range=(30, 50), vflip=0.5)
     seen = set()
-    slack = 1.5  # pixels are chosen as the nearest, twice, and the first choice may be enlarged
+    slack = 1.5  # nearest-neighbour resizing is applied twice, and the first result may be enlarged
     for k in range(40):
         mask = source.masks(source.target(k % 6), [0])
         painted = SceneSource(source.scenes)
@@ -290,7 +291,7 @@ def test_boxes_and_masks_follow_their_image(folder: Path) -> None:
     assert len(seen) > 10
 
 
-def test_a_training_without_objects_is_refused_and_empty_images_can_be_kept(write: Write) -> None:
+def test_training_needs_objects_and_can_include_empty_images(write: Write) -> None:
     images, path = write(content_of())
     options: dict[str, Any] = {"train_images": "images", "train_annotations": "a.json"}
     options |= {"val_images": "images", "val_annotations": "a.json", "root": str(images.parent), "num_workers": 0}
@@ -305,7 +306,7 @@ def test_a_training_without_objects_is_refused_and_empty_images_can_be_kept(writ
         CocoData(**options).setup("fit")
 
 
-def test_an_image_without_objects_can_be_trained_on(write: Write) -> None:
+def test_a_training_sample_without_objects(write: Write) -> None:
     files = open_coco(*write(content_of()), masks=True)
     samples = DetectionSamples(CocoSource(files), DetectionTransform((32,), 64, crop=1.0).build(), masks=True)
     image, target = samples[Draw(0, 0, 2)]
@@ -324,7 +325,7 @@ def equal(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_stopped_loader_goes_on_with_the_very_next_batch(folder: Path, workers: int) -> None:
+def test_the_training_loader_resumes_at_the_next_batch(folder: Path, workers: int) -> None:
     transforms = DetectionTransform((40, 48, 56), 90, crop=0.5, crop_sizes=(48, 60), crop_range=(30, 40))
 
     def make() -> Any:
@@ -342,22 +343,22 @@ def test_a_stopped_loader_goes_on_with_the_very_next_batch(folder: Path, workers
         assert equal(whole, before + take(second, 5 - stop)), stop
 
 
-def test_what_makes_no_sense_is_refused() -> None:
-    for transform, words in (
+def test_invalid_arguments_are_rejected() -> None:
+    for transform, message in (
         ({"min_sizes": ()}, "min_sizes must be one or more"),
         ({"min_sizes": (800,), "max_size": 700}, "max_size must be at least 800"),
-        ({"crop_range": (5, 3)}, "crop_range must be a shortest and a longest"),
+        ({"crop_range": (5, 3)}, "crop_range must be a minimum and a maximum"),
         ({"hflip": 2.0}, "hflip must be a probability"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=message):
             DetectionTransform(**transform)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         DetectionScenes(batch_size=0)
-    with pytest.raises(ValueError, match="test_images and test_annotations go together"):
+    with pytest.raises(ValueError, match="test_images and test_annotations"):
         CocoData(test_images="x")
 
 
-def test_scenes_are_mirrored_with_their_boxes(folder: Path) -> None:
+def test_scenes_are_flipped_with_their_boxes_and_masks(folder: Path) -> None:
     data = DetectionScenes(SCENES, train_count=4, val_count=2, batch_size=2)
     data.setup("fit")
     for images, targets in take(data.train_dataloader(), 6):

@@ -1,4 +1,4 @@
-"""Data modules of segmentation: images and masks stay together, and what is drawn is a function of the place alone."""
+"""Data modules for segmentation: transforms keep images and masks aligned, and samples depend only on their `Draw`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,18 +39,18 @@ def data(root: Path, **options: Any) -> MaskData:
 
 
 def two_coloured(width: int, height: int, column: int) -> tuple[Image.Image, np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Blue to the left of a column and red from it on, with the mask that says so: classes 0 and 1."""
+    """Return an image that is blue left of a column and red from it on, with a mask of the classes 0 and 1."""
     mask = np.zeros((height, width), np.uint8)
     mask[:, column:] = 1
     return Image.fromarray(np.array([[0, 0, 255], [255, 0, 0]], np.uint8)[mask]), mask
 
 
-# ---- what happens to an image and its mask
+# ---- transforms
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(20, 150), st.integers(20, 150), st.integers(0, 2**16))
-def test_a_mask_follows_its_image_through_every_step(width: int, height: int, seed: int) -> None:
+def test_training_transform_keeps_image_and_mask_aligned(width: int, height: int, seed: int) -> None:
     torch.manual_seed(seed)
     image, mask = two_coloured(width, height, width // 3)
     config = MaskTransformConfig(resize=(120, 60), crop=40, photometric=0, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -65,15 +65,15 @@ def test_a_mask_follows_its_image_through_every_step(width: int, height: int, se
     assert (x[:, y == IGNORE] == 0).all(), "padding is the mean colour"
 
 
-def test_sizes_fit_the_box_of_the_recipe() -> None:
+def test_fitted_size() -> None:
     assert fitted_size((480, 640), (2048, 512)) == (512, 683)
     assert fitted_size((640, 480), (2048, 512)) == (683, 512)
-    assert fitted_size((100, 1000), (2048, 512)) == (205, 2048), "the longer side decides"
+    assert fitted_size((100, 1000), (2048, 512)) == (205, 2048), "limited by the longer side"
     assert fitted_size((480, 640), (2048, 512), 0.5) == (256, 341)
     assert fitted_size((48, 64), None, 1.5) == (72, 96)
 
 
-def test_a_crop_shows_more_than_one_class_where_it_can() -> None:
+def test_crops_respect_category_max_ratio() -> None:
     image, mask = two_coloured(200, 200, 100)
     config = MaskTransformConfig(resize=None, scale=(1, 1), crop=60)
     free = MaskTransformConfig(resize=None, scale=(1, 1), crop=60, category_max_ratio=1)
@@ -89,17 +89,17 @@ def test_a_crop_shows_more_than_one_class_where_it_can() -> None:
     assert sum(0.25 < share < 0.75 for share in with_limit) > 30
     assert sum(0.25 < share < 0.75 for share in without) < 20
     one_class = np.zeros((200, 200), np.uint8)
-    assert config.train()(image, one_class)[1].unique().tolist() == [0], "where it cannot, it takes what there is"
+    assert config.train()(image, one_class)[1].unique().tolist() == [0], "there is no other class"
 
 
-def test_pixels_that_do_not_count_are_no_class_of_a_crop() -> None:
+def test_ignored_pixels_do_not_count_for_category_max_ratio() -> None:
     image, mask = two_coloured(40, 40, 4)
-    mask[:, 8:] = IGNORE  # of 8 columns that count, half and half
+    mask[:, 8:] = IGNORE  # the other 8 columns are half and half
     _, y = MaskTransformConfig(resize=None, scale=(1, 1), crop=40).train()(image, mask)
     assert set(y.unique().tolist()) == {0, 1, IGNORE}
 
 
-def test_colours_change_and_do_not_change_places() -> None:
+def test_photometric_distortion_does_not_permute_channels() -> None:
     torch.manual_seed(0)
     red = torch.zeros(3, 8, 8, dtype=torch.uint8)
     red[0] = 150
@@ -108,7 +108,7 @@ def test_colours_change_and_do_not_change_places() -> None:
     assert all((x[0] >= x[1]).all() and (x[0] >= x[2]).all() for x in found)
 
 
-def test_evaluation_keeps_the_mask_as_it_is() -> None:
+def test_evaluation_transform_does_not_change_the_mask() -> None:
     image, mask = two_coloured(100, 50, 30)
     x, y = MaskTransformConfig(resize=(64, 64)).eval()(image, mask)
     assert x.shape == (3, 32, 64)
@@ -121,12 +121,12 @@ def test_evaluation_keeps_the_mask_as_it_is() -> None:
         ({"resize": (512, 2048)}, "resize must be two sides in pixels, longer and shorter"),
         ({"scale": (2.0, 0.5)}, "scale must be two factors, 0 < smallest <= largest"),
         ({"crop": 0}, "crop must be at least 1 pixel, got 0"),
-        ({"category_max_ratio": 75}, "category_max_ratio must be a share above 0, at most 1, got 75"),
+        ({"category_max_ratio": 75}, "category_max_ratio must be .*, got 75"),
         ({"hflip": 1.5}, "hflip must be a probability"),
         ({"photometric": -1}, "photometric must be a probability"),
     ],
 )
-def test_bad_transforms_are_refused_in_words(options: dict[str, Any], message: str) -> None:
+def test_invalid_transform_configurations_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MaskTransformConfig(**options)
 
@@ -134,7 +134,7 @@ def test_bad_transforms_are_refused_in_words(options: dict[str, Any], message: s
 # ---- loaders
 
 
-def test_batches_are_what_the_task_takes(ade: Path) -> None:
+def test_shapes_and_types_of_batches(ade: Path) -> None:
     module = data(ade)
     assert (module.num_classes, module.class_names) == (6, list(SCENES.class_names))
     images, masks = next(iter(module.train_dataloader()))
@@ -148,7 +148,7 @@ def test_batches_are_what_the_task_takes(ade: Path) -> None:
         assert np.array_equal(masks[0].numpy(), module.splits["val"].files.mask(index))
 
 
-def test_images_of_different_sizes_come_in_lists(tmp_path: Path) -> None:
+def test_images_of_different_sizes_are_collated_into_lists(tmp_path: Path) -> None:
     for kind in ("images", "masks"):
         (tmp_path / kind / "val").mkdir(parents=True)
     (tmp_path / "classes.txt").write_text("a\nb")
@@ -163,7 +163,7 @@ def test_images_of_different_sizes_come_in_lists(tmp_path: Path) -> None:
     assert [tuple(mask.shape) for mask in masks] == [(30, 40), (30, 50)]
 
 
-def test_what_a_draw_gives_depends_on_the_draw_alone(ade: Path) -> None:
+def test_a_training_sample_depends_only_on_its_draw(ade: Path) -> None:
     files = open_masks(ade, "train")
     samples = MaskSamples(files, SMALL.train(), seed=3)
     first = samples[Draw(1, 5, 2)]
@@ -173,7 +173,7 @@ def test_what_a_draw_gives_depends_on_the_draw_alone(ade: Path) -> None:
         assert not same([first], [samples[other]])
     state = torch.get_rng_state()
     samples[Draw(0, 0, 0)]
-    assert torch.equal(state, torch.get_rng_state()), "generators are put back"
+    assert torch.equal(state, torch.get_rng_state()), "the generator is restored"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -181,7 +181,7 @@ def test_training_resumes_exactly(ade: Path, workers: int) -> None:
     resumes_exactly(lambda: data(ade, num_workers=workers).train_dataloader(), [1, 4, 6], 8)
 
 
-def test_workers_change_nothing(ade: Path) -> None:
+def test_the_number_of_workers_does_not_change_the_batches(ade: Path) -> None:
     assert same(take(data(ade).train_dataloader(), 5), take(data(ade, num_workers=2).train_dataloader(), 5))
 
 
@@ -191,7 +191,7 @@ def scenes(**options: Any) -> SceneMaskData:
     return found
 
 
-def test_scenes_in_memory_have_their_masks() -> None:
+def test_scenes_in_memory_match_their_masks() -> None:
     module = scenes()
     assert module.class_names == ["background", *SCENES.class_names]
     assert module.num_classes == 7
@@ -205,7 +205,7 @@ def test_scenes_in_memory_have_their_masks() -> None:
         assert torch.allclose(images[index], expected, atol=1e-5)
 
 
-def test_scenes_are_turned_with_their_masks() -> None:
+def test_scenes_are_augmented_together_with_their_masks() -> None:
     config = SceneConfig(size=48, camouflage=0, noise=0, objects=(1, 1))
     module = SceneMaskData(config, train_count=16, val_count=1, batch_size=16)
     module.setup("fit")
@@ -217,21 +217,21 @@ def test_scenes_are_turned_with_their_masks() -> None:
             image[:, :-1, 1:] - image[:, :-1, :-1]
         ).abs().sum(0)
         rim = (mask[1:, :-1] != mask[:-1, :-1]) | (mask[:-1, 1:] != mask[:-1, :-1])
-        assert edges[rim].mean() > 2 * edges[mask[:-1, :-1] == 0].mean(), "colours change where the mask does"
+        assert edges[rim].mean() > 2 * edges[mask[:-1, :-1] == 0].mean(), "class boundaries are edges"
 
 
 def test_scenes_resume_exactly() -> None:
     resumes_exactly(lambda: scenes().train_dataloader(), [1, 3, 5], 7)
 
 
-# ---- trouble
+# ---- invalid data and arguments
 
 
-def test_broken_data_are_named_before_training(ade: Path, tmp_path: Path) -> None:
+def test_invalid_masks_are_found_before_training(ade: Path, tmp_path: Path) -> None:
     write_scenes(tmp_path / "data", "segmentation", SCENES, {"train": 4, "val": 2})
     mask = tmp_path / "data" / "annotations" / "validation" / "scene_val_00000002.png"
     Image.new("L", (48, 48), 7).save(mask)
-    with pytest.raises(ValueError, match=r"scene_val_00000002\.png has the class id 7 .* ids go from 1 to 6"):
+    with pytest.raises(ValueError, match=r"scene_val_00000002\.png has the class id 7 .* from 1 to 6"):
         data(tmp_path / "data")
     unchecked = MaskData(MaskSource(str(tmp_path / "data"), check=0), SMALL, num_workers=0)
     unchecked.setup("fit")
@@ -248,17 +248,17 @@ def open_source(**options: Any) -> Callable[[Path], Any]:
     [
         (open_source(classes=["a", "b"], num_classes=3), "num_classes is 3, but classes names 2"),
         (open_source(check=-1), "check must be 0 or more, or null for all masks, got -1"),
-        (open_source(num_classes=3), "has the class id .* With 3 classes"),
+        (open_source(num_classes=3), "has the class id .* 3 classes"),
         (lambda root: MaskData(MaskSource(str(root)), batch_size=0), "batch_size must be at least 1"),
         (lambda root: MaskData(MaskSource(str(root)), num_workers=-1), "num_workers must be 0 or more"),
         (lambda root: SceneMaskData(eval_batch_size=0), "eval_batch_size must be at least 1"),
     ],
 )
-def test_bad_requests_are_refused_in_words(call: Callable[[Path], Any], message: str, ade: Path) -> None:
+def test_invalid_arguments_are_rejected(call: Callable[[Path], Any], message: str, ade: Path) -> None:
     with pytest.raises(ValueError, match=message):
         call(ade)
 
 
-def test_modules_are_lightnings(ade: Path) -> None:
+def test_data_modules_are_lightning_data_modules(ade: Path) -> None:
     assert isinstance(data(ade), L.LightningDataModule)
     assert isinstance(scenes(), L.LightningDataModule)

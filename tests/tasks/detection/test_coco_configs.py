@@ -1,4 +1,4 @@
-"""Every recipe for COCO: its numbers are the published ones, and it trains and judges on small data in that layout."""
+"""Every COCO recipe has the published hyperparameters, trains and evaluates on small data in the same layout."""
 
 import json
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_published_numbers(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_header_tells_command_cost_and_result(path: Path) -> None:
+def test_headers_state_command_data_cost_and_result(path: Path) -> None:
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for word in ("# Command:   ", "# Data:      ", "# Cost:      ", "# Expected:  "):
         assert any(line.startswith(word) for line in header), word
@@ -69,7 +69,7 @@ def test_header_tells_command_cost_and_result(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """COCO's layout, and the same as one's own images with two JSONs."""
+    """Small data in the layout of COCO, and the same images in one folder with a JSON per split."""
     root = tmp_path_factory.mktemp("coco") / "scenes"
     write_scenes(root, "coco", SceneConfig(size=48, objects=(1, 3)), {"train": 6, "val": 3})
     (root / "images").mkdir()
@@ -86,7 +86,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "path", [pytest.param(p, id=p.stem, marks=[] if p.stem in QUICK else [pytest.mark.slow]) for p in PATHS]
 )
-def test_trains_two_steps_and_judges(path: Path, coco: Path, tmp_path: Path) -> None:
+def test_two_training_steps_and_an_evaluation(path: Path, coco: Path, tmp_path: Path) -> None:
     from glmix_cli.fit import main
 
     options: dict[str, Any] = {**SMALL, "data.root": coco, "trainer.default_root_dir": tmp_path / "run"}
@@ -104,7 +104,7 @@ def test_trains_two_steps_and_judges(path: Path, coco: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["retinanet", "mask_rcnn"])
-def test_the_same_on_scenes(kind: str, tmp_path: Path) -> None:
+def test_training_on_scenes(kind: str, tmp_path: Path) -> None:
     from glmix_cli.fit import main
 
     path = ROOT.parent / "scenes" / f"detection_{kind}.yaml"

@@ -1,4 +1,4 @@
-"""Detectors on a GLNet: blind to padding, right about sizes, trained and judged, and saved whole."""
+"""Detectors with a GLNet backbone: padding, sizes, precision, training, evaluation and checkpoints."""
 
 import warnings
 from pathlib import Path
@@ -29,7 +29,7 @@ def config(kind: str, **changes: Any) -> DetectorConfig:
 
 
 def detector(kind: str, model: str = "test_glnet", **changes: Any) -> Any:
-    """A detector with random weights and biases that finds something everywhere, and nothing twice alike."""
+    """Return a detector whose random weights and biases give many different detections."""
     torch.manual_seed(1)
     backbone: GLNet = timm.create_model(model, **({} if model == "test_glnet" else SMALL))
     built: Any = build_detector(config(kind, **changes), backbone, 3)
@@ -54,21 +54,21 @@ def images(*sizes: tuple[int, int]) -> list[Tensor]:
 
 def detect(net: nn.Module, batch: list[Tensor]) -> list[dict[str, Tensor]]:
     with torch.inference_mode():
-        found: list[dict[str, Tensor]] = net(batch)
-    return found
+        predictions: list[dict[str, Tensor]] = net(batch)
+    return predictions
 
 
 def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    """The greatest difference between two answers, whatever the order of what is equally sure."""
+    """Return the maximum difference between two predictions, independent of the order of detections."""
     assert a.keys() == b.keys()
     if len(a["scores"]) != len(b["scores"]):
         return float("inf")
 
-    def rows(answer: dict[str, Tensor]) -> Tensor:
-        parts = [answer["boxes"] / 100, answer["scores"][:, None], 10.0 * answer["labels"][:, None]]
-        if "masks" in answer:
-            parts.append(answer["masks"].mean((2, 3)))
-        return torch.cat(parts, 1)
+    def rows(prediction: dict[str, Tensor]) -> Tensor:
+        columns = [prediction["boxes"] / 100, prediction["scores"][:, None], 10.0 * prediction["labels"][:, None]]
+        if "masks" in prediction:
+            columns.append(prediction["masks"].mean((2, 3)))
+        return torch.cat(columns, 1)
 
     return float(torch.cdist(rows(a), rows(b), p=float("inf")).min(1).values.max())
 
@@ -78,7 +78,7 @@ def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 @pytest.mark.parametrize("model", ["test_glnet", "glnet_stl"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_images_detections_do_not_depend_on_its_neighbours(kind: str, model: str) -> None:
+def test_detections_do_not_depend_on_other_images_of_the_batch(kind: str, model: str) -> None:
     net = detector(kind, model)
     net.transform.resize = lambda image, target=None: (image, target)
     batch = images((64, 96), (70, 50), (200, 120), (33, 190))
@@ -92,7 +92,7 @@ def test_an_images_detections_do_not_depend_on_its_neighbours(kind: str, model: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_mask_is_what_keeps_neighbours_out(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_mask_detections_depend_on_the_padding(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net = detector(kind)
     net.transform.resize = lambda image, target=None: (image, target)
     batch = images((64, 96), (200, 120))
@@ -101,7 +101,7 @@ def test_the_mask_is_what_keeps_neighbours_out(kind: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_masked_where_nothing_is_padded(kind: str) -> None:
+def test_batches_without_padding_have_no_mask(kind: str) -> None:
     net = detector(kind)
     seen: list[torch.Size] = []
     net.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
@@ -110,20 +110,19 @@ def test_nothing_is_masked_where_nothing_is_padded(kind: str) -> None:
     assert [shape[1] for shape in seen] == [3, 4]
 
 
-def test_anchors_stand_where_they_stood_whatever_the_batch() -> None:
+def test_anchors_do_not_depend_on_the_size_of_the_batch() -> None:
     anchors = padding.Anchors((32, 64, 128), [[128], [256], [512]], (1.0,))
     small, large = (
         anchors(padding.ImageList(torch.zeros(1, 3, s, s), [(s, s)]), [torch.zeros(1, 1, n, n) for n in sizes])[0]
         for s, sizes in ((96, (3, 2, 1)), (192, (6, 3, 2)))
     )
-    places = {tuple(box) for box in large.tolist()}
-    assert {tuple(box) for box in small.tolist()} <= places
+    assert {tuple(box) for box in small.tolist()} <= {tuple(box) for box in large.tolist()}
 
 
 @pytest.mark.parametrize("empty", [{1}, {0, 1}], ids=["one_empty", "all_empty"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_padded_batch_trains_every_weight(kind: str, empty: set[int]) -> None:
-    """Also where images show nothing: processes that train together wait for each gradient."""
+def test_every_parameter_has_a_gradient(kind: str, empty: set[int]) -> None:
+    """Also for images without objects, because distributed training synchronises every gradient."""
     net = detector(kind, frozen_statistics=True).train()
     statistics = {k: v.clone() for k, v in net.state_dict().items() if "running" in k}
     batch = images((64, 96), (70, 50))
@@ -145,11 +144,11 @@ def test_a_padded_batch_trains_every_weight(kind: str, empty: set[int]) -> None:
     assert all(torch.equal(state[name], before) for name, before in statistics.items())
 
 
-# ---- sizes and numbers
+# ---- sizes and precision
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_boxes_and_masks_are_in_pixels_of_the_image_that_was_given(kind: str) -> None:
+def test_boxes_and_masks_are_in_pixels_of_the_original_image(kind: str) -> None:
     net = detector(kind)
     seen: list[torch.Size] = []
     net.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
@@ -171,15 +170,15 @@ def test_training_images_are_not_resized_again() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bytes_and_floats_are_the_same_image(kind: str) -> None:
+def test_uint8_and_float_images_give_equal_detections(kind: str) -> None:
     net = detector(kind)
     pixels = (images((64, 96))[0] * 255).byte()
     assert distance(detect(net, [pixels])[0], detect(net, [pixels / 255])[0]) < 1e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_boxes_keep_their_precision_in_bfloat16(kind: str) -> None:
-    """A number of 8 bits knows pixels around 1000 to 4."""
+def test_boxes_are_float32_under_autocast(kind: str) -> None:
+    """Around 1000, bfloat16 has a resolution of 4 pixels."""
     net = detector(kind)
     with torch.autocast("cpu", torch.bfloat16):
         (answer,) = detect(net, images((64, 96)))
@@ -190,7 +189,7 @@ def test_boxes_keep_their_precision_in_bfloat16(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"kind": "yolo"}, "detector.kind must be one of retinanet, mask_rcnn, got 'yolo'"),
         ({"channels": 0}, "detector.channels must be at least 1"),
@@ -199,17 +198,17 @@ def test_boxes_keep_their_precision_in_bfloat16(kind: str) -> None:
         ({"kind": "retinanet", "options": {"rpn_nms_thresh": 1}}, "has no 'rpn_nms_thresh'.*nms_thresh"),
     ],
 )
-def test_what_makes_no_detector_is_refused(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_invalid_configurations_are_rejected(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         DetectorConfig(**options)
 
 
-def test_only_a_glnet_is_a_backbone() -> None:
-    with pytest.raises(ValueError, match=r"Detection takes a GLNet as backbone .* resnet18 is none"):
+def test_the_backbone_must_be_a_glnet() -> None:
+    with pytest.raises(ValueError, match=r"must be a GLNet .*resnet18"):
         Detection(model="resnet18").build(3)
 
 
-def test_stages_and_strides_are_those_of_the_papers() -> None:
+def test_strides_and_anchor_sizes_equal_those_of_the_papers() -> None:
     one, two = (detector(kind).backbone for kind in KINDS)
     assert one.strides == (8, 16, 32, 64, 128)
     assert two.strides == (4, 8, 16, 32, 64)
@@ -238,7 +237,7 @@ def data(**changes: Any) -> DetectionScenes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_training_that_stops_ends_as_if_it_had_not_and_is_read_back(kind: str, tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_same_weights_and_loads_as_a_detector(kind: str, tmp_path: Path) -> None:
     whole = task(kind, ema_decay=0.9)
     trainer(tmp_path / "whole", max_epochs=2).fit(whole, data())
     metrics = {f"val/{name}{suffix}" for name in ("box_AP", "box_AP50") for suffix in ("", "_ema")}
@@ -255,14 +254,14 @@ def test_a_training_that_stops_ends_as_if_it_had_not_and_is_read_back(kind: str,
     net: Any = load_trained(path, use_ema=False)
     assert not net.training
     trained: Any = whole.model.eval()
-    net.score_thresh = trained.score_thresh = 0.0  # of RetinaNet, which is sure of nothing yet
+    net.score_thresh = trained.score_thresh = 0.0  # after this short training RetinaNet has low scores
     (image,) = images((64, 64))
     answer = detect(net, [image])[0]
     assert len(answer["scores"])
     assert distance(answer, detect(trained, [image])[0]) < 1e-6
 
 
-def test_a_detector_is_fine_tuned_to_other_classes(tmp_path: Path) -> None:
+def test_fine_tuning_with_other_classes(tmp_path: Path) -> None:
     first = task("mask_rcnn")
     trainer(tmp_path, max_epochs=1).fit(first, data())
     path = str(tmp_path / "checkpoints" / "step-00000003.ckpt")
@@ -277,48 +276,48 @@ def test_a_detector_is_fine_tuned_to_other_classes(tmp_path: Path) -> None:
         task("retinanet", checkpoint=path).build(2)
 
 
-def test_a_backbone_begins_from_a_classifiers_weights(tmp_path: Path) -> None:
+def test_training_starts_from_the_weights_of_a_classifier(tmp_path: Path) -> None:
     classifier = timm.create_model("test_glnet", **SMALL, num_classes=5)
     torch.save(classifier.state_dict(), tmp_path / "weights.pth")
     built: Any = task("retinanet", checkpoint=str(tmp_path / "weights.pth")).build(2)
-    learnt = built.backbone.pyramid.model.state_dict()
-    assert learnt
-    assert all(torch.equal(part, classifier.state_dict()[name]) for name, part in learnt.items())
+    state = built.backbone.pyramid.model.state_dict()
+    assert state
+    assert all(torch.equal(tensor, classifier.state_dict()[name]) for name, tensor in state.items())
 
 
-def test_statistics_that_are_frozen_stay_through_training_and_validation(tmp_path: Path) -> None:
+def test_frozen_statistics_do_not_change(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         frozen = task("retinanet", detector=config("retinanet"))
         trainer(tmp_path, max_epochs=2).fit(frozen, data(masks=False))
-    assert any("statistics of a backbone that was never trained" in str(w.message) for w in caught)
+    assert any("frozen_statistics" in str(w.message) for w in caught)
     norms = [m for m in frozen.model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms
     assert all((m.running_mean == 0).all() and (m.running_var == 1).all() for m in norms)
     assert any((m.weight != 1).any() for m in norms)
 
 
-def test_slot_seeds_are_not_decayed() -> None:
+def test_slot_seeds_have_no_weight_decay() -> None:
     built: Any = task("retinanet", model_args={**SMALL, "seeds": "learned"}).build(2)
     named = dict(built.named_parameters())
-    undecayed = built.no_weight_decay()
-    assert undecayed
-    assert undecayed <= set(named)
-    assert any(name.endswith("bridge.seeds") for name in undecayed)
+    without_decay = built.no_weight_decay()
+    assert without_decay
+    assert without_decay <= set(named)
+    assert any(name.endswith("bridge.seeds") for name in without_decay)
 
 
-def test_a_task_says_what_it_cannot_do() -> None:
-    with pytest.raises(ValueError, match="layer_decay is for classifiers"):
+def test_layer_decay_is_rejected() -> None:
+    with pytest.raises(ValueError, match="layer_decay is only supported in classification"):
         task("retinanet", optimizer=OptimizerConfig(layer_decay=0.8))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_predictor_leaves_the_detector_as_it_was(kind: str) -> None:
+def test_a_predictor_does_not_change_its_detector(kind: str) -> None:
     net = detector(kind).train()
-    deciding = getattr(net, "roi_heads", net)
-    before = deciding.score_thresh
+    thresholded = getattr(net, "roi_heads", net)
+    before = thresholded.score_thresh
     predictor = DetectionPredictor(net, ["a", "b", "c"], score=0.9)
-    assert deciding.score_thresh == before != 0.9
+    assert thresholded.score_thresh == before != 0.9
     assert net.training
     assert not predictor.network.training
     assert predictor(Image.new("RGB", (80, 64))).scores.min(initial=1.0) >= 0.9

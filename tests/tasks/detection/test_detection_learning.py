@@ -1,4 +1,4 @@
-"""Both detectors learn to find things, from scratch, in less than a minute."""
+"""Both detectors learn to detect objects from scratch in less than a minute."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Average precision: what COCO's own code says, what its definition says, and the same from any number of processes."""
+"""Average precision equals pycocotools and the definition of COCO, with any number of processes."""
 
 import itertools
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ NAMES = ["a", "b", "c"]
 
 
 def mask_of(box: NDArray[Any]) -> NDArray[np.bool_]:
-    """A disc in a box."""
+    """Return the mask of an ellipse in a box."""
     x1, y1, x2, y2 = box
     y, x = np.mgrid[:SIDE, :SIDE] + 0.5
     inside: NDArray[np.bool_] = ((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2 <= 1
@@ -25,7 +25,7 @@ def mask_of(box: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def case(seed: int, images: int = 6) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Random objects, some a crowd, and detections that are near to some of them, in the form of the detectors."""
+    """Return random predictions in the format of the detectors, near the objects of random targets with some crowds."""
     random = np.random.default_rng(seed)
     found, targets = [], []
     for image in range(images):
@@ -46,14 +46,14 @@ def case(seed: int, images: int = 6) -> tuple[list[dict[str, Any]], list[dict[st
         guesses = np.concatenate([boxes + random.normal(0, 2, boxes.shape), boxes + random.normal(0, 8, boxes.shape)])
         guesses[:, 2:] = np.maximum(guesses[:, 2:], guesses[:, :2] + 2)
         wrong = random.random(2 * n) < 0.2
-        told = np.where(wrong, random.integers(1, len(NAMES) + 1, 2 * n), np.tile(labels, 2))
-        shown = np.array([mask_of(box) for box in guesses]).reshape(2 * n, 1, SIDE, SIDE)
+        predicted = np.where(wrong, random.integers(1, len(NAMES) + 1, 2 * n), np.tile(labels, 2))
+        guessed_masks = np.array([mask_of(box) for box in guesses]).reshape(2 * n, 1, SIDE, SIDE)
         found.append(
             {
                 "boxes": torch.tensor(guesses, dtype=torch.float32),
-                "labels": torch.tensor(told),
+                "labels": torch.tensor(predicted),
                 "scores": torch.tensor(random.random(2 * n), dtype=torch.float32),
-                "masks": torch.tensor(shown).float(),
+                "masks": torch.tensor(guessed_masks).float(),
             }
         )
         targets.append(target)
@@ -70,23 +70,23 @@ def scored(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_scores_are_those_of_pycocotools(seed: int) -> None:
+def test_scores_equal_pycocotools(seed: int) -> None:
     coco, cocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
     found, targets = case(seed)
     collected = CocoScores(NAMES, masks=True)
     collected.update(found, targets)
-    judge = coco.COCO()
-    judge.dataset = {
+    ground_truth = coco.COCO()
+    ground_truth.dataset = {
         "info": {},
         "images": collected.images,
-        "annotations": [{**item, "id": k} for k, item in enumerate(collected.truth, start=1)],
+        "annotations": [{**item, "id": k} for k, item in enumerate(collected.ground_truth, start=1)],
         "categories": [{"id": k, "name": name} for k, name in enumerate(NAMES, start=1)],
     }
-    judge.createIndex()
+    ground_truth.createIndex()
     expected = {}
     for kind, iou_type, left_out in (("box", "bbox", "segmentation"), ("mask", "segm", "bbox")):
         results = [{k: v for k, v in item.items() if k != left_out} for item in collected.results]
-        evaluation = cocoeval.COCOeval(judge, judge.loadRes(results), iou_type)
+        evaluation = cocoeval.COCOeval(ground_truth, ground_truth.loadRes(results), iou_type)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -107,8 +107,11 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def by_definition(found: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]]) -> dict[float, float]:
-    """{threshold: AP} from COCO's definition, without crowds: for each class, the surest detection first, each takes
-    the free object that it overlaps most; precision, made to fall, at 101 recalls."""
+    """Return {IoU threshold: AP} by the definition of COCO, without crowds.
+
+    Per class, by descending score, each detection is matched to the unmatched object with the highest IoU.
+    AP is the mean of the interpolated precision at 101 recall levels.
+    """
     means: dict[float, list[float]] = {}
     for threshold, label in itertools.product(np.linspace(0.5, 0.95, 10).round(2).tolist(), (1, 2, 3)):
         objects = [
@@ -140,7 +143,7 @@ def by_definition(found: Sequence[dict[str, Any]], targets: Sequence[dict[str, A
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_scores_are_those_of_the_definition(seed: int) -> None:
+def test_scores_equal_the_definition(seed: int) -> None:
     found, targets = case(seed + 10)
     for target in targets:
         target["iscrowd"] *= 0
@@ -163,7 +166,7 @@ def perfect(targets: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_perfect_answer_scores_100_and_an_empty_one_0() -> None:
+def test_scores_of_a_perfect_and_of_an_empty_prediction() -> None:
     _, targets = case(20)
     for target in targets:
         target["boxes"] = target["boxes"].round()
@@ -175,7 +178,7 @@ def test_a_perfect_answer_scores_100_and_an_empty_one_0() -> None:
     assert set(worst.values()) == {0.0}
 
 
-def test_no_object_at_all_scores_0_and_not_minus_1() -> None:
+def test_scores_without_objects_are_0_instead_of_minus_1() -> None:
     found, targets = case(0)
     for target in targets:
         for name in ("boxes", "labels", "area", "iscrowd", "masks"):
@@ -183,7 +186,7 @@ def test_no_object_at_all_scores_0_and_not_minus_1() -> None:
     assert scored(found, targets) == {"box_AP": 0.0, "mask_AP": 0.0}
 
 
-def test_masks_and_run_lengths_of_the_truth_score_the_same() -> None:
+def test_masks_and_rle_of_the_ground_truth_have_equal_scores() -> None:
     from glmix.data.detection.rle import encode_mask
 
     found, targets = case(30)
@@ -194,7 +197,7 @@ def test_masks_and_run_lengths_of_the_truth_score_the_same() -> None:
     assert scored(found, encoded) == scored(found, targets)
 
 
-def test_scores_begin_anew_after_they_are_told() -> None:
+def test_compute_resets_the_metric() -> None:
     found, targets = case(1)
     scores = CocoScores(NAMES, masks=True)
     scores.update(found, targets)
@@ -203,7 +206,7 @@ def test_scores_begin_anew_after_they_are_told() -> None:
     assert scores.compute() == first
 
 
-def test_results_are_written_with_the_ids_of_the_json() -> None:
+def test_results_have_the_category_ids_of_the_json() -> None:
     found, _ = case(2)
     answer = next(answer for answer in found if len(answer["labels"]))
     results = coco_results(7, answer, category_ids=[4, 8, 90])
@@ -213,7 +216,7 @@ def test_results_are_written_with_the_ids_of_the_json() -> None:
     assert isinstance(results[0]["segmentation"]["counts"], str)
 
 
-def _share_of(rank: int, world: int, folder: str) -> None:
+def _score_share(rank: int, world: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     found, targets = case(40, images=5)
     result = scored(found[rank::world], targets[rank::world])
@@ -221,8 +224,8 @@ def _share_of(rank: int, world: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_several_processes_score_as_one_with_uneven_shares(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_share_of, (2, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+def test_several_processes_equal_one(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_score_share, (2, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
     alone = scored(*case(40, images=5))
     for rank in range(2):
         assert torch.load(tmp_path / f"{rank}.pt") == pytest.approx(alone)

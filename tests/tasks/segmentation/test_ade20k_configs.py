@@ -1,4 +1,4 @@
-"""Every recipe of segmentation: its numbers are the published ones, and it trains and evaluates on small data."""
+"""Every segmentation recipe has the published hyperparameters, trains and evaluates on small data."""
 
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,8 @@ def test_published_numbers(path: Path) -> None:
     assert trainer["max_steps"] % trainer["val_check_interval"] == 0, "the last step is validated"
 
 
-def own_folder(root: Path) -> None:
-    """Images and masks as somebody has them: images of several sizes, ids from 0, some pixels that do not count."""
+def write_custom_data(root: Path) -> None:
+    """Write custom data: images of several sizes, ids from 0 and some ignored pixels."""
     for split, count in (("train", 4), ("val", 2)):
         for kind in ("images", "masks"):
             (root / kind / split).mkdir(parents=True)
@@ -109,14 +109,14 @@ def test_two_steps_and_an_evaluation(path: Path, tmp_path: Path, capsys: pytest.
     from glmix_cli.fit import main
 
     if path.stem == "masks":
-        own_folder(tmp_path / "data")
+        write_custom_data(tmp_path / "data")
     else:
         write_scenes(tmp_path / "data", "segmentation", SCENES, {"train": 6, "val": 2})
     options = arguments(path, tmp_path / "data", tmp_path / "run")
     assert main(options) == 0
     checkpoint = tmp_path / "run" / "checkpoints" / "step-00000002.ckpt"
     assert checkpoint.is_file()
-    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file(), "it was validated"
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file(), "validation ran"
     info = read_info(checkpoint)
     assert info["task"] == "Segmentation"
     names = [*(["background"] if path.stem == "masks" else []), *SCENES.class_names]

@@ -1,4 +1,4 @@
-"""How images are looked at, and how the result is judged: exact where it can be."""
+"""Inference: padding, sliding windows, test-time augmentation; and segmentation metrics."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from glmix.tasks.segmentation.inference import (
     pad_to_multiple,
     segment,
     sliding_window_labels,
-    starts,
+    window_starts,
 )
 from glmix.tasks.segmentation.metrics import scores_of
 
@@ -26,20 +26,20 @@ SIDES = st.integers(5, 90)
 
 
 def pointwise() -> nn.Module:
-    """Each pixel's scores from its colours alone."""
+    """Return a 1 x 1 convolution: the scores of a pixel depend only on its colour."""
     torch.manual_seed(0)
     return nn.Conv2d(3, 4, 1).eval()
 
 
 def coarse(images: Tensor) -> Tensor:
-    """A network of stride 4 that takes multiples of 32 alone, as decoders do."""
+    """A network of stride 4 that accepts only multiples of 32, as many decoders do."""
     assert images.shape[2] % 32 == images.shape[3] % 32 == 0
     return F.interpolate(F.avg_pool2d(images, 4), scale_factor=4, mode="bilinear", align_corners=False)
 
 
 @settings(max_examples=30, deadline=None)
 @given(SIDES, SIDES, st.integers(1, 40))
-def test_padding_is_removed_exactly(height: int, width: int, multiple: int) -> None:
+def test_padding_is_cropped(height: int, width: int, multiple: int) -> None:
     images = torch.randn(2, 3, height, width)
     padded, mask = pad_to_multiple(images, multiple)
     assert padded.shape[2] % multiple == padded.shape[3] % multiple == 0
@@ -56,8 +56,8 @@ def test_padding_is_removed_exactly(height: int, width: int, multiple: int) -> N
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(18, 40), st.integers(18, 40), st.integers(0, 6), st.integers(0, 6))
-def test_masks_do_not_shift(height: int, width: int, down: int, right: int) -> None:
-    """What is seen at a place is seen there whatever the size of the image, and however much must be padded."""
+def test_predictions_do_not_shift(height: int, width: int, down: int, right: int) -> None:
+    """The prediction at a position does not depend on the size of the image or on the padding."""
     scene = torch.randn(1, 3, 4 * height, 4 * width)
     part = scene[:, :, 4 * down :, 4 * right :][:, :, : scene.shape[2] - 29, : scene.shape[3] - 26]
     how = Inference(multiple=32)
@@ -70,7 +70,7 @@ def test_masks_do_not_shift(height: int, width: int, down: int, right: int) -> N
 
 @settings(max_examples=30, deadline=None)
 @given(SIDES, SIDES, st.integers(4, 64), st.data())
-def test_windows_agree_with_the_whole_for_a_network_that_looks_at_pixels(
+def test_sliding_windows_equal_whole_images_for_a_pointwise_network(
     height: int, width: int, window: int, data: Any
 ) -> None:
     stride = data.draw(st.integers(1, window)) if window < 24 else None
@@ -81,44 +81,44 @@ def test_windows_agree_with_the_whole_for_a_network_that_looks_at_pixels(
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 300))
-def test_windows_cover_a_line_and_end_with_it(length: int, window: int, stride: int) -> None:
+def test_windows_cover_the_whole_length(length: int, window: int, stride: int) -> None:
     stride = min(stride, window)
-    begins = starts(length, window, stride)
-    covered = {place for first in begins for place in range(first, min(first + window, length))}
+    starts = window_starts(length, window, stride)
+    covered = {index for first in starts for index in range(first, min(first + window, length))}
     assert covered == set(range(length))
-    assert begins == sorted(set(begins))
-    assert length <= window or begins[-1] + window == length
+    assert starts == sorted(set(starts))
+    assert length <= window or starts[-1] + window == length
 
 
-def test_one_window_that_holds_the_image_is_the_whole() -> None:
+def test_one_window_that_covers_the_image_equals_the_whole_image() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1)).eval()
     images = torch.randn(2, 3, 40, 57)
     assert torch.equal(segment(network, images, Inference("slide", window=64)), network(images))
 
 
-def test_windows_agree_with_the_whole_where_they_see_the_same() -> None:
+def test_sliding_windows_equal_whole_images_inside_the_windows() -> None:
     torch.manual_seed(0)
     network = nn.Conv2d(3, 4, 3, padding=1).eval()
     images = torch.randn(1, 3, 48, 48)
     found = segment(network, images, Inference("slide", window=24, stride=24))
     same = torch.isclose(found, network(images), atol=1e-5).all(1)[0]
     rim = torch.ones(48, 48, dtype=torch.bool)
-    for first in (0, 24):  # a pixel beside a window's edge sees zeros where its neighbour is
+    for first in (0, 24):  # at the edge of a window, the convolution is padded with zeros
         for other in (0, 24):
             rim[first + 1 : first + 23, other + 1 : other + 23] = False
-    rim[0, 1:23] = False  # but the image's own edge is an edge for both
+    rim[0, 1:23] = False  # the edge of the image is padded in both cases
     assert same[~rim].all()
     assert not same[rim[:, :]].all()
 
 
-def test_a_mirrored_look_undoes_the_mirror() -> None:
+def test_predictions_of_flipped_images_are_flipped_back() -> None:
     images, network = torch.randn(1, 3, 20, 33), pointwise()
     found = segment(network, images, Inference(flip=True))
     assert torch.allclose(found, network(images).softmax(1), atol=1e-6)
 
     def lopsided(x: Tensor) -> Tensor:
-        """Sure of class 1 in the left half, whatever it sees."""
+        """Predict class 1 in the left half, independent of the image."""
         left = (torch.arange(x.shape[3]) < x.shape[3] // 2).float().expand(x.shape[0], x.shape[2], -1)
         return 50 * torch.stack([1 - left, left], 1)
 
@@ -126,21 +126,21 @@ def test_a_mirrored_look_undoes_the_mirror() -> None:
     assert torch.allclose(both, torch.full((1, 2, 4, 6), 0.5))
 
 
-def test_scales_are_averaged_as_probabilities() -> None:
-    seen: list[tuple[int, ...]] = []
+def test_probabilities_of_all_scales_are_averaged() -> None:
+    sizes: list[tuple[int, ...]] = []
 
     def network(x: Tensor) -> Tensor:
-        seen.append(tuple(x.shape[2:]))
-        return torch.stack([torch.full_like(x[:, 0], float(len(seen))), torch.zeros_like(x[:, 0])], 1)
+        sizes.append(tuple(x.shape[2:]))
+        return torch.stack([torch.full_like(x[:, 0], float(len(sizes))), torch.zeros_like(x[:, 0])], 1)
 
     found = segment(network, torch.randn(1, 3, 32, 48), Inference(scales=(0.5, 1.0, 1.75)))
-    assert seen == [(16, 24), (32, 48), (56, 84)]
+    assert sizes == [(16, 24), (32, 48), (56, 84)]
     assert torch.allclose(found[0, 0], torch.tensor([1.0, 2.0, 3.0]).sigmoid().mean().expand(32, 48), atol=1e-6)
     assert torch.allclose(found.sum(1), torch.ones(1, 32, 48), atol=1e-6)
 
 
 @pytest.mark.parametrize("classes", [1, 3, 16, 17, 40])
-def test_labels_of_another_size_are_those_of_resized_scores(classes: int) -> None:
+def test_label_map_at_another_size_equals_the_argmax_of_resized_scores(classes: int) -> None:
     torch.manual_seed(0)
     scores = torch.randn(2, classes, 13, 9)
     expected = F.interpolate(scores, size=(40, 31), mode="bilinear", align_corners=False).argmax(1)
@@ -153,44 +153,45 @@ def test_labels_of_another_size_are_those_of_resized_scores(classes: int) -> Non
     [
         ({"mode": "tiles"}, "mode must be 'whole' or 'slide', got 'tiles'"),
         ({"window": 0}, "window and multiple must be at least 1"),
-        ({"stride": 600}, "stride must be from 1 to the window's 512, got 600"),
-        ({"scales": ()}, "scales must be one or more factors above 0"),
-        ({"scales": (1.0, -1.0)}, "scales must be one or more factors above 0"),
+        ({"stride": 600}, "stride must be from 1 to .*512, got 600"),
+        ({"scales": ()}, "scales must be .* above 0"),
+        ({"scales": (1.0, -1.0)}, "scales must be .* above 0"),
     ],
 )
-def test_bad_settings_are_refused_in_words(options: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Inference(**options)
 
 
-def test_a_network_of_another_resolution_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"gives \(16, 16\) pixels for images of \(32, 32\)"):
+def test_a_network_with_another_output_size_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"size \(16, 16\) for images of size \(32, 32\)"):
         segment(nn.MaxPool2d(2), torch.randn(1, 3, 32, 32))
 
 
-# ---- scores
+# ---- metrics
 
 
 def brute_force(predicted: Tensor, truth: Tensor, classes: int) -> tuple[float, float, list[float]]:
-    counted = [(int(p), int(t)) for p, t in zip(predicted.flatten(), truth.flatten(), strict=True) if int(t) != 255]
-    found = []
+    """Return mean IoU, pixel accuracy and IoU per class."""
+    pixels = [(int(p), int(t)) for p, t in zip(predicted.flatten(), truth.flatten(), strict=True) if int(t) != 255]
+    iou = []
     for k in range(classes):
-        both = sum(p == k and t == k for p, t in counted)
-        either = sum(p == k or t == k for p, t in counted)
-        found.append(both / either if either else float("nan"))
-    occurring = [value for value in found if value == value]
-    return sum(occurring) / len(occurring), sum(p == t for p, t in counted) / len(counted), found
+        intersection = sum(p == k and t == k for p, t in pixels)
+        union = sum(p == k or t == k for p, t in pixels)
+        iou.append(intersection / union if union else float("nan"))
+    occurring = [value for value in iou if value == value]
+    return sum(occurring) / len(occurring), sum(p == t for p, t in pixels) / len(pixels), iou
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 6), st.integers(0, 2**16))
-def test_scores_equal_brute_force(classes: int, seed: int) -> None:
+def test_metrics_equal_brute_force(classes: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     metric = MulticlassConfusionMatrix(classes, ignore_index=255, validate_args=False)
     predicted = torch.randint(classes, (3, 4, 5), generator=generator)
-    truth = torch.randint(classes - 1, (3, 4, 5), generator=generator)  # the last class is never there
+    truth = torch.randint(classes - 1, (3, 4, 5), generator=generator)  # the last class does not occur
     truth[torch.rand(truth.shape, generator=generator) < 0.2] = 255
-    for index in range(3):  # image by image, counted together
+    for index in range(3):  # accumulated over images
         metric.update(predicted[index : index + 1], truth[index : index + 1])
     scores = scores_of(metric.compute())
     mean, accuracy, iou = brute_force(predicted, truth, classes)
@@ -199,7 +200,7 @@ def test_scores_equal_brute_force(classes: int, seed: int) -> None:
     assert scores.iou.tolist() == pytest.approx(iou, abs=1e-6, nan_ok=True)
 
 
-def test_a_perfect_prediction_scores_all_and_an_empty_one_nothing() -> None:
+def test_metrics_of_a_perfect_and_of_a_wrong_prediction() -> None:
     truth = torch.tensor([[1, 1, 2], [2, 255, 1]])
     for predicted, expected in ((truth.clamp_max(2), 1.0), (torch.zeros_like(truth), 0.0)):
         metric = MulticlassConfusionMatrix(3, ignore_index=255, validate_args=False)
@@ -209,12 +210,12 @@ def test_a_perfect_prediction_scores_all_and_an_empty_one_nothing() -> None:
         assert float(scores.pixel_accuracy) == expected
 
 
-def test_without_a_pixel_that_counts_the_score_is_a_number() -> None:
+def test_mean_iou_without_valid_pixels_is_0() -> None:
     assert float(scores_of(torch.zeros(3, 3)).mean_iou) == 0
 
 
 @pytest.mark.parametrize("size", [(64, 50), (30, 90), (20, 20), (33, 200)])
-def test_labels_in_windows_are_those_of_the_mean_scores(size: tuple[int, int]) -> None:
+def test_sliding_window_labels_equal_the_argmax_of_the_mean_scores(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     network = torch.nn.Conv2d(3, 5, 7, padding=3)
     images = torch.randn(2, 3, *size)
@@ -237,7 +238,7 @@ print(peak() - before)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the peak is counted in other units")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss has another unit on other platforms")
 def test_memory_does_not_grow_with_classes_times_pixels() -> None:
     result = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
-    assert float(result.stdout) < 1.1, "GiB; the scores of all pixels alone would be 2.2"
+    assert float(result.stdout) < 1.1, "GiB; the scores of all pixels would take 2.2"

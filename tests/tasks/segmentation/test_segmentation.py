@@ -1,4 +1,4 @@
-"""Segmentation: networks of any decoder, a task that learns, is judged as brute force judges, and resumes exactly."""
+"""Segmentation: networks with every decoder, loss, training, metrics, inference and exact resume."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def net(decoder: str, **options: Any) -> SegmentationNet:
 
 
 def task(**options: Any) -> Segmentation:
-    """Everything random and everything that has state: dropping, both heads, an average, a schedule."""
+    """Return a task with all random and stateful parts: dropout, drop path, auxiliary head, EMA, schedule."""
     usual: dict[str, Any] = {
         "model": "test_glnet",
         "model_args": {**TINY, "drop_path_rate": 0.2},
@@ -66,7 +66,7 @@ def data(**options: Any) -> SceneMaskData:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_every_decoder_gives_a_score_for_each_pixel_of_any_size(decoder: str) -> None:
+def test_every_decoder_predicts_at_the_size_of_the_image(decoder: str) -> None:
     network = net(decoder)
     for mode in (True, False):
         network.train(mode)
@@ -78,7 +78,7 @@ def test_every_decoder_gives_a_score_for_each_pixel_of_any_size(decoder: str) ->
 
 
 @pytest.mark.parametrize("decoder", ["upernet", "fpn"])
-def test_the_decoder_sees_the_pyramids_normalised_maps(decoder: str) -> None:
+def test_the_decoder_receives_the_normalised_feature_pyramid(decoder: str) -> None:
     network = net(decoder).eval()
     assert isinstance(network.encoder.pyramid, Pyramid)
     seen: list[list[Tensor]] = []
@@ -98,22 +98,22 @@ def test_the_decoder_sees_the_pyramids_normalised_maps(decoder: str) -> None:
         assert found.mean(1).abs().max() < 1e-4, "normalised over channels"
 
 
-def test_the_last_decoders_keep_the_centres_of_pixels() -> None:
-    """A map that is resized between the centres of its corners moves labels, by more the smaller the image is."""
+def test_decoders_keep_pixel_centres_aligned() -> None:
+    """With align_corners=True predictions shift, and the shift depends on the size of the image."""
     for decoder in ("upernet", "fpn"):
         for module in net(decoder).modules():
             assert not getattr(module, "align_corners", False)
-            assert not getattr(module, "upsample", False), "FPN's blocks would resize by themselves"
+            assert not getattr(module, "upsample", False), "FPN blocks must not upsample themselves"
     network = net("fpn").eval()
     network.decoder.register_forward_hook(lambda module, args, out: torch.arange(16.0).expand(1, 32, 16, 16))
     nn.init.constant_(network.head.weight, 1 / 32)
     nn.init.zeros_(network.head.bias)
     found = network(torch.randn(1, 3, 64, 64))[0, 0, 0]
-    place = (torch.arange(64) + 0.5) / 4 - 0.5
-    assert torch.allclose(found[2:-2], place[2:-2], atol=1e-4), "pixel x lies at (x + 1/2) / 4 - 1/2 of the map"
+    position = (torch.arange(64) + 0.5) / 4 - 0.5
+    assert torch.allclose(found[2:-2], position[2:-2], atol=1e-4), "pixel x is at (x + 1/2) / 4 - 1/2 of the map"
 
 
-def test_padding_inside_the_network_is_hidden_from_the_slots() -> None:
+def test_padding_is_masked_for_the_slots() -> None:
     network = net("fpn").eval()
     images = torch.randn(1, 3, 64, 64)
     expected = network.encoder(images)
@@ -131,7 +131,7 @@ def test_padding_inside_the_network_is_hidden_from_the_slots() -> None:
     assert torch.equal(mask, torch.arange(96).expand(1, 64, 96) < 70)
 
 
-def test_auxiliary_head_looks_at_stride_16_and_only_when_asked() -> None:
+def test_auxiliary_head_is_on_stride_16_and_optional() -> None:
     network = net("upernet", auxiliary=True)
     assert network.auxiliary is not None
     seen: list[tuple[int, ...]] = []
@@ -144,11 +144,11 @@ def test_auxiliary_head_looks_at_stride_16_and_only_when_asked() -> None:
     assert seen == [(2, 32, 4, 6)]
     with pytest.raises(ValueError, match="built without an auxiliary head"):
         net("upernet")(images, auxiliary=True)
-    with pytest.raises(ValueError, match="asks for no map of stride 16"):
+    with pytest.raises(ValueError, match="no map of stride 16"):
         net("pspnet", auxiliary=True)
 
 
-def test_checkpointing_drop_path_and_undecayed_parameters_reach_the_backbone() -> None:
+def test_gradient_checkpointing_drop_path_and_weight_decay_of_the_backbone() -> None:
     network = net("upernet", args={"drop_path_rate": 0.3}).train()
     rates = {m.drop_prob for m in network.modules() if type(m).__name__ == "DropPath"}
     assert sorted(rates) == pytest.approx([0.1, 0.2, 0.3])
@@ -170,7 +170,7 @@ def test_checkpointing_drop_path_and_undecayed_parameters_reach_the_backbone() -
         assert (id(p) in decayed) == (p.ndim > 1 and name not in network.no_weight_decay()), name
 
 
-def test_other_models_of_timm_work_by_name() -> None:
+def test_timm_backbones_are_supported() -> None:
     network = SegmentationNet("resnet18", {"drop_path_rate": 0.1}, 4, "unet", DECODERS["unet"])
     assert network(torch.randn(2, 3, 64, 40)).shape == (2, 4, 64, 40)
     network.set_grad_checkpointing(True)
@@ -183,14 +183,14 @@ def test_other_models_of_timm_work_by_name() -> None:
         ({"decoder": "upernett"}, r"No decoder is named 'upernett'\. Did you mean 'upernet'\? Known: unet, "),
         ({"decoder": "dpt"}, "No decoder is named 'dpt'"),
         ({"decoder_args": {"channels": 3}}, "'upernet' has no argument 'channels'.* It takes .*decoder_channels"),
-        ({"model_args": {"output_stride": 16}}, "The decoder says which output_stride"),
+        ({"model_args": {"output_stride": 16}}, "model_args.output_stride .*decoder_args.encoder_output_stride"),
         ({"model_args": {"depth": 3}}, "depth"),
-        ({"model": "resnet18", "checkpoint": "x.pth"}, "checkpoint holds the weights of a GLNet"),
-        ({"auxiliary": -1.0}, "auxiliary is the weight of a loss, 0 or more, got -1"),
-        ({"optimizer": OptimizerConfig(layer_decay=0.9)}, "layer_decay is for classifiers"),
+        ({"model": "resnet18", "checkpoint": "x.pth"}, "checkpoint must hold the weights of a GLNet .*resnet18"),
+        ({"auxiliary": -1.0}, "auxiliary .*at least 0, got -1"),
+        ({"optimizer": OptimizerConfig(layer_decay=0.9)}, "layer_decay is only supported in classification"),
     ],
 )
-def test_bad_requests_are_refused_in_words(options: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_rejected(options: dict[str, Any], message: str) -> None:
     usual = {"model": "test_glnet", "model_args": {}, "decoder": "upernet"}
     with pytest.raises((ValueError, TypeError), match=message):
         Segmentation(**{**usual, **options}).build(3)
@@ -199,18 +199,18 @@ def test_bad_requests_are_refused_in_words(options: dict[str, Any], message: str
 # ---- the loss
 
 
-def test_a_batch_too_small_for_batch_norm_is_told() -> None:
+def test_a_batch_too_small_for_batch_norm_is_rejected() -> None:
     task = Segmentation(model="test_glnet", decoder_args={"decoder_channels": 16})
     task.model = task.build(3).train()
-    with pytest.raises(ValueError, match=r"upernet learns with BatchNorm.*: set data\.batch_size to 2 or more"):
+    with pytest.raises(ValueError, match=r"upernet .*BatchNorm.*: set data\.batch_size to at least 2"):
         task.training_step((torch.randn(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.long)), 0)
 
 
-def test_pixels_that_do_not_count_do_not_count() -> None:
+def test_the_loss_excludes_ignored_pixels() -> None:
     logits, masks = torch.randn(2, 4, 6, 5), torch.randint(4, (2, 6, 5))
     masks[0, :3] = 255
-    counted = masks != 255
-    expected = F.cross_entropy(logits.permute(0, 2, 3, 1)[counted], masks[counted])
+    valid = masks != 255
+    expected = F.cross_entropy(logits.permute(0, 2, 3, 1)[valid], masks[valid])
     assert torch.allclose(pixel_cross_entropy(logits, masks), expected)
     assert pixel_cross_entropy(logits, torch.full_like(masks, 255)) == 0, "and not NaN"
 
@@ -218,33 +218,34 @@ def test_pixels_that_do_not_count_do_not_count() -> None:
 # ---- the task
 
 
-def fit(root: Path, chosen: Segmentation, module: Any, **options: Any) -> L.Trainer:
+def fit(root: Path, segmentation: Segmentation, module: Any, **options: Any) -> L.Trainer:
     run = trainer(root, **{"max_epochs": 1, **options})
-    run.fit(chosen, module)
+    run.fit(segmentation, module)
     return run
 
 
 def brute_force(network: nn.Module, module: SceneMaskData) -> tuple[float, float]:
-    hits, either, right, total = torch.zeros(3), torch.zeros(3), 0, 0
+    """Return mean IoU and pixel accuracy on the validation data."""
+    intersection, union, correct, total = torch.zeros(3), torch.zeros(3), 0, 0
     for images, masks in module.val_dataloader():
         for image, mask in zip(images, masks, strict=True):
             with torch.no_grad():
                 predicted = network(image.unsqueeze(0))[0].argmax(0)
             for k in range(3):
-                hits[k] += int(((predicted == k) & (mask == k)).sum())
-                either[k] += int(((predicted == k) | (mask == k)).sum())
-            right, total = right + int((predicted == mask).sum()), total + mask.numel()
-    return float((hits / either)[either > 0].mean()), right / total
+                intersection[k] += int(((predicted == k) & (mask == k)).sum())
+                union[k] += int(((predicted == k) | (mask == k)).sum())
+            correct, total = correct + int((predicted == mask).sum()), total + mask.numel()
+    return float((intersection / union)[union > 0].mean()), correct / total
 
 
-def test_validation_equals_brute_force_and_a_checkpoint_knows_all_that_is_needed(tmp_path: Path) -> None:
+def test_validation_equals_brute_force_and_checkpoints_are_complete(tmp_path: Path) -> None:
     chosen, module = task(), data()
     run = fit(tmp_path, chosen, module)
     expected, accuracy = brute_force(chosen.model.eval(), module)
     assert float(run.callback_metrics["val/mIoU"]) == pytest.approx(expected, abs=1e-6)
     assert float(run.callback_metrics["val/pixel_accuracy"]) == pytest.approx(accuracy, abs=1e-6)
-    averaged, _ = brute_force(chosen.ema.module.eval(), module)  # type: ignore[union-attr]
-    assert float(run.callback_metrics["val/mIoU_ema"]) == pytest.approx(averaged, abs=1e-6)
+    ema_score, _ = brute_force(chosen.ema.module.eval(), module)  # type: ignore[union-attr]
+    assert float(run.callback_metrics["val/mIoU_ema"]) == pytest.approx(ema_score, abs=1e-6)
     assert {f"val/IoU/{name}" for name in module.class_names} <= set(run.callback_metrics)
 
     path = tmp_path / "checkpoints" / "best.ckpt"
@@ -257,20 +258,20 @@ def test_validation_equals_brute_force_and_a_checkpoint_knows_all_that_is_needed
     assert torch.allclose(network(images), chosen.model(images), atol=1e-5)
     assert network.pretrained_cfg["label_names"] == info["class_names"]
 
-    # a whole network is begun from, with another number of classes too
-    begun = task(checkpoint=str(path)).build(3)
-    other = task(checkpoint=str(path)).build(4)
-    raw, renewed = network.state_dict(), other.state_dict()
+    # training can start from a whole network, also with another number of classes
+    same_classes = task(checkpoint=str(path)).build(3)
+    other_classes = task(checkpoint=str(path)).build(4)
+    raw, other_state = network.state_dict(), other_classes.state_dict()
     if not read_info(path)["ema_is_better"]:
-        assert_same(raw, begun.state_dict())
-    assert renewed["head.weight"].shape[0] == renewed["auxiliary.classifier.weight"].shape[0] == 4
+        assert_same(raw, same_classes.state_dict())
+    assert other_state["head.weight"].shape[0] == other_state["auxiliary.classifier.weight"].shape[0] == 4
     assert (
-        renewed["encoder.pyramid.model.stem.layers.conv1.weight"].shape
+        other_state["encoder.pyramid.model.stem.layers.conv1.weight"].shape
         == raw["encoder.pyramid.model.stem.layers.conv1.weight"].shape
     )
 
 
-def test_a_classifiers_weights_are_begun_from(tmp_path: Path) -> None:
+def test_training_starts_from_the_weights_of_a_classifier(tmp_path: Path) -> None:
     classifier = timm.create_model("test_glnet", num_classes=7, **TINY)
     torch.save(classifier.state_dict(), tmp_path / "weights.pth")
     network = task(checkpoint=str(tmp_path / "weights.pth")).build(3)
@@ -281,7 +282,7 @@ def test_a_classifiers_weights_are_begun_from(tmp_path: Path) -> None:
     assert len(backbone) > 0.9 * len(whole)
 
 
-def test_every_way_of_looking_is_validated(tmp_path: Path) -> None:
+def test_validation_with_sliding_windows_and_test_time_augmentation(tmp_path: Path) -> None:
     chosen, module = task(ema_decay=None), data()
     fit(tmp_path, chosen, module)
     run = trainer(tmp_path / "other")
@@ -290,12 +291,12 @@ def test_every_way_of_looking_is_validated(tmp_path: Path) -> None:
         chosen.inference = how
         found = run.validate(chosen, module, verbose=False)[0]
         if how.window == 48:
-            assert found == plain, "a window of the image's size is the image"
+            assert found == plain, "one window covers the image"
         assert 0 <= found["val/mIoU"] <= 1
         assert found["val/loss"] > 0
 
 
-def test_images_in_lists_are_judged_at_the_size_of_their_masks() -> None:
+def test_images_in_lists_are_evaluated_at_the_size_of_their_masks() -> None:
     chosen = task(ema_decay=None)
     chosen.num_classes = 3
     chosen.model = chosen.build(3).eval()
@@ -311,7 +312,7 @@ def test_images_in_lists_are_judged_at_the_size_of_their_masks() -> None:
     assert torch.equal(chosen.confusions["of"].compute().float(), counts)  # type: ignore[operator]
 
 
-def test_a_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_same_weights(tmp_path: Path) -> None:
     fit(tmp_path / "whole", task(), data(), max_epochs=2)
     expected = weights(tmp_path / "whole")
     for step in (2, 3, 4):
@@ -321,7 +322,7 @@ def test_a_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
         assert_same(expected, weights(tmp_path / f"from{step}"))
 
 
-def test_a_run_counted_in_steps_resumes_and_ends_validated(tmp_path: Path) -> None:
+def test_a_run_with_max_steps_resumes_and_ends_with_a_validation(tmp_path: Path) -> None:
     options = {"max_epochs": -1, "max_steps": 8, "check_val_every_n_epoch": None, "val_check_interval": 4}
     whole = fit(tmp_path / "whole", task(), data(), **options)
     assert "val/mIoU" in whole.callback_metrics

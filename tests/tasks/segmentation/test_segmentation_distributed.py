@@ -1,4 +1,4 @@
-"""Two processes equal one: BatchNorm counts all their images, and every pixel of an uneven validation counts once."""
+"""Two processes equal one: synchronised BatchNorm, and metrics over an uneven number of validation images."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from tests.training.test_distributed import metrics
 
 
 def config(path: Path, batch: int, devices: int, **trainer: Any) -> str:
-    """Nothing random in the model, and plain gradient descent: float tolerance is all that may differ."""
+    """Write a configuration without randomness in the model and with SGD, so that results differ only by rounding."""
     model = {
         "model": "test_glnet",
         "model_args": {"depths": [1, 1, 1, 1]},

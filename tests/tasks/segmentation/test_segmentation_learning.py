@@ -1,4 +1,4 @@
-"""A small network learns scenes in seconds, and what it has learnt holds at every size and place."""
+"""A small network learns scenes in seconds, and its predictions are consistent across sizes and inference settings."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +30,7 @@ DECODERS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Many small operations in several threads crawl where the cores are busy with something else."""
+    """Use one thread: many small operations are slow with several threads on busy cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -58,37 +58,37 @@ def trained(request: pytest.FixtureRequest, data: SceneMaskData) -> tuple[nn.Mod
 
 
 def agreement(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The share of a's objects on which b agrees."""
+    """Return the share of the object pixels of a on which b agrees."""
     objects = a > 0
     return float((a == b)[objects].float().mean())
 
 
 def test_a_network_learns_in_seconds(trained: tuple[nn.Module, list[float]]) -> None:
     _, scores = trained
-    # who calls everything background reaches 0.31
+    # predicting the background everywhere has a score of 0.31
     assert scores[-1] > 0.6
     assert scores[-1] > scores[0]
 
 
-def test_labels_stay_where_they_are_when_the_image_is_cut(
+def test_predictions_do_not_shift_when_the_image_is_cropped(
     trained: tuple[nn.Module, list[float]], data: SceneMaskData
 ) -> None:
-    """Sizes that are no multiple of 32 are padded inside: what is seen must not move by a pixel."""
+    """Sizes that are not a multiple of 32 are padded, and predictions must not shift by a pixel."""
     network, _ = trained
     images, _ = next(iter(data.val_dataloader()))
     with torch.inference_mode():
-        whole = label_map(segment(network, images)).clamp_max(1)  # is there an object?
+        whole = label_map(segment(network, images)).clamp_max(1)  # foreground or background
         for height, width in ((64, 52), (49, 60), (55, 55)):
             cut = label_map(segment(network, images[:, :, :height, :width])).clamp_max(1)
             expected = whole[:, :height, :width]
-            here = agreement(expected, cut)
-            assert here > 0.9
-            for step in (3, -3):  # a shift would agree better elsewhere
-                assert here > agreement(expected, cut.roll(step, 1))
-                assert here > agreement(expected, cut.roll(step, 2))
+            unshifted = agreement(expected, cut)
+            assert unshifted > 0.9
+            for step in (3, -3):  # shifted predictions would agree better at another offset
+                assert unshifted > agreement(expected, cut.roll(step, 1))
+                assert unshifted > agreement(expected, cut.roll(step, 2))
 
 
-def test_ways_of_looking_agree_about_what_is_there(trained: tuple[nn.Module, list[float]], data: SceneMaskData) -> None:
+def test_inference_settings_agree(trained: tuple[nn.Module, list[float]], data: SceneMaskData) -> None:
     network, _ = trained
     images, masks = next(iter(data.val_dataloader()))
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Token-level cutmix inside the model's training forward."""
+"""Token-level cutmix in the training forward pass of the model."""
 
 import timm
 import torch
@@ -8,7 +8,7 @@ from glmix.models.token_label import random_box, swap_in_box
 SMALL = {"widths": (16, 16, 32, 32), "depths": (1, 1, 1, 1), "head_dim": 16, "num_slots": 4, "num_classes": 5}
 
 
-def test_boxes_lie_in_the_grid_and_follow_the_generator() -> None:
+def test_boxes_are_inside_the_grid_and_reproducible() -> None:
     boxes = [random_box(7, 5) for _ in range(500)]
     for top, bottom, left, right in boxes:
         assert 0 <= top <= bottom <= 7
@@ -20,7 +20,7 @@ def test_boxes_lie_in_the_grid_and_follow_the_generator() -> None:
     assert random_box(7, 7) == first
 
 
-def test_swapping_twice_gives_back() -> None:
+def test_swapping_twice_restores_the_input() -> None:
     x = torch.randn(4, 3, 14, 14)
     mixed = swap_in_box(x, (1, 4, 2, 7), scale=2)
     assert torch.equal(swap_in_box(mixed, (1, 4, 2, 7), scale=2), x)
@@ -28,7 +28,7 @@ def test_swapping_twice_gives_back() -> None:
     assert torch.equal(mixed[0, :, :2], x[0, :, :2])
 
 
-def test_dense_forward() -> None:
+def test_dense_forward_pass() -> None:
     model = timm.create_model("glnet_4g_tklb", **SMALL)
     images = torch.randn(4, 3, 64, 96)
     cls, aux, box = model.train().forward_dense(images)
@@ -42,7 +42,7 @@ def test_dense_forward() -> None:
         assert torch.allclose(model(images), cls + 0.5 * aux.flatten(1, 2).amax(1), atol=1e-6)
 
 
-def test_a_box_over_everything_is_the_batch_reversed() -> None:
+def test_a_box_over_the_whole_grid_reverses_the_batch() -> None:
     model = timm.create_model("glnet_4g_tklb", **SMALL).train()
     images = torch.randn(4, 3, 64, 64)
     with torch.no_grad():

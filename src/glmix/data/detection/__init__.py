@@ -1,1 +1,1 @@
-"""Images with boxes and masks in COCO's format: files, checks, transforms and data modules (extra `train`)."""
+"""Detection data in the COCO format: files, checks, transforms and data modules, which need the extra `train`."""

@@ -1,4 +1,4 @@
-"""What can be wrong in a COCO JSON, found before anything is trained and told in a sentence."""
+"""Validation of the content of a COCO JSON before training."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from .rle import bad_segmentation
+from .rle import segmentation_error
 
-__all__ = ["check_content", "inside"]
+__all__ = ["check_content"]
 
 
-def inside(box: Sequence[float], width: float, height: float) -> tuple[float, float]:
-    """Width and height of the part of a box (x, y, width, height) that lies in an image of this size."""
+def _clipped_size(box: Sequence[float], width: float, height: float) -> tuple[float, float]:
+    """Return width and height of a box (x, y, width, height) after clipping to an image of this size."""
     x, y, w, h = box
     return min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0)
 
@@ -25,27 +25,28 @@ def check_content(
     boxes: bool = True,
     categories: Mapping[int, str] | None = None,
 ) -> None:
-    """Raise ValueError about the first thing that is wrong.
+    """Raise InputError for the first error in a COCO JSON.
 
     Args:
-        path: what messages call the file.
-        masks: every object must have an outline.
-        boxes: every box must have an area inside its image.
-        categories: {id: name} of the data that are trained on: there may be no others.
+        content: the parsed JSON.
+        path: the file name for error messages.
+        masks: require a segmentation for every object.
+        boxes: require every box to have an area inside its image.
+        categories: {id: name} of the training data; other categories are an error.
     """
     for name, kind in (("images", "image"), ("annotations", "annotation"), ("categories", "category")):
         _check_ids(content[name], kind, path)
-    named = {entry["id"]: entry.get("name") for entry in content["categories"]}
-    for category, name in named.items():
+    names = {entry["id"]: entry.get("name") for entry in content["categories"]}
+    for category, name in names.items():
         if not isinstance(name, str):
             raise InputError(f"{path}: category {category} has no name.")
         if categories is not None and categories.get(category) != name:
-            there = f"call it {categories[category]!r}" if category in categories else "have no such id"
+            expected = f"call it {categories[category]!r}" if category in categories else "do not have this id"
             known = ", ".join(f"{k} {v}" for k, v in list(categories.items())[:10]) + ", ..." * (len(categories) > 10)
             raise InputError(
-                f"{path}: category {category} is {name!r}, but the data that are trained on {there}. They have {known}."
+                f"{path}: category {category} is {name!r}, but the training data {expected}. They have {known}."
             )
-    if not named:
+    if not names:
         raise InputError(f"{path} has no categories.")
     sizes = {}
     for entry in content["images"]:
@@ -54,25 +55,24 @@ def check_content(
             raise InputError(f"{path}: image {entry['id']} needs file_name, width and height, found {entry}.")
         sizes[entry["id"]] = size
     for item in content["annotations"]:
-        wrong = _wrong(item, sizes, named, masks=masks, boxes=boxes)
-        if wrong is not None:
-            raise InputError(f"{path}: annotation {item['id']} {wrong}.")
+        error = _annotation_error(item, sizes, names, masks=masks, boxes=boxes)
+        if error is not None:
+            raise InputError(f"{path}: annotation {item['id']} {error}.")
 
 
 def _check_ids(entries: Sequence[Any], kind: str, path: Path) -> None:
+    """Raise InputError if an entry of a list has no integer id, or if an id occurs twice."""
     seen = set()
-    for place, entry in enumerate(entries):
-        number = entry.get("id") if isinstance(entry, dict) else None
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise InputError(
-                f"{path}: {kind} number {place} in its list has the id {number!r}, which must be a whole number."
-            )
-        if number in seen:
-            raise InputError(f"{path}: the {kind} id {number} is there twice; ids must differ.")
-        seen.add(number)
+    for index, entry in enumerate(entries):
+        entry_id = entry.get("id") if isinstance(entry, dict) else None
+        if isinstance(entry_id, bool) or not isinstance(entry_id, int):
+            raise InputError(f"{path}: the {kind} at index {index} has the id {entry_id!r}; ids must be integers.")
+        if entry_id in seen:
+            raise InputError(f"{path}: the {kind} id {entry_id} occurs twice; ids must be unique.")
+        seen.add(entry_id)
 
 
-def _wrong(
+def _annotation_error(
     item: Mapping[str, Any],
     sizes: Mapping[int, Any],
     names: Mapping[int, Any],
@@ -80,24 +80,24 @@ def _wrong(
     masks: bool,
     boxes: bool,
 ) -> str | None:
-    """What is wrong with an annotation."""
+    """Return the first error in an annotation, or None."""
     image, category, box = item.get("image_id"), item.get("category_id"), item.get("bbox")
     if not isinstance(image, int) or image not in sizes:
         return f"belongs to the image {image!r}, which is not in the list of {len(sizes)} images"
     if not isinstance(category, int) or category not in names:
         return f"has the category {category!r}, which is not in the list of categories: {', '.join(map(str, names))}"
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(part) for part in box):
-        return f"has the box {box}; it must be four numbers, x, y, width, height"
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
+        return f"has the box {box}; a box must be four numbers, x, y, width, height"
     width, height = sizes[image]
-    if boxes and min(inside(box, width, height)) <= 0:
+    if boxes and min(_clipped_size(box, width, height)) <= 0:
         return (
             f"has the box {box} (x, y, width, height) without area in the image {image} of {width} x {height} pixels "
-            "(empty_boxes: drop leaves such boxes out)"
+            "(empty_boxes: drop removes such boxes)"
         )
     if masks:
-        wrong = bad_segmentation(item.get("segmentation"), height, width)
-        if wrong is not None:
-            return f"in the image {image}: {wrong}"
+        error = segmentation_error(item.get("segmentation"), height, width)
+        if error is not None:
+            return f"in the image {image} has {error}"
     return None
 
 

@@ -1,8 +1,8 @@
-"""Data modules of detection and instance segmentation: COCO, a COCO-style JSON of one's own, and scenes.
+"""Data modules for detection and instance segmentation: COCO, custom data with a COCO-style JSON, and scenes.
 
-A batch is (images, targets), two lists; see `DetectionSamples`. Images come as they are stored, uint8; whoever
-detects normalises them. Training resizes them here, with their boxes and masks; evaluation leaves that to the
-detector, which answers in pixels of the image that it was given. `batch_size` is that of one process.
+A batch is (images, targets), two lists; see `DetectionSamples`. Images are uint8, and the detector normalises them.
+Training images are resized here, together with their boxes and masks. In evaluation the detector resizes images, and
+its predictions are in pixels of the original image. `batch_size` is per process.
 """
 
 import os
@@ -17,25 +17,25 @@ from .transforms import DetectionTransform, flips
 
 __all__ = ["CocoData", "DetectionScenes"]
 
-SCENES = SceneConfig(size=96)
-ONE_SIZE = DetectionTransform()
+DEFAULT_SCENES = SceneConfig(size=96)
+DEFAULT_TRANSFORMS = DetectionTransform()
 
 
 class CocoData(DataModule):
-    """COCO, or images with a JSON like COCO's.
+    """Data module of COCO, or of custom data with a COCO-style JSON.
 
     Args:
-        root: the folder that all other paths start from.
-        train_images, val_images, test_images: folders of images; those of testing are validation's if left out.
-        train_annotations, val_annotations, test_annotations: their JSONs.
-        masks: read outlines too; without them, boxes alone.
-        keep_empty: train on images without objects too. They are always among those that are judged.
-        empty_boxes: what becomes of boxes without area: an `error`, or `drop` them from training.
-        transforms: what happens to images of training.
-        batch_size: images a batch in one process.
-        eval_batch_size: the same where nothing is trained; None: `batch_size`.
-        num_workers: processes that load, for each process that trains.
-        seed: of order and augmentation.
+        root: the folder that all other paths are relative to.
+        train_images, val_images, test_images: image folders; testing uses those of validation by default.
+        train_annotations, val_annotations, test_annotations: annotation files (COCO JSON).
+        masks: load instance masks as well as boxes.
+        keep_empty: also train on images without objects. Evaluation always includes them.
+        empty_boxes: handling of boxes without area: raise an `error`, or `drop` them from training.
+        transforms: resizing and augmentation of training images.
+        batch_size: training images per batch and process.
+        eval_batch_size: images per batch and process in validation and testing; None: `batch_size`.
+        num_workers: worker processes of each loader.
+        seed: seed of the sample order and of augmentation.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class CocoData(DataModule):
         masks: bool = True,
         keep_empty: bool = False,
         empty_boxes: EmptyBoxes = "error",
-        transforms: DetectionTransform = ONE_SIZE,
+        transforms: DetectionTransform = DEFAULT_TRANSFORMS,
         batch_size: int = 2,
         eval_batch_size: int | None = None,
         num_workers: int = 4,
@@ -64,9 +64,9 @@ class CocoData(DataModule):
             collate=collate_objects,
         )
         if (test_images is None) != (test_annotations is None):
-            raise InputError("test_images and test_annotations go together: give both or neither.")
+            raise InputError("test_images and test_annotations must be set together, or both be null.")
         self.root = Path(root)
-        self.places: dict[Split, tuple[str, str]] = {
+        self.paths: dict[Split, tuple[str, str]] = {
             "train": (train_images, train_annotations),
             "val": (val_images, val_annotations),
             "test": (test_images or val_images, test_annotations or val_annotations),
@@ -80,50 +80,50 @@ class CocoData(DataModule):
         super().setup(stage)
 
     def open_split(self, split: Split) -> DetectionSamples:
-        images, annotations = (self.root / place for place in self.places[split])
+        images, annotations = (self.root / path for path in self.paths[split])
         files = open_coco(
             images,
             annotations,
             masks=self.masks,
             empty_boxes=self.empty_boxes,
-            categories=None if split == "train" else self._categories_of_training(),
+            categories=None if split == "train" else self._training_categories(),
         )
-        kept = files.with_objects() if split == "train" and not self.keep_empty else None
-        if kept is not None and not len(kept):
+        indices = files.with_objects() if split == "train" and not self.keep_empty else None
+        if indices is not None and not len(indices):
             raise InputError(f"{files.path} has no objects to train on.")
         self.num_classes, self.class_names = len(files.categories), files.class_names
         self.category_ids = files.category_ids
         return DetectionSamples(
-            CocoSource(files), self.transforms.build(), masks=self.masks, indices=kept, seed=self.seed
+            CocoSource(files), self.transforms.build(), masks=self.masks, indices=indices, seed=self.seed
         )
 
-    def _categories_of_training(self) -> dict[int, str] | None:
-        """Return the categories of the training JSON, which number the labels, if it is there."""
+    def _training_categories(self) -> dict[int, str] | None:
+        """Return {id: name} of the training JSON, which defines the labels, or None if there is no such file."""
         if "train" in self.splits:
             categories: dict[int, str] = self.splits["train"].source.files.categories
             return categories
-        annotations = self.root / self.places["train"][1]
+        annotations = self.root / self.paths["train"][1]
         return read_categories(annotations) if annotations.is_file() else None
 
 
 class DetectionScenes(DataModule):
-    """Procedural scenes with exact boxes and masks: the data set that needs no file.
+    """Data module of procedural scenes with exact boxes and masks, which needs no files.
 
     Args:
-        scenes: what they look like.
-        train_count, val_count, test_count: how many scenes of each split.
-        batch_size: scenes a batch in one process.
-        eval_batch_size: the same where nothing is trained; None: `batch_size`.
-        masks: give masks too.
-        cache: keep scenes once they are drawn.
-        flip: mirror scenes of training, left-right and up-down.
-        seed: of order and augmentation; what the scenes show has its own in `scenes`.
-        num_workers: processes that load.
+        scenes: configuration of the scenes.
+        train_count, val_count, test_count: number of scenes per split.
+        batch_size: training scenes per batch and process.
+        eval_batch_size: scenes per batch and process in validation and testing; None: `batch_size`.
+        masks: include instance masks in the targets.
+        cache: keep generated scenes in memory.
+        flip: flip training scenes horizontally and vertically, each with probability 0.5.
+        seed: seed of the sample order and of augmentation; the content of the scenes has its own seed in `scenes`.
+        num_workers: worker processes of each loader.
     """
 
     def __init__(
         self,
-        scenes: SceneConfig = SCENES,
+        scenes: SceneConfig = DEFAULT_SCENES,
         train_count: int = 3000,
         val_count: int = 300,
         test_count: int = 1000,
@@ -152,5 +152,5 @@ class DetectionScenes(DataModule):
     def open_split(self, split: Split) -> DetectionSamples:
         scenes = SceneDataset(self.scenes, split, self.counts[split], target="instances", cache=self.cache)
         source: ObjectSource = SceneSource(scenes)
-        mirrored = flips(*(0.5, 0.5) if self.flip else (0.0, 0.0))
-        return DetectionSamples(source, mirrored, masks=self.masks, seed=self.seed)
+        transform = flips(*(0.5, 0.5) if self.flip else (0.0, 0.0))
+        return DetectionSamples(source, transform, masks=self.masks, seed=self.seed)

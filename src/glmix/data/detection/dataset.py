@@ -1,4 +1,4 @@
-"""Images with their objects, from files or scenes, as detectors take them: augmented to train, whole to judge."""
+"""Data set of images and detection targets, from a COCO JSON or from scenes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -22,28 +22,31 @@ Transform = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
 
 
 class ObjectSource(Protocol):
-    """Images with their objects. A target has image_id, size (height, width), boxes (n, 4), labels, area, iscrowd and
-    what `masks` and `rles` read."""
+    """Interface of indexed images and targets.
+
+    A target has image_id, size (height, width), boxes (n, 4), labels, area, iscrowd and the data that `masks` and
+    `rles` need.
+    """
 
     def __len__(self) -> int: ...
 
     def image(self, index: int) -> Tensor:
-        """(3, H, W), uint8."""
+        """Load an image, uint8 (3, H, W)."""
         ...
 
     def target(self, index: int) -> dict[str, Any]: ...
 
     def masks(self, target: dict[str, Any], chosen: Sequence[int]) -> Tensor:
-        """(n, H, W) of the chosen objects, uint8."""
+        """Return the masks of the chosen objects, uint8 (n, H, W)."""
         ...
 
     def rles(self, target: dict[str, Any]) -> list[dict[str, Any]]:
-        """Compressed run lengths of all objects."""
+        """Return the compressed RLE of every object."""
         ...
 
 
 class CocoSource:
-    """The images of a COCO JSON."""
+    """The images and targets of a COCO JSON."""
 
     def __init__(self, files: CocoFiles) -> None:
         self.files = files
@@ -68,7 +71,7 @@ class CocoSource:
 
 
 class SceneSource:
-    """Scenes, whose labels count from 1."""
+    """Scenes as images and targets, with labels from 1."""
 
     def __init__(self, scenes: SceneDataset) -> None:
         self.scenes = scenes
@@ -100,17 +103,18 @@ class SceneSource:
 
 
 class DetectionSamples(Dataset[tuple[Tensor, dict[str, Any]]]):
-    """Image and target for a draw of training or an index of evaluation; what a draw gives depends on it alone.
+    """Images and targets, indexed by a `Draw` in training and by a number in evaluation.
 
-    An image is (3, H, W), uint8. Targets of training have boxes, labels and, if asked for, masks of the objects that
-    are no crowd and have an area; those of evaluation have everything, masks as run lengths `rles`, unresized.
+    Images are uint8 (3, H, W). Training targets have boxes, labels and optionally masks, without crowds and without
+    boxes of no area; they depend only on the `Draw`. Evaluation images are not resized, and their targets have all
+    annotations, with masks as RLE in `rles`.
 
     Args:
-        source: the images.
-        transform: of training.
-        masks: whether there are any.
+        source: the images and targets.
+        transform: transform of training images and targets.
+        masks: include masks in the targets.
         indices: the images of the source to use; None for all.
-        seed: of the augmentation.
+        seed: seed of the augmentation.
     """
 
     def __init__(
@@ -128,20 +132,20 @@ class DetectionSamples(Dataset[tuple[Tensor, dict[str, Any]]]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, place: int | Draw) -> tuple[Tensor, dict[str, Any]]:
-        index = int(self.indices[place.sample if isinstance(place, Draw) else place])
+    def __getitem__(self, item: int | Draw) -> tuple[Tensor, dict[str, Any]]:
+        index = int(self.indices[item.sample if isinstance(item, Draw) else item])
         image, target = self.source.image(index), self.source.target(index)
-        if isinstance(place, Draw):
-            # 2: another stream than those of the order and of the scenes
-            with seeded(self.seed, place.epoch, place.position, 2):
-                return self._train(image, target)
-        found = {name: target[name] for name in ("image_id", "size")}
-        found |= {name: torch.from_numpy(target[name]) for name in ("boxes", "labels", "area", "iscrowd")}
+        if isinstance(item, Draw):
+            # 2: a random stream that differs from those of the sample order and of the scenes
+            with seeded(self.seed, item.epoch, item.position, 2):
+                return self._training_sample(image, target)
+        eval_target = {name: target[name] for name in ("image_id", "size")}
+        eval_target |= {name: torch.from_numpy(target[name]) for name in ("boxes", "labels", "area", "iscrowd")}
         if self.with_masks:
-            found["rles"] = self.source.rles(target)
-        return image, found
+            eval_target["rles"] = self.source.rles(target)
+        return image, eval_target
 
-    def _train(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    def _training_sample(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         height, width = target["size"]
         corners = target["boxes"].clip(0, (width, height, width, height))
         chosen = np.flatnonzero((target["iscrowd"] == 0) & (corners[:, 2:] > corners[:, :2]).all(1))
@@ -150,14 +154,14 @@ class DetectionSamples(Dataset[tuple[Tensor, dict[str, Any]]]):
             format=tv_tensors.BoundingBoxFormat.XYXY,
             canvas_size=(height, width),
         )
-        wanted = {"boxes": boxes, "labels": torch.from_numpy(target["labels"][chosen])}
+        sample = {"boxes": boxes, "labels": torch.from_numpy(target["labels"][chosen])}
         if self.with_masks:
-            wanted["masks"] = tv_tensors.Mask(self.source.masks(target, chosen.tolist()))
-        pixels, wanted = self.transform(tv_tensors.Image(image), wanted)
-        return pixels.as_subclass(Tensor), {k: part.as_subclass(Tensor) for k, part in wanted.items()}
+            sample["masks"] = tv_tensors.Mask(self.source.masks(target, chosen.tolist()))
+        pixels, sample = self.transform(tv_tensors.Image(image), sample)
+        return pixels.as_subclass(Tensor), {name: value.as_subclass(Tensor) for name, value in sample.items()}
 
 
 def collate_objects(samples: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor], list[dict[str, Any]]]:
-    """Images and targets in lists, for they differ in size and in their number of objects."""
+    """Return images and targets as two lists, because image sizes and numbers of objects differ."""
     images, targets = zip(*samples, strict=True)
     return list(images), list(targets)

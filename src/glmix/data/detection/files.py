@@ -1,7 +1,7 @@
-"""Images with boxes and masks as a COCO JSON tells them, with what is wrong in it told by file and number, early.
+"""Images and annotations of a COCO JSON, which is validated when it is opened. Errors name the file and the id.
 
-Labels count from 1, in the order of the category ids; 0 is the background. Ids may have gaps, as COCO's own have: the
-ids are remembered, and results are written with them.
+Labels are numbered from 1 in the order of the category ids; 0 is the background. Category ids may have gaps, as in
+COCO: the ids are kept, and results are written with them.
 """
 
 import json
@@ -25,13 +25,17 @@ __all__ = ["CocoFiles", "EmptyBoxes", "open_coco", "read_annotations", "read_cat
 EmptyBoxes = Literal["error", "drop"]
 
 
-class Packed(Sequence[Any]):
-    """Objects in one array of bytes, which processes that load share: to read a Python object is to write to it."""
+class SerializedList(Sequence[Any]):
+    """A list of pickled objects in one byte array.
+
+    Forked worker processes share its memory pages. With a list of Python objects they would copy the pages, because
+    reading an object changes its reference count.
+    """
 
     def __init__(self, items: Iterable[Any]) -> None:
-        parts = [pickle.dumps(item, pickle.HIGHEST_PROTOCOL) for item in items]
-        self._ends = np.cumsum([0, *map(len, parts)])
-        self._bytes = np.frombuffer(b"".join(parts), np.uint8)
+        pickled = [pickle.dumps(item, pickle.HIGHEST_PROTOCOL) for item in items]
+        self._ends = np.cumsum([0, *map(len, pickled)])
+        self._bytes = np.frombuffer(b"".join(pickled), np.uint8)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -42,19 +46,19 @@ class Packed(Sequence[Any]):
 
 @dataclass(frozen=True, eq=False)
 class CocoFiles:
-    """The images of one JSON with their objects; see `open_coco`.
+    """The images of a COCO JSON with their objects; see `open_coco`.
 
     Args:
-        path: the JSON.
-        folder: where the images lie.
-        categories: {id: name}; the label of the k-th is k, from 1.
-        records: for each image its entry in the JSON, and a list of the entries of its objects.
+        path: the JSON file.
+        folder: the image folder.
+        categories: {id: name}; the label of the k-th category is k, from 1.
+        records: per image, its entry in the JSON and the list of its annotations.
     """
 
     path: Path
     folder: Path
     categories: dict[int, str]
-    records: Packed
+    records: SerializedList
 
     @property
     def class_names(self) -> list[str]:
@@ -68,13 +72,17 @@ class CocoFiles:
         return len(self.records)
 
     def image(self, index: int) -> Image.Image:
-        """RGB, of the size that the JSON says."""
+        """Load an image as RGB, in the size that the JSON states."""
         entry, _ = self.records[index]
         return read_stored(self.folder / entry["file_name"], (entry["width"], entry["height"]), self.path)
 
     def target(self, index: int) -> dict[str, Any]:
-        """Objects as the JSON has them: image_id, size (height, width), boxes (n, 4) as x1 y1 x2 y2, labels (n,), area
-        (n,), iscrowd (n,) and segmentations, a list."""
+        """Return the annotations of an image.
+
+        Returns:
+            image_id, size (height, width), boxes (n, 4) as x1 y1 x2 y2, labels (n,), area (n,), iscrowd (n,), and
+            segmentations, a list of n as in the JSON.
+        """
         entry, objects = self.records[index]
         label = {category: k for k, category in enumerate(self.categories, start=1)}
         corners = np.array([item["bbox"] for item in objects], np.float64).reshape(-1, 4)
@@ -91,9 +99,9 @@ class CocoFiles:
         }
 
     def with_objects(self) -> NDArray[np.int64]:
-        """The indices of images that show an object, which is no crowd."""
-        shown = [any(not item.get("iscrowd", 0) for item in objects) for _, objects in self.records]
-        return np.flatnonzero(shown)
+        """Return the indices of images with at least one object that is not a crowd."""
+        has_object = [any(not item.get("iscrowd", 0) for item in objects) for _, objects in self.records]
+        return np.flatnonzero(has_object)
 
 
 def open_coco(
@@ -104,33 +112,37 @@ def open_coco(
     empty_boxes: EmptyBoxes = "error",
     categories: Mapping[int, str] | None = None,
 ) -> CocoFiles:
-    """Read a COCO JSON and look at all of it; image files must be there, and are read later.
+    """Read and validate a COCO JSON. Image files must exist; they are read later.
 
     Args:
-        images: the folder that file names in the JSON start from.
-        annotations: the JSON.
-        masks: outlines are needed: polygons, or run lengths in either form.
-        empty_boxes: what becomes of boxes without area inside their image: an `error`, or `drop` them. COCO's own
-            training data have two.
-        categories: {id: name} of the data that are trained on, which number the labels; None takes the JSON's own.
+        images: the folder that the file names in the JSON are relative to.
+        annotations: the JSON file.
+        masks: require a segmentation for every object: polygons, or RLE, compressed or not.
+        empty_boxes: handling of boxes without area inside their image: raise an `error`, or `drop` them. The training
+            data of COCO have two such boxes.
+        categories: {id: name} of the training data, which defines the labels; None uses the categories of the JSON.
+
+    Raises:
+        FileNotFoundError: the JSON, the image folder or an image is missing.
+        InputError: the JSON is invalid.
     """
     path, folder = Path(annotations), Path(images)
     content = _read_json(path)
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder of images {folder}, for {path}.")
+        raise FileNotFoundError(f"There is no image folder {folder} for {path}.")
     check_content(content, path, masks=masks, boxes=empty_boxes == "error", categories=categories)
-    _check_files(content["images"], folder, path)
+    _check_images_exist(content["images"], folder, path)
     return CocoFiles(path, folder, dict(categories or _categories(content)), _records(content, masks))
 
 
 def read_annotations(annotations: str | os.PathLike[str]) -> tuple[CocoFiles, bool]:
-    """Read a COCO JSON whose image files are given elsewhere, with all of its boxes.
+    """Read a COCO JSON with all of its boxes, without looking for the image files.
 
     Returns:
         The annotations, with an empty `folder`, and whether they have masks.
 
     Raises:
-        InputError: the file is no COCO JSON, or some annotations have masks and others have none.
+        InputError: the file is not a COCO JSON, or only some of the annotations have masks.
     """
     path = Path(annotations)
     content = _read_json(path)
@@ -139,23 +151,23 @@ def read_annotations(annotations: str | os.PathLike[str]) -> tuple[CocoFiles, bo
     return CocoFiles(path, Path(), _categories(content), _records(content, masks)), masks
 
 
-def _records(content: dict[str, Any], masks: bool) -> Packed:
-    """For each image its entry and the entries of its objects."""
+def _records(content: dict[str, Any], masks: bool) -> SerializedList:
+    """Return the entry of each image and its annotations, reduced to the keys that are used."""
     objects: dict[int, list[dict[str, Any]]] = {entry["id"]: [] for entry in content["images"]}
     for item in content["annotations"]:
         objects[item["image_id"]].append(item)
-    kept = ("category_id", "bbox", "area", "iscrowd", *(("segmentation",) if masks else ()))
-    return Packed(
+    keys = ("category_id", "bbox", "area", "iscrowd", *(("segmentation",) if masks else ()))
+    return SerializedList(
         (
             {name: entry[name] for name in ("id", "file_name", "width", "height")},
-            [{name: item[name] for name in kept if name in item} for item in objects[entry["id"]]],
+            [{name: item[name] for name in keys if name in item} for item in objects[entry["id"]]],
         )
         for entry in content["images"]
     )
 
 
 def read_categories(annotations: str | os.PathLike[str]) -> dict[int, str]:
-    """{id: name} of a COCO JSON, in the order of the ids."""
+    """Return {id: name} of the categories of a COCO JSON, sorted by id."""
     path = Path(annotations)
     content = _read_json(path)
     check_content({**content, "images": [], "annotations": []}, path)
@@ -167,21 +179,22 @@ def _categories(content: dict[str, Any]) -> dict[int, str]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """Parse a COCO JSON and check that it has the required lists."""
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file of annotations {path}.")
+        raise FileNotFoundError(f"There is no annotation file {path}.")
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise InputError(f"{path} is no JSON ({error}).") from error
+        raise InputError(f"{path} is not valid JSON ({error}).") from error
     lists = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in lists):
-        found = ", ".join(content) if isinstance(content, dict) else type(content).__name__
-        raise InputError(f"{path} must be an object with the lists {', '.join(lists)}; it has {found or 'nothing'}.")
+        found = f"the keys {', '.join(content) or 'none'}" if isinstance(content, dict) else type(content).__name__
+        raise InputError(f"{path} must be a JSON object with the lists {', '.join(lists)}; found {found}.")
     return content
 
 
-def _check_files(images: Sequence[dict[str, Any]], folder: Path, path: Path) -> None:
-    """Raise FileNotFoundError if an image is missing. Folders are listed, as asking for each file would take long."""
+def _check_images_exist(images: Sequence[dict[str, Any]], folder: Path, path: Path) -> None:
+    """Raise FileNotFoundError if an image is missing. Folders are listed once, because a stat per file is slow."""
     listed: dict[Path, set[str]] = {}
     missing = []
     for entry in images:
@@ -191,35 +204,41 @@ def _check_files(images: Sequence[dict[str, Any]], folder: Path, path: Path) -> 
         if file.name not in listed[file.parent]:
             missing.append(entry["file_name"])
     if missing:
-        named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise FileNotFoundError(
-            f"Of {len(images)} images that {path} names {len(missing)} are not in {folder}: {named}"
-        )
+        examples = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise FileNotFoundError(f"{len(missing)} of {len(images)} images of {path} are missing in {folder}: {examples}")
 
 
 def read_stored(path: Path, size: tuple[int, int] | None = None, source: Path | None = None) -> Image.Image:
-    """The image in RGB: pixels as they are stored, to which COCO's annotations refer, whatever an EXIF tag says.
+    """Load an image as RGB in the orientation of its annotations.
 
-    Tools that show images upright annotate them so, and write the upright size: where the size (width, height) that
-    the JSON tells is that of the upright image and not of the stored one, the image is turned. CMYK, grey of 8 or 16
-    bits, palettes and transparency are read.
+    COCO annotations refer to the pixels as they are stored, whatever the EXIF tag. Annotation tools that show images
+    upright write the upright size: if `size` is the size of the upright image and not of the stored one, the image is
+    rotated. CMYK, 8- and 16-bit greyscale, palettes and transparency are supported.
+
+    Args:
+        path: the image file.
+        size: (width, height) that the JSON states; None accepts any size and does not rotate.
+        source: the JSON file, for error messages.
+
+    Raises:
+        InputError: the image cannot be read or has another size.
     """
     try:
         with Image.open(path) as image:
-            stored = image.size
-            if size is not None and size != stored and size == stored[::-1] and _is_turned(image):
+            stored_size = image.size
+            if size is not None and size != stored_size and size == stored_size[::-1] and _exif_swaps_sides(image):
                 ImageOps.exif_transpose(image, in_place=True)
             rgb = to_8_bit(image).convert("RGB")
     except UNREADABLE as error:
         raise InputError(f"The image {path} cannot be read ({type(error).__name__}: {error}).") from error
     if size is not None and rgb.size != size:
         raise InputError(
-            f"The image {path} is {stored[0]} x {stored[1]} pixels (width x height), but {source} says "
+            f"The image {path} is {stored_size[0]} x {stored_size[1]} pixels (width x height), but {source} says "
             f"{size[0]} x {size[1]}."
         )
     return rgb
 
 
-def _is_turned(image: Image.Image) -> bool:
-    """Whether the EXIF tag exchanges width and height."""
+def _exif_swaps_sides(image: Image.Image) -> bool:
+    """Return whether the EXIF orientation exchanges width and height."""
     return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)

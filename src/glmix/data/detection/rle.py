@@ -1,4 +1,4 @@
-"""Masks as COCO writes them: run lengths, compressed or not, and polygons. Needs the extra `dense`."""
+"""Masks in the COCO format: run-length encoding (RLE), compressed or not, and polygons. Needs the extra `dense`."""
 
 import math
 from typing import Any
@@ -8,76 +8,81 @@ from numpy.typing import NDArray
 
 from ...errors import MissingExtraError
 
-__all__ = ["bad_segmentation", "decode_segmentation", "encode_mask", "to_rle"]
+__all__ = ["decode_segmentation", "encode_mask", "segmentation_error", "to_rle"]
 
-REACH = 10  # how many sides of an image a polygon may reach beyond it
+MAX_COORDINATE = 10  # largest absolute coordinate of a polygon, as a multiple of the longer side of the image
 
 
-def _api() -> Any:
+def _mask_api() -> Any:
+    """Import the mask functions of faster-coco-eval, which has the interface of pycocotools."""
     try:
         from faster_coco_eval import mask  # type: ignore[import-untyped]
     except ImportError as error:
-        raise MissingExtraError(f"COCO's masks need {error.name}: pip install 'glmix[dense]'") from error
+        raise MissingExtraError(f"COCO masks need {error.name}: pip install 'glmix[dense]'") from error
     return mask
 
 
-def bad_segmentation(segmentation: Any, height: int, width: int) -> str | None:
-    """What is wrong with the outline of an object in an image of this size, or None."""
+def segmentation_error(segmentation: Any, height: int, width: int) -> str | None:
+    """Return what is invalid in the segmentation of an object in an image of this size, or None."""
     if isinstance(segmentation, dict):
         if not {"size", "counts"} <= set(segmentation):
-            return f"run lengths need size and counts, found {', '.join(sorted(segmentation)) or 'nothing'}"
+            found = ", ".join(sorted(segmentation)) or "nothing"
+            return f"an invalid RLE, which must have size and counts, found {found}"
         size, counts = segmentation["size"], segmentation["counts"]
         if size != [height, width]:
-            return f"run lengths of size {size} for an image of {[height, width]} (rows, columns)"
+            return f"an RLE of size {size} for an image of size {[height, width]} (height, width)"
         if isinstance(counts, str):
             return None
         if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
-            return "run lengths that are neither whole numbers from 0 nor a string"
+            return "an RLE whose counts are neither integers of at least 0 nor a string"
         if sum(counts) != height * width:
-            return f"run lengths of {sum(counts)} pixels for an image of {height * width}"
+            return f"an RLE of {sum(counts)} pixels for an image of {height * width} pixels"
         return None
     if not isinstance(segmentation, list) or not segmentation:
-        return "no outline: neither run lengths nor polygons"
+        return "no segmentation: neither an RLE nor polygons"
     for polygon in segmentation:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             count = len(polygon) if isinstance(polygon, list) else 1
-            return f"a polygon of {count} numbers; three or more points make 6, 8, 10 ..."
-        if not _is_near(polygon, max(height, width)):
-            return f"a polygon {str(polygon)[:60]} ..., which must be numbers, in the image or near"
+            return f"a polygon of {count} numbers; three or more points have 6, 8, 10 ... numbers"
+        if not _has_valid_coordinates(polygon, max(height, width)):
+            return (
+                f"a polygon {str(polygon)[:60]} ..., whose coordinates must be numbers of at most {MAX_COORDINATE} "
+                "times the longer side of the image"
+            )
     return None
 
 
-def _is_near(polygon: list[Any], side: int) -> bool:
-    """Whether all coordinates are numbers, and so near to an image that their outline fits the memory."""
+def _has_valid_coordinates(polygon: list[Any], side: int) -> bool:
+    """Return whether all coordinates are numbers, and small enough for the rasterised polygon to fit in memory."""
     try:
-        return math.isfinite(sum(polygon)) and max(map(abs, polygon)) <= REACH * side
+        return math.isfinite(sum(polygon)) and max(map(abs, polygon)) <= MAX_COORDINATE * side
     except TypeError:
         return False
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Compressed run lengths of an object: {"size": [height, width], "counts": a string}."""
-    api = _api()
+    """Return the compressed RLE of a segmentation: {"size": [height, width], "counts": str}."""
+    api = _mask_api()
     if isinstance(segmentation, dict):
         rle = api.frPyObjects(segmentation, height, width) if isinstance(segmentation["counts"], list) else segmentation
     else:
         rle = api.merge(api.frPyObjects(segmentation, height, width))
-    return _plain(rle)
+    return _to_json(rle)
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> NDArray[np.uint8]:
-    """(H, W): 1 on the object, 0 elsewhere."""
-    mask: NDArray[np.uint8] = _api().decode(to_rle(segmentation, height, width))
+    """Return the binary mask of a segmentation, (H, W): 1 on the object, 0 elsewhere."""
+    mask: NDArray[np.uint8] = _mask_api().decode(to_rle(segmentation, height, width))
     return mask
 
 
 def encode_mask(mask: NDArray[Any]) -> dict[str, Any]:
-    """Compressed run lengths of a mask (H, W)."""
-    return _plain(_api().encode(np.asfortranarray(mask, dtype=np.uint8)))
+    """Return the compressed RLE of a mask (H, W)."""
+    return _to_json(_mask_api().encode(np.asfortranarray(mask, dtype=np.uint8)))
 
 
-def _plain(rle: dict[str, Any]) -> dict[str, Any]:
-    """Run lengths that JSON can hold."""
+def _to_json(rle: dict[str, Any]) -> dict[str, Any]:
+    """Convert an RLE to types that JSON can represent."""
     counts = rle["counts"]
     return {
         "size": [int(side) for side in rle["size"]],

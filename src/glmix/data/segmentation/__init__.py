@@ -1,1 +1,1 @@
-"""Images with masks: files, checks, transforms and data modules. Data modules need the extra `train`."""
+"""Semantic segmentation data: files, transforms and data modules, which need the extra `train`."""

@@ -1,10 +1,11 @@
-"""Lightning's data modules for segmentation: images with masks in folders, and scenes in memory.
+"""Data modules for semantic segmentation: images and masks in folders, and scenes in memory.
 
-After `setup` each tells `num_classes`, `class_names`, `input_size`, `mean`, `std` and `resize`, the box that images are
-scaled to fit for evaluation (None: they are left as they are). A training batch is (images, masks): (B, 3, H, W)
-float, normalised, and (B, H, W) int64, class indices and 255 for pixels that do not count. A batch of evaluation is the
-same, or two lists where sizes differ; a mask has the size of its file, which may be another than its image's.
-`batch_size` is that of one process.
+After `setup`, a data module has `num_classes`, `class_names`, `input_size`, `mean`, `std` and `resize`: the box that
+evaluation images are scaled to fit, or None if they keep their size.
+
+A training batch is (images, masks): normalised float images (B, 3, H, W) and int64 masks (B, H, W) of class indices,
+with the ignore index 255. An evaluation batch is the same, or two lists if sizes differ. Evaluation masks keep the size
+of their files, which may differ from the size of the resized images. `batch_size` is per process.
 """
 
 from dataclasses import dataclass
@@ -21,24 +22,24 @@ from .transforms import MaskTransformConfig
 
 __all__ = ["MaskData", "MaskSource", "SceneMaskData"]
 
-PUBLISHED = MaskTransformConfig()
-USUAL_SCENES = SceneConfig(size=96)
+DEFAULT_TRANSFORMS = MaskTransformConfig()
+DEFAULT_SCENES = SceneConfig(size=96)
 
 
 @dataclass(frozen=True)
 class MaskSource:
-    """Where images and masks are; see `open_masks`.
+    """The location and format of images and masks on disk; see `open_masks`.
 
     Args:
-        root: the folder that holds the data.
-        layout: `ade20k`, `voc`, or `folder` for images and masks of one's own.
-        train, val, test: names of the splits. `test` None: the split `val` is tested on.
-        classes: names of the classes in the order of their indices; None takes them from the data.
-        num_classes: how many classes there are, where nothing names them.
-        images, masks: other folders than the layout's.
-        zero_is_class: whether the id 0 is a class; None: as in the layout.
-        check: how many masks of each split are looked at before training; None: all. Every mask is looked at as it
-            is read.
+        root: the root folder of the data set.
+        layout: `ade20k`, `voc`, or `folder` for custom data.
+        train, val, test: names of the splits. If `test` is None, testing uses the split `val`.
+        classes: class names in the order of their indices; None reads them from the data.
+        num_classes: the number of classes, if they have no names.
+        images, masks: folders that replace those of the layout.
+        zero_is_class: whether the id 0 is a class; None follows the layout.
+        check: number of masks per split that are validated before training; None validates all. Every mask is also
+            validated when it is read.
     """
 
     root: str
@@ -62,7 +63,7 @@ class MaskSource:
             raise InputError(f"check must be 0 or more, or null for all masks, got {self.check}.")
 
     def open(self, split: Split) -> MaskFiles:
-        """Pair the files of a split and look at some; errors name what is wrong."""
+        """Pair the files of a split and validate some of the masks; errors name the file and the problem."""
         name = self.val if split == "test" and self.test is None else getattr(self, split)
         files = open_masks(
             self.root,
@@ -78,21 +79,22 @@ class MaskSource:
 
 
 class MaskData(DataModule):
-    """Images with masks, in folders.
+    """Data module of images and masks in folders.
 
     Args:
-        source: where they are.
-        transforms: what happens to them.
-        batch_size: images a batch in one process.
-        eval_batch_size: the same where nothing is trained. Images of different sizes are computed one by one anyway.
-        num_workers: processes that load, for each process that trains.
-        seed: of order and augmentation.
+        source: location and format of the files.
+        transforms: resizing, augmentation and normalisation.
+        batch_size: training images per batch and process.
+        eval_batch_size: images per batch and process in validation and testing. Images of different sizes are
+            evaluated one by one.
+        num_workers: worker processes of each loader.
+        seed: seed of the sample order and of augmentation.
     """
 
     def __init__(
         self,
         source: MaskSource,
-        transforms: MaskTransformConfig = PUBLISHED,
+        transforms: MaskTransformConfig = DEFAULT_TRANSFORMS,
         batch_size: int = 16,
         eval_batch_size: int = 1,
         num_workers: int = 4,
@@ -107,29 +109,29 @@ class MaskData(DataModule):
         return self.samples_of(self.source.open(split), split)
 
     def samples_of(self, files: MaskFiles, split: Split) -> MaskSamples:
-        """Return the data set over the files of a split: augmented in training, whole images otherwise."""
+        """Return the data set of a split: augmented samples for training, whole images otherwise."""
         self.num_classes, self.class_names = files.num_classes, list(files.class_names)
         transform = self.transforms.train() if split == "train" else self.transforms.eval()
         return MaskSamples(files, transform, seed=self.seed)
 
 
 class SceneMaskData(DataModule):
-    """Procedural scenes with exact masks, drawn once at the start and kept in memory. Class 0 is the background.
+    """Data module of procedural scenes with exact masks, generated once and kept in memory. Class 0 is the background.
 
     Args:
-        scenes: what they look like.
-        train_count, val_count, test_count: how many scenes of each split.
-        batch_size: scenes a batch in one process.
-        eval_batch_size: the same where nothing is trained; None: twice `batch_size`.
-        augment: turn and flip the scenes of training, each of the eight ways equally often.
-        seed: of order and augmentation; what the scenes show has its own in `scenes`.
-        num_workers: processes that load; 0 is fastest for scenes in memory.
-        mean, std: of each colour, white being 1.
+        scenes: configuration of the scenes.
+        train_count, val_count, test_count: number of scenes per split.
+        batch_size: training scenes per batch and process.
+        eval_batch_size: scenes per batch and process in validation and testing; None: twice `batch_size`.
+        augment: rotate training scenes by multiples of 90 degrees and flip them, all eight variants equally often.
+        seed: seed of the sample order and of augmentation; the content of the scenes has its own seed in `scenes`.
+        num_workers: worker processes of each loader; 0 is fastest for scenes in memory.
+        mean, std: channel statistics for normalisation, for pixel values from 0 to 1.
     """
 
     def __init__(
         self,
-        scenes: SceneConfig = USUAL_SCENES,
+        scenes: SceneConfig = DEFAULT_SCENES,
         train_count: int = 2000,
         val_count: int = 200,
         test_count: int = 200,

@@ -1,4 +1,4 @@
-"""Images with masks, read and augmented: what a draw of training gives depends on the draw alone."""
+"""Data set of images and masks. A training sample depends only on its `Draw`, not on the state of the worker."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ __all__ = ["MaskSamples", "MaskedImages", "collate_masks"]
 
 
 class MaskedImages(Protocol):
-    """Anything that has images and masks by their number; `MaskFiles` does."""
+    """Interface of indexed images and masks, as `MaskFiles` has it."""
 
     def __len__(self) -> int: ...
 
@@ -27,12 +27,12 @@ class MaskedImages(Protocol):
 
 
 class MaskSamples(Dataset[tuple[Tensor, Tensor]]):
-    """Image and mask, as tensors, for a draw of training or an index of evaluation.
+    """Images and masks as tensors, indexed by a `Draw` in training and by a number in evaluation.
 
     Args:
-        files: where they are from.
-        transform: what becomes of them.
-        seed: of the augmentation.
+        files: the images and masks.
+        transform: maps an image and its mask to tensors.
+        seed: seed of the augmentation.
     """
 
     def __init__(self, files: MaskedImages, transform: MaskTransform, *, seed: int = 0) -> None:
@@ -41,17 +41,17 @@ class MaskSamples(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, place: int | Draw) -> tuple[Tensor, Tensor]:
-        if not isinstance(place, Draw):
-            return self.transform(self.files.image(place), self.files.mask(place))
-        # 2: another stream than those of the order and of the scenes
-        with seeded(self.seed, place.epoch, place.position, 2):
-            return self.transform(self.files.image(place.sample), self.files.mask(place.sample))
+    def __getitem__(self, index: int | Draw) -> tuple[Tensor, Tensor]:
+        if not isinstance(index, Draw):
+            return self.transform(self.files.image(index), self.files.mask(index))
+        # 2: a random stream that differs from those of the sample order and of the scenes
+        with seeded(self.seed, index.epoch, index.position, 2):
+            return self.transform(self.files.image(index.sample), self.files.mask(index.sample))
 
 
 def collate_masks(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Any, Any]:
-    """Images and masks, each in one tensor if all are of one size, otherwise in a list."""
+    """Return images and masks as two stacked tensors if all sizes are equal, otherwise as two lists."""
     images, masks = zip(*samples, strict=True)
-    if all(len({part.shape for part in parts}) == 1 for parts in (images, masks)):
+    if all(len({tensor.shape for tensor in tensors}) == 1 for tensors in (images, masks)):
         return torch.stack(images), torch.stack(masks)
     return list(images), list(masks)

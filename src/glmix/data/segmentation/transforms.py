@@ -1,4 +1,4 @@
-"""What happens to an image and its mask between file and batch: the published recipes' steps, each an argument."""
+"""Transforms of images and masks for semantic segmentation; the defaults are the published recipe for ADE20K."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,11 +22,17 @@ __all__ = ["MaskTransform", "MaskTransformConfig", "PhotometricDistortion", "fit
 
 MaskTransform = Callable[[Image.Image, NDArray[np.uint8]], tuple[Tensor, Tensor]]
 
-CROP_TRIES = 10  # crops drawn before one that shows little else than a class is taken
+CROP_ATTEMPTS = 10  # after these attempts, a crop that exceeds category_max_ratio is accepted
 
 
 def fitted_size(size: tuple[int, int], box: tuple[int, int] | None, scale: float = 1.0) -> tuple[int, int]:
-    """(H, W) of an image, scaled to fit a box of (longer, shorter) side times `scale`; without a box, of itself."""
+    """Return the size (H, W) of an image that is scaled to fit a box, keeping its aspect ratio.
+
+    Args:
+        size: (H, W) of the image.
+        box: (longer, shorter) side of the box; None takes the size of the image.
+        scale: a factor on the size of the box.
+    """
     height, width = size
     if box is not None:
         scale *= min(box[0] / max(size), box[1] / min(size))
@@ -35,17 +41,19 @@ def fitted_size(size: tuple[int, int], box: tuple[int, int] | None, scale: float
 
 @dataclass(frozen=True)
 class MaskTransformConfig:
-    """The defaults are the published recipe for ADE20K: resize, crop, flip, distort colours, normalise, pad.
+    """Configuration of the transforms: resize, crop, flip, photometric distortion, normalise, pad.
+
+    The defaults are the published recipe for ADE20K.
 
     Args:
-        resize: (longer, shorter) side of a box that images are scaled to fit; None leaves them as they are.
-        scale: smallest and largest factor on top of that, in training.
-        crop: pixels a side of what the network sees in training. Smaller images are padded, with mean colour and
-            with `IGNORE`.
-        category_max_ratio: largest share of a crop that one class should have; ten crops are tried.
-        hflip: probability of mirroring left-right.
+        resize: (longer, shorter) side of a box that images are scaled to fit; None keeps their size.
+        scale: smallest and largest additional scale factor in training.
+        crop: side of the square training crop in pixels. Smaller images are padded with the mean colour, and their
+            masks with `IGNORE`.
+        category_max_ratio: maximum share of a crop that one class may cover; ten crops are tried.
+        hflip: probability of a horizontal flip.
         photometric: probability of each change of brightness, contrast, saturation and hue.
-        mean, std: of each colour, white being 1.
+        mean, std: channel statistics for normalisation, for pixel values from 0 to 1.
     """
 
     resize: tuple[int, int] | None = (2048, 512)
@@ -58,7 +66,7 @@ class MaskTransformConfig:
     std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
 
     def __post_init__(self) -> None:
-        for name in ("resize", "scale", "mean", "std"):  # lists, which YAML gives, become tuples
+        for name in ("resize", "scale", "mean", "std"):  # YAML gives lists
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.resize is not None and (len(self.resize) != 2 or not 1 <= self.resize[1] <= self.resize[0]):
@@ -68,15 +76,18 @@ class MaskTransformConfig:
         if self.crop < 1:
             raise InputError(f"crop must be at least 1 pixel, got {self.crop}.")
         if not 0 < self.category_max_ratio <= 1:
-            raise InputError(f"category_max_ratio must be a share above 0, at most 1, got {self.category_max_ratio}.")
+            raise InputError(f"category_max_ratio must be above 0 and at most 1, got {self.category_max_ratio}.")
         for name in ("hflip", "photometric"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must be a probability from 0 to 1, got {getattr(self, name)}.")
 
     def train(self) -> MaskTransform:
-        """Image and mask to (3, crop, crop) float and (crop, crop) int64; draws from torch's global generator."""
-        after = v2.Compose(
-            [v2.RandomHorizontalFlip(self.hflip), PhotometricDistortion(p=self.photometric), *self._normalised()]
+        """Return the training transform: image and mask to float (3, crop, crop) and int64 (crop, crop).
+
+        Random numbers come from torch's global generator.
+        """
+        augment = v2.Compose(
+            [v2.RandomHorizontalFlip(self.hflip), PhotometricDistortion(p=self.photometric), *self._normalise()]
         )
 
         def transform(image: Image.Image, mask: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
@@ -84,35 +95,39 @@ class MaskTransformConfig:
             factor = float(torch.empty(()).uniform_(*self.scale))
             size = list(fitted_size((x.shape[1], x.shape[2]), self.resize, factor))
             x, y = V.resize(x, size, antialias=True), V.resize(y, size)
-            x, y = after(*self._crop(x, y))
-            down, right = self.crop - y.shape[0], self.crop - y.shape[1]
-            x, y = F.pad(x, (0, right, 0, down)), F.pad(y, (0, right, 0, down), value=IGNORE)
+            x, y = augment(*self._crop(x, y))
+            bottom, right = self.crop - y.shape[0], self.crop - y.shape[1]
+            x, y = F.pad(x, (0, right, 0, bottom)), F.pad(y, (0, right, 0, bottom), value=IGNORE)
             return x.as_subclass(Tensor), y.as_subclass(Tensor).long()
 
         return transform
 
     def eval(self) -> MaskTransform:
-        """The image to fit `resize`, normalised, (3, H, W) float; the mask as it is, int64. Draws nothing."""
-        after = v2.Compose(self._normalised())
+        """Return the evaluation transform: the image resized to fit `resize` and normalised, the mask unchanged.
+
+        The image becomes float (3, H, W), the mask int64 in the size of its file.
+        """
+        normalise = v2.Compose(self._normalise())
 
         def transform(image: Image.Image, mask: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
             x, y = _tensors(image, mask)
             size = list(fitted_size((x.shape[1], x.shape[2]), self.resize))
-            return after(V.resize(x, size, antialias=True)).as_subclass(Tensor), y.as_subclass(Tensor).long()
+            return normalise(V.resize(x, size, antialias=True)).as_subclass(Tensor), y.as_subclass(Tensor).long()
 
         return transform
 
-    def _normalised(self) -> list[Any]:
+    def _normalise(self) -> list[Any]:
+        """Return the steps that normalise an image."""
         return [
             v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
             v2.Normalize(self.mean, self.std),
         ]
 
     def _crop(self, image: Any, mask: Any) -> tuple[Any, Any]:
-        """A window at a random place, another one if one class has too much of it."""
+        """Crop at random; try again while one class covers more than `category_max_ratio` of the crop."""
         height, width = mask.shape
         rows, columns = min(self.crop, height), min(self.crop, width)
-        for _ in range(CROP_TRIES):
+        for _ in range(CROP_ATTEMPTS):
             top = int(torch.randint(height - rows + 1, ()))
             left = int(torch.randint(width - columns + 1, ()))
             window = mask[top : top + rows, left : left + columns]
@@ -121,15 +136,16 @@ class MaskTransformConfig:
             counts = torch.bincount(window.flatten(), minlength=IGNORE + 1)[:IGNORE]
             if counts.count_nonzero() > 1 and counts.max() < self.category_max_ratio * counts.sum():
                 break
-        return (V.crop(part, top, left, rows, columns) for part in (image, mask))  # type: ignore[return-value]
+        return (V.crop(x, top, left, rows, columns) for x in (image, mask))  # type: ignore[return-value]
 
 
 class PhotometricDistortion(v2.RandomPhotometricDistort):  # type: ignore[misc]
-    """Brightness, contrast, saturation and hue, as published for segmentation: colours do not change places."""
+    """Random brightness, contrast, saturation and hue without channel permutation, as published for segmentation."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         return {**super().make_params(flat_inputs), "channel_permutation": None}
 
 
 def _tensors(image: Image.Image, mask: NDArray[np.uint8]) -> tuple[Any, Any]:
+    """Convert an image and its mask to torchvision's tensors."""
     return tv_tensors.Image(V.pil_to_tensor(image)), tv_tensors.Mask(torch.from_numpy(mask))

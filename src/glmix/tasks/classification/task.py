@@ -1,4 +1,4 @@
-"""Classification: one class an image, or several."""
+"""Image classification with one label or several labels per image."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +18,14 @@ __all__ = ["Classification", "MixConfig"]
 
 @dataclass
 class MixConfig:
-    """Mixing of images and labels within a batch, by timm.
+    """Configuration of timm's mixup and cutmix.
 
     Args:
-        mixup: parameter of the Beta distribution of mixup's weights; 0 for no mixup.
-        cutmix: the same of cutmix's areas; 0 for no cutmix.
-        prob: probability that a batch is mixed at all.
-        switch_prob: probability of cutmix where both are on.
-        mode: one mixture a `batch`, a `pair` of images or an image (`elem`).
+        mixup: alpha of the Beta distribution of mixup; 0 disables mixup.
+        cutmix: alpha of the Beta distribution of cutmix; 0 disables cutmix.
+        prob: probability of mixing a batch.
+        switch_prob: probability of cutmix instead of mixup if both are enabled.
+        mode: one mixing ratio per `batch`, per `pair` of images or per image (`elem`).
     """
 
     mixup: float = 0.8
@@ -36,14 +36,15 @@ class MixConfig:
 
 
 class Classification(Task):
-    """Learn classes of images.
+    """Lightning module for image classification.
 
-    Batches are `(images, targets)`: class numbers (B,), or 0 and 1 for every class (B, K) with `multi_label`.
+    A batch is `(images, targets)`: images (B, 3, H, W), and class indices (B,) or, with `multi_label`, a 0 or 1 per
+    class (B, K).
 
     Args:
-        mix: mixup and cutmix; None for neither.
+        mix: mixup and cutmix; None disables both.
         smoothing: label smoothing.
-        multi_label: an image may have several classes: binary cross-entropy, mean average precision.
+        multi_label: images have several labels: train with binary cross-entropy, evaluate mean average precision.
         kwargs: arguments of `Task`.
     """
 
@@ -52,7 +53,7 @@ class Classification(Task):
     ) -> None:
         super().__init__(**kwargs)
         if multi_label and mix is not None:
-            raise InputError("mix mixes one class an image with another: leave it out with multi_label.")
+            raise InputError("mix (mixup, cutmix) needs one label per image: set mix to null, or multi_label to false.")
         self.mix_config = mix
         self.smoothing = smoothing
         self.multi_label = multi_label
@@ -70,12 +71,12 @@ class Classification(Task):
 
     def check_data(self, data: Any) -> None:
         super().check_data(data)
-        several = getattr(data, "multi_label", None)
-        if several is not None and several != self.multi_label:
-            labels = "several labels" if several else "one label"
+        multi_label = getattr(data, "multi_label", None)
+        if multi_label is not None and multi_label != self.multi_label:
+            labels = "several labels" if multi_label else "one label"
             raise InputError(
-                f"model.multi_label is {str(self.multi_label).lower()}, but {type(data).__name__} gives {labels} an "
-                f"image: set it to {str(several).lower()}."
+                f"model.multi_label is {str(self.multi_label).lower()}, but {type(data).__name__} gives {labels} per "
+                f"image: set it to {str(multi_label).lower()}."
             )
 
     def configure_metrics(self) -> None:
@@ -87,7 +88,7 @@ class Classification(Task):
         if self.multi_label:
             metrics = {score: MultilabelAveragePrecision(classes)}
         else:
-            # micro: the share of images, not the mean over classes
+            # micro: accuracy over all images, not the mean of the classes' accuracies
             metrics = {"top1": MulticlassAccuracy(classes, average="micro")}
             if classes > 5:
                 metrics["top5"] = MulticlassAccuracy(classes, top_k=5, average="micro")
@@ -117,7 +118,7 @@ class Classification(Task):
         if self.mix is not None:
             if len(images) % 2:
                 raise InputError(
-                    f"mixup and cutmix pair the images of a batch, whose size must be even: {len(images)}."
+                    f"mixup and cutmix pair the images of a batch, so its size must be even, got {len(images)}."
                 )
             images, targets = self.mix(images, targets)
         return self.watch(self.train_loss(self.model(images), targets))
@@ -129,8 +130,8 @@ class Classification(Task):
             self._any_process(True)
         for suffix, net in self.networks().items():
             logits = net(images).float()
-            wanted = targets.float() if self.multi_label else targets
-            self.losses[f"of{suffix}"].update(self.val_loss(logits, wanted), weight=len(images))  # type: ignore[operator]
+            loss_targets = targets.float() if self.multi_label else targets
+            self.losses[f"of{suffix}"].update(self.val_loss(logits, loss_targets), weight=len(images))  # type: ignore[operator]
             self.metrics[f"of{suffix}"].update(logits, targets.long())  # type: ignore[operator]
 
     def compute_scores(self) -> dict[str, dict[str, Any]]:
@@ -143,13 +144,17 @@ class Classification(Task):
             loss.reset()  # type: ignore[operator]
         return scores
 
-    def _any_process(self, here: bool) -> bool:
-        flag = torch.tensor(int(here), device=self.device)
+    def _any_process(self, value: bool) -> bool:
+        """Return whether the value is true on any process."""
+        flag = torch.tensor(int(value), device=self.device)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
         return bool(flag)
 
     def _join_other_forward_passes(self) -> None:
-        """Run dummy forward passes while other processes have batches left: sharded weights are gathered together."""
+        """Run dummy forward passes while other processes have batches left.
+
+        A forward pass of sharded weights needs all processes, because it gathers the shards.
+        """
         if self.device_mesh is None or self._last_images is None:
             return
         while self._any_process(False):
@@ -157,5 +162,6 @@ class Classification(Task):
                 net(self._last_images)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the class probabilities (B, K), predicted by `best_network`."""
         logits: Tensor = self.best_network()(batch[0] if isinstance(batch, list | tuple) else batch).float()
         return logits.sigmoid() if self.multi_label else torch.softmax(logits, 1)

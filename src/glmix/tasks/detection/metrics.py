@@ -1,4 +1,4 @@
-"""Average precision as COCO defines it, computed by faster-coco-eval, over all processes of a training."""
+"""COCO average precision over all processes, computed by faster-coco-eval."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,24 +12,29 @@ from ...errors import MissingExtraError
 
 __all__ = ["CocoScores", "coco_results"]
 
-# {name: where COCO's summary has it}
+# {name: index in the summary of COCOeval}
 SUMMARY = {"AP": 0, "AP50": 1, "AP75": 2, "AP_small": 3, "AP_medium": 4, "AP_large": 5, "AR100": 8}
 IOU_TYPES = {"box": "bbox", "mask": "segm"}
 
 
 def coco_results(
-    image_id: int, found: Mapping[str, Tensor], category_ids: Sequence[int] | None = None, mask_threshold: float = 0.5
+    image_id: int,
+    prediction: Mapping[str, Tensor],
+    category_ids: Sequence[int] | None = None,
+    mask_threshold: float = 0.5,
 ) -> list[dict[str, Any]]:
-    """A detector's answer on an image as COCO writes results: x, y, width, height, score and, as RLE, the mask.
+    """Convert the predictions for an image to the COCO results format, with boxes as x, y, width, height.
 
     Args:
-        found: boxes (n, 4), labels (n,) from 1, scores (n,) and maybe masks (n, 1, H, W), as torchvision gives them.
-        category_ids: of the labels 1, 2, ...; None for the labels themselves.
-        mask_threshold: from which probability on a pixel belongs to an object.
+        image_id: the id of the image.
+        prediction: the output of a torchvision detector: boxes (n, 4), labels (n,) from 1, scores (n,) and optionally
+            masks (n, 1, H, W), which become RLE.
+        category_ids: the category ids of the labels 1, 2, ...; None uses the labels themselves.
+        mask_threshold: the lowest probability of a mask pixel that belongs to the object.
     """
-    boxes = found["boxes"].detach().float().cpu().clone()
+    boxes = prediction["boxes"].detach().float().cpu().clone()
     boxes[:, 2:] -= boxes[:, :2]
-    labels, scores = found["labels"].tolist(), found["scores"].float().tolist()
+    labels, scores = prediction["labels"].tolist(), prediction["scores"].float().tolist()
     results = [
         {
             "image_id": image_id,
@@ -39,18 +44,18 @@ def coco_results(
         }
         for box, label, score in zip(boxes.tolist(), labels, scores, strict=True)
     ]
-    if "masks" in found:
-        for result, mask in zip(results, found["masks"], strict=True):
+    if "masks" in prediction:
+        for result, mask in zip(results, prediction["masks"], strict=True):
             result["segmentation"] = encode_mask((mask[0] >= mask_threshold).cpu().numpy())
     return results
 
 
 class CocoScores:
-    """Collects detections and what there was to detect; every image counts once, on whatever process it was.
+    """Metric that collects predictions and ground truth on every process and computes COCO average precision.
 
     Args:
-        class_names: of the labels 1, 2, ...
-        masks: judge masks too, beside boxes.
+        class_names: the names of the labels 1, 2, ...
+        masks: evaluate masks as well as boxes.
     """
 
     def __init__(self, class_names: Sequence[str], *, masks: bool) -> None:
@@ -60,29 +65,29 @@ class CocoScores:
 
     def reset(self) -> None:
         self.images: list[dict[str, Any]] = []
-        self.truth: list[dict[str, Any]] = []
+        self.ground_truth: list[dict[str, Any]] = []
         self.results: list[dict[str, Any]] = []
 
-    def update(self, found: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Any]]) -> None:
+    def update(self, predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Any]]) -> None:
         """Add images.
 
         Args:
-            found: what `coco_results` takes, for each image.
-            targets: for each image_id and size (height, width); for each of its n objects boxes (n, 4), labels,
-                iscrowd, area, and with masks either masks (n, H, W) or their run lengths, `rles`.
+            predictions: per image, the prediction that `coco_results` takes.
+            targets: per image, image_id and size (height, width), and for its n objects boxes (n, 4), labels (n,),
+                iscrowd (n,), area (n,) and, to evaluate masks, either masks (n, H, W) or a list of RLE, `rles`.
         """
-        for answer, target in zip(found, targets, strict=True):
+        for prediction, target in zip(predictions, targets, strict=True):
             image_id = int(target["image_id"])
             height, width = target["size"]
             self.images.append({"id": image_id, "height": int(height), "width": int(width)})
-            self.results += coco_results(image_id, answer)
+            self.results += coco_results(image_id, prediction)
             boxes = torch.as_tensor(target["boxes"]).double().cpu().clone()
             boxes[:, 2:] -= boxes[:, :2]
             rles = target.get("rles")
             if rles is None and "mask" in self.kinds:
                 rles = [encode_mask(mask) for mask in np.asarray(target["masks"].cpu())]
             for k, box in enumerate(boxes.tolist()):
-                truth = {
+                annotation = {
                     "image_id": image_id,
                     "category_id": int(target["labels"][k]),
                     "bbox": box,
@@ -90,73 +95,74 @@ class CocoScores:
                     "iscrowd": int(target["iscrowd"][k]),
                 }
                 if rles is not None:
-                    truth["segmentation"] = rles[k]
-                self.truth.append(truth)
+                    annotation["segmentation"] = rles[k]
+                self.ground_truth.append(annotation)
 
     def compute(self) -> dict[str, float]:
-        """{"box_AP": ..., "box_AP50": ..., "mask_AP": ...}, from 0 to 1; then begin anew. All processes call it.
+        """Return {"box_AP": ..., "box_AP50": ..., "mask_AP": ...}, from 0 to 1, and reset. All processes must call it.
 
-        The mean over sizes of which there is no object is left out.
+        A score for an object size is omitted if there are no objects of that size.
         """
-        everything = _gather((self.images, self.truth, self.results))
+        gathered = _gather((self.images, self.ground_truth, self.results))
         self.reset()
         scores = None
-        if everything is not None:
-            images, truth, results = (
-                [item for part in parts for item in part] for parts in zip(*everything, strict=True)
+        if gathered is not None:
+            images, ground_truth, results = (
+                [item for process in lists for item in process] for lists in zip(*gathered, strict=True)
             )
             scores = {
                 f"{kind}_{name}": score
                 for kind in self.kinds
-                for name, score in self._evaluate(kind, images, truth, results).items()
+                for name, score in self._evaluate(kind, images, ground_truth, results).items()
             }
-        return _share(scores)
+        return _broadcast(scores)
 
     def _evaluate(
         self,
         kind: str,
         images: list[dict[str, Any]],
-        truth: list[dict[str, Any]],
+        ground_truth: list[dict[str, Any]],
         results: list[dict[str, Any]],
     ) -> dict[str, float]:
+        """Return {name: score} of boxes or masks."""
         try:
             from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]
         except ImportError as error:
-            raise MissingExtraError(f"Judging detections needs {error.name}: pip install 'glmix[dense]'") from error
+            raise MissingExtraError(f"Evaluating detections needs {error.name}: pip install 'glmix[dense]'") from error
 
         categories = [{"id": k, "name": name} for k, name in enumerate(self.class_names, start=1)]
-        numbered = [{**item, "id": k} for k, item in enumerate(truth, start=1)]  # 0 would be taken for no match
-        wanted = COCO({"images": images, "annotations": numbered, "categories": categories})
-        # the area of a result decides to which sizes it belongs: that of its mask where masks are judged
-        dropped = "bbox" if kind == "mask" else "segmentation"
-        given = wanted.loadRes([{k: v for k, v in item.items() if k != dropped} for item in results])
-        judge = COCOeval_faster(wanted, given, IOU_TYPES[kind], print_function=_say_nothing)
-        judge.run()
-        found = {name: float(judge.stats[place]) for name, place in SUMMARY.items()}
-        return {name: max(score, 0.0) for name, score in found.items() if score >= 0 or name == "AP"}
+        annotations = [{**item, "id": k} for k, item in enumerate(ground_truth, start=1)]  # the id 0 means no match
+        coco = COCO({"images": images, "annotations": annotations, "categories": categories})
+        # with a box, loadRes takes the area of a result (which decides its size class) from the box, not from the mask
+        unused = "bbox" if kind == "mask" else "segmentation"
+        coco_detections = coco.loadRes([{k: v for k, v in item.items() if k != unused} for item in results])
+        evaluator = COCOeval_faster(coco, coco_detections, IOU_TYPES[kind], print_function=_print_nothing)
+        evaluator.run()
+        scores = {name: float(evaluator.stats[index]) for name, index in SUMMARY.items()}
+        return {name: max(score, 0.0) for name, score in scores.items() if score >= 0 or name == "AP"}
 
 
-def _say_nothing(*args: object, **kwargs: object) -> None:
+def _print_nothing(*args: object, **kwargs: object) -> None:
     pass
 
 
-def _processes() -> int:
+def _world_size() -> int:
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
-def _gather(part: Any) -> list[Any] | None:
-    """The parts of all processes, on the first; None on the others."""
-    if _processes() == 1:
-        return [part]
-    parts: list[Any] | None = [None] * _processes() if torch.distributed.get_rank() == 0 else None
-    torch.distributed.gather_object(part, parts)
-    return parts
+def _gather(value: Any) -> list[Any] | None:
+    """Return the values of all processes on rank 0, and None on the others."""
+    if _world_size() == 1:
+        return [value]
+    values: list[Any] | None = [None] * _world_size() if torch.distributed.get_rank() == 0 else None
+    torch.distributed.gather_object(value, values)
+    return values
 
 
-def _share(scores: dict[str, float] | None) -> dict[str, float]:
-    """What the first process knows, on all."""
-    shared = [scores]
-    if _processes() > 1:
-        torch.distributed.broadcast_object_list(shared)
-    assert shared[0] is not None
-    return shared[0]
+def _broadcast(scores: dict[str, float] | None) -> dict[str, float]:
+    """Return the scores of rank 0 on all processes."""
+    objects = [scores]
+    if _world_size() > 1:
+        torch.distributed.broadcast_object_list(objects)
+    assert objects[0] is not None
+    return objects[0]

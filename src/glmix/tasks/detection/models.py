@@ -1,4 +1,4 @@
-"""RetinaNet and Mask R-CNN on a GLNet: torchvision's detectors behind a feature pyramid that knows padding."""
+"""RetinaNet and Mask R-CNN with a GLNet backbone: torchvision's detectors on a padding-aware feature pyramid."""
 
 import dataclasses
 import inspect
@@ -32,7 +32,7 @@ __all__ = ["DetectorConfig", "DetectorKind", "FeaturePyramid", "build_detector"]
 
 DetectorKind = Literal["retinanet", "mask_rcnn"]
 RATIOS = (0.5, 1.0, 2.0)
-# what this module decides itself
+# arguments of torchvision's detectors that this module sets
 RESERVED = {"backbone", "num_classes", "min_size", "max_size", "image_mean", "image_std", "head", "box_roi_pool"}
 RESERVED |= {"anchor_generator", "rpn_anchor_generator", "rpn_head", "box_head", "box_predictor", "detections_per_img"}
 RESERVED |= {"mask_roi_pool", "mask_head", "mask_predictor", "rpn_score_thresh", "proposal_matcher", "kwargs", "self"}
@@ -41,21 +41,21 @@ RESERVED |= {"box_detections_per_img"}
 
 @dataclass
 class DetectorConfig:
-    """What stands around the backbone. The defaults are those of the published recipes.
+    """Configuration of a detector. The defaults are those of the published recipes.
 
     Args:
         kind: `retinanet` (boxes) or `mask_rcnn` (boxes and masks).
-        channels: of the feature pyramid and of the convolutions behind it.
-        box_features: of the hidden layers with which Mask R-CNN looks at a box.
-        anchor_scale: side of the smallest anchor at a pixel, in strides of its map; None: 4 for RetinaNet, 8 for
-            Mask R-CNN.
-        min_size, max_size: to what images are resized in evaluation: the shorter side to the one, or less where the
-            longer would exceed the other. Images of training come resized from the data.
-        frozen_statistics: keep the running statistics of the backbone's BatchNorm, for small batches and a backbone
-            that is trained already.
-        max_detections: most detections in an image.
-        mean, std: of each colour, white being 1.
-        options: more arguments of torchvision's `RetinaNet` or `MaskRCNN`.
+        channels: channels of the feature pyramid and of the heads.
+        box_features: hidden features of the box head of Mask R-CNN.
+        anchor_scale: side of the smallest anchor per position, in strides of its feature map; None: 4 for RetinaNet,
+            8 for Mask R-CNN.
+        min_size, max_size: in evaluation, resize the shortest edge of images to `min_size`, or less if the longest
+            edge would exceed `max_size`. Training images are resized by the data module.
+        frozen_statistics: freeze the running statistics of the backbone's BatchNorm layers, for small batches and a
+            pretrained backbone.
+        max_detections: maximum number of detections per image.
+        mean, std: channel statistics for normalisation, for pixel values from 0 to 1.
+        options: further arguments of torchvision's `RetinaNet` or `MaskRCNN`.
     """
 
     kind: DetectorKind = "mask_rcnn"
@@ -87,20 +87,20 @@ class DetectorConfig:
                 )
 
     def plain(self) -> dict[str, Any]:
-        """The same as a dictionary that JSON can hold: `DetectorConfig(**plain)` is the configuration."""
+        """Return the configuration as a JSON-compatible dictionary: `DetectorConfig(**plain)` restores it."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
 
 class FeaturePyramid(nn.Module):
-    """A feature pyramid network on the maps of a GLNet, the finest map first, with zeros in the padding.
+    """Feature pyramid network (FPN) on the feature maps of a GLNet, with zeros in the padding.
 
-    torchvision's has nowhere to put a mask: biases would fill the padding, and the next convolution would see them.
+    torchvision's FPN does not accept a mask: its biases would fill the padding, and the next convolution would read it.
 
     Args:
         pyramid: the backbone.
-        channels: of each map that is given.
-        coarser: `pool`: one map more, every second pixel of the last; `convolve`: two more, by convolutions of stride
-            2 from the backbone's last map.
+        channels: channels of every output map.
+        coarser: `pool` adds one map with every second pixel of the last map; `convolve` adds two maps by convolutions
+            of stride 2 on the last map of the backbone.
     """
 
     def __init__(self, pyramid: Pyramid, channels: int, coarser: Literal["pool", "convolve"]) -> None:
@@ -121,7 +121,11 @@ class FeaturePyramid(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Images, with a last channel that is 0 in the padding if there is any, to {"0": (B, channels, H, W), ...}."""
+        """Return the feature maps {"0": (B, channels, H, W), ...}, the finest map first.
+
+        Args:
+            x: images (B, C, H, W). If the batch is padded, a last channel is 0 in the padding.
+        """
         images, mask = split_mask(x, self.pyramid.model.in_chans)
 
         def hide(features: Tensor, level: int) -> Tensor:
@@ -133,24 +137,24 @@ class FeaturePyramid(nn.Module):
         maps = [hide(features, k) for k, features in enumerate(self.pyramid(images, mask))]
         merged: list[Tensor] = []
         for k in reversed(range(len(maps))):
-            here = self.lateral[k](maps[k])
+            lateral = self.lateral[k](maps[k])
             if merged:
-                here = here + F.interpolate(merged[0], here.shape[-2:], mode="nearest")
-            merged.insert(0, hide(here, k))
-        found = [
+                lateral = lateral + F.interpolate(merged[0], lateral.shape[-2:], mode="nearest")
+            merged.insert(0, hide(lateral, k))
+        outputs = [
             hide(smooth(features), k) for k, (smooth, features) in enumerate(zip(self.smooth, merged, strict=True))
         ]
         if not self.coarser:
-            found.append(found[-1][:, :, ::2, ::2])
+            outputs.append(outputs[-1][:, :, ::2, ::2])
         last = maps[-1]
         for k, convolve in enumerate(self.coarser):
             last = hide(apply_layer(convolve, last if k == 0 else last.relu()), len(maps) + k)
-            found.append(last)
-        return {str(k): features for k, features in enumerate(found)}
+            outputs.append(last)
+        return {str(k): features for k, features in enumerate(outputs)}
 
 
 class _Trainable:
-    """What a task asks of a model, for detectors."""
+    """Mixin with the methods that a task needs of its model."""
 
     backbone: FeaturePyramid
 
@@ -171,7 +175,7 @@ class _MaskRCNN(_Trainable, MaskRCNN):  # type: ignore[misc]
 
 
 class _BoxPredictor(FastRCNNPredictor):  # type: ignore[misc]
-    """torchvision's; numbers that boxes are made of are float32, also under autocast."""
+    """torchvision's box predictor with float32 outputs, also under autocast, for precise boxes."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         scores, deltas = super().forward(x)
@@ -179,7 +183,13 @@ class _BoxPredictor(FastRCNNPredictor):  # type: ignore[misc]
 
 
 def build_detector(config: DetectorConfig, model: GLNet, num_classes: int) -> nn.Module:
-    """A detector of `num_classes` classes, numbered from 1, on `model`, whose stages it takes over."""
+    """Build a detector on a GLNet, whose stages become part of the detector.
+
+    Args:
+        config: configuration of the detector.
+        model: the backbone.
+        num_classes: number of classes without the background; labels are numbered from 1.
+    """
     single_stage = config.kind == "retinanet"
     stages = (1, 2, 3) if single_stage else (0, 1, 2, 3)
     pyramid = Pyramid(model, stages, frozen_statistics=config.frozen_statistics)
@@ -191,7 +201,7 @@ def build_detector(config: DetectorConfig, model: GLNet, num_classes: int) -> nn
     count = anchors.num_anchors_per_location()[0]
     built: Any = (_retinanet if single_stage else _mask_rcnn)(config, backbone, anchors, count, num_classes + 1)
     built.transform = DetectorTransform(config.min_size, config.max_size, list(config.mean), list(config.std))
-    detector: nn.Module = built.train()  # which freezes what is to stay
+    detector: nn.Module = built.train()  # train() freezes the statistics
     return detector
 
 
@@ -207,14 +217,14 @@ def _retinanet(
 def _mask_rcnn(
     config: DetectorConfig, backbone: FeaturePyramid, anchors: Anchors, count: int, outputs: int
 ) -> nn.Module:
-    channels, strides = config.channels, backbone.strides[:-1]  # no region is taken from the map that only proposes
+    channels, strides = config.channels, backbone.strides[:-1]  # the coarsest map is for proposals only
     boxes, masks = RegionPool(strides, 7), RegionPool(strides, 14)
     options = {"box_detections_per_img": config.max_detections, **config.options}
     detector: nn.Module = _MaskRCNN(
         backbone,
         rpn_anchor_generator=anchors,
         rpn_head=PaddedRPNHead(channels, count),
-        rpn_score_thresh=torch.finfo(torch.float32).tiny,  # what is found in the padding has the score 0
+        rpn_score_thresh=torch.finfo(torch.float32).tiny,  # drops proposals in the padding, whose score is 0
         box_roi_pool=boxes,
         box_head=TwoMLPHead(channels * 7 * 7, config.box_features),
         box_predictor=_BoxPredictor(config.box_features, outputs),

@@ -1,11 +1,11 @@
-"""torchvision's detectors made blind to padding: an image's detections do not depend on its neighbours in the batch.
+"""Padding-aware parts of torchvision's detectors: detections do not depend on the other images of a batch.
 
-Images of different sizes are batched by padding them below and to the right. Which pixels are padding is known to the
-transform alone, and the backbone is handed nothing but a tensor; so the mask travels in that tensor, as a channel
-behind the colours. Behind the backbone padding is where all features of a pixel are exactly zero, and what looks
-further than one pixel keeps it so.
+Images of different sizes are padded at the bottom and right to form a batch. Only the transform knows which pixels are
+padding, and the backbone receives a single tensor, so the mask is a channel of that tensor after the colour channels.
+After the backbone, all features of padding pixels are exactly zero, and layers with a receptive field larger than one
+pixel keep them at zero.
 
-Letters: B images, C channels, an H x W grid, A anchors a pixel, K classes.
+Shapes: B images, C channels, an H x W grid, A anchors per pixel, K classes.
 """
 
 import math
@@ -37,25 +37,25 @@ __all__ = [
 
 
 def hide_padding(x: Tensor, image: Tensor) -> Tensor:
-    """x (B, C, H, W) with zeros outside of the image (B, 1, H, W)."""
+    """Return x (B, C, H, W) with zeros outside of the image mask (B, 1, H, W)."""
     return x.masked_fill(~image, 0.0)
 
 
-def in_image(features: Tensor) -> Tensor:
-    """Where the image is (B, 1, H, W), as features (B, C, H, W) that were hidden say."""
+def image_mask(features: Tensor) -> Tensor:
+    """Return the image mask (B, 1, H, W) of features (B, C, H, W) that are zero in the padding."""
     return (features != 0).any(1, keepdim=True)
 
 
 def split_mask(x: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
-    """Images (B, C, H, W), and where they are (B, H, W), of a batch that `DetectorTransform` made."""
+    """Split a batch of `DetectorTransform` into images (B, C, H, W) and their mask (B, H, W), None without padding."""
     return (x, None) if x.shape[1] == channels else (x[:, :channels], x[:, channels] > 0)
 
 
 class DetectorTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
-    """Normalise and batch images, uint8 or float in [0, 1]; in evaluation resize them before, with their boxes after.
+    """Transform that normalises and batches images, uint8 or float in [0, 1].
 
-    Images of training come resized, with their boxes and masks, from the data. Where sizes differ from the batch's a
-    last channel says which pixels belong to the image.
+    In evaluation it resizes the images and scales predicted boxes back. Training images are resized by the data module.
+    If the batch is padded, a last channel is not 0 on the pixels of the images.
     """
 
     def normalize(self, image: Tensor) -> Tensor:
@@ -79,14 +79,15 @@ class DetectorTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
 
 
 class Anchors(AnchorGenerator):  # type: ignore[misc]
-    """Anchors at every pixel of grids with these strides, in float32 whatever the features are.
+    """Anchor generator with fixed strides and float32 anchors.
 
-    torchvision divides the size of the batch by that of a map, which is no fixed stride where maps are tiny.
+    torchvision computes strides as the size of the batch divided by that of the feature map, which is inexact for tiny
+    feature maps.
 
     Args:
-        strides: of each map, in pixels of the image.
-        sizes: [anchors' sides in pixels, ...] for each map.
-        ratios: heights / widths.
+        strides: stride of each feature map, in pixels of the image.
+        sizes: per feature map, the sides of the anchors in pixels.
+        ratios: aspect ratios, height / width.
     """
 
     def __init__(self, strides: Sequence[int], sizes: Sequence[Sequence[float]], ratios: Sequence[float]) -> None:
@@ -101,54 +102,56 @@ class Anchors(AnchorGenerator):  # type: ignore[misc]
         return [anchors] * len(image_list.image_sizes)
 
 
-class InImage(nn.Sequential):
-    """Convolutions that see zeros in the padding, each of them."""
+class MaskedSequential(nn.Sequential):
+    """Sequential layers with zeros in the padding after every layer."""
 
     def forward(self, x: Tensor) -> Tensor:
-        image = in_image(x)
+        image = image_mask(x)
         for layer in self:
             x = hide_padding(layer(x), image)
         return x
 
 
 class PaddedRPNHead(RPNHead):  # type: ignore[misc]
-    """torchvision's, which proposes nothing in the padding when it is not trained."""
+    """torchvision's RPN head without proposals in the padding in evaluation mode."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         logits, deltas = super().forward(x)
-        logits, deltas = [part.float() for part in logits], [part.float() for part in deltas]
+        logits, deltas = [level.float() for level in logits], [level.float() for level in deltas]
         if not self.training:
             logits = [
-                part.masked_fill(~in_image(features), -torch.inf) for part, features in zip(logits, x, strict=True)
+                level.masked_fill(~image_mask(features), -torch.inf) for level, features in zip(logits, x, strict=True)
             ]
         return logits, deltas
 
 
 class PaddedRetinaNetHead(RetinaNetHead):  # type: ignore[misc]
-    """torchvision's, which detects nothing in the padding when it is not trained."""
+    """torchvision's RetinaNet head without detections in the padding in evaluation mode."""
 
     def __init__(self, channels: int, num_anchors: int, num_classes: int) -> None:
         super().__init__(channels, num_anchors, num_classes)
         for head in (self.classification_head, self.regression_head):
-            head.conv = InImage(*head.conv)
+            head.conv = MaskedSequential(*head.conv)
 
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
-        found = {name: part.float() for name, part in super().forward(x).items()}
+        outputs = {name: output.float() for name, output in super().forward(x).items()}
         if not self.training:
-            logits = found["cls_logits"]  # (B, H * W * A of all maps, K)
-            image = torch.cat([in_image(features).flatten(1) for features in x], 1)
+            logits = outputs["cls_logits"]  # (B, H * W * A of all maps, K)
+            image = torch.cat([image_mask(features).flatten(1) for features in x], 1)
             anchors = logits.shape[1] // image.shape[1]
-            found["cls_logits"] = logits.masked_fill(~image.repeat_interleave(anchors, 1).unsqueeze(2), -torch.inf)
-        return found
+            outputs["cls_logits"] = logits.masked_fill(~image.repeat_interleave(anchors, 1).unsqueeze(2), -torch.inf)
+        return outputs
 
 
 class RegionPool(MultiScaleRoIAlign):  # type: ignore[misc]
-    """RoIAlign on maps of known strides. Beside the image it reads the image's last row and column, as it does where
-    there is no padding.
+    """RoIAlign on feature maps with fixed strides, with edge padding around each image.
+
+    RoIAlign clamps samples at the border of a feature map to its last row and column. Repeating the last row and column
+    of each image in the padding gives the same result for padded images.
 
     Args:
-        strides: of the maps "0", "1", ...
-        output_size: cells a side of a pooled region.
+        strides: strides of the feature maps "0", "1", ...
+        output_size: side of the pooled grid.
     """
 
     def __init__(self, strides: Sequence[int], output_size: int) -> None:
@@ -160,15 +163,15 @@ class RegionPool(MultiScaleRoIAlign):  # type: ignore[misc]
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         maps = {
-            name: _extended(x[name], [tuple(math.ceil(side / stride) for side in shape) for shape in image_shapes])
+            name: _repeat_edges(x[name], [tuple(math.ceil(side / stride) for side in shape) for shape in image_shapes])
             for name, stride in zip(self.featmap_names, self.strides, strict=True)
         }
         pooled: Tensor = super().forward(maps, boxes, image_shapes)
         return pooled
 
 
-def _extended(x: Tensor, sizes: Sequence[Any]) -> Tensor:
-    """x (B, C, H, W) with the last row and column of each image, of these sizes, repeated once in the padding."""
+def _repeat_edges(x: Tensor, sizes: Sequence[Any]) -> Tensor:
+    """Return x (B, C, H, W) with the last row and column of each image (h, w) repeated once in the padding."""
     if all(tuple(size) == x.shape[2:] for size in sizes):
         return x
     x = x.clone()

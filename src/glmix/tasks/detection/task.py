@@ -1,4 +1,4 @@
-"""Detection and instance segmentation: boxes of objects, their classes, and their masks."""
+"""Lightning module for object detection and instance segmentation."""
 
 import typing
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from .models import DetectorConfig, build_detector
 
 __all__ = ["Detection"]
 
-# layers whose size is that of the classes
+# layers whose size is the number of classes
 CLASSIFIERS = {
     "retinanet": ("head.classification_head.cls_logits",),
     "mask_rcnn": (
@@ -32,16 +32,16 @@ CLASSIFIERS = {
 
 
 class Detection(Task):
-    """Learn where objects are and what they are, with RetinaNet or, with their masks too, Mask R-CNN.
+    """Lightning module for detection with RetinaNet, or detection and instance segmentation with Mask R-CNN.
 
-    Batches are `(images, targets)`, two lists: images (3, H, W), uint8 or float in [0, 1], and dictionaries. In
-    training, of images that are resized already: boxes (n, 4) as x1 y1 x2 y2, labels (n,) from 1 and, for Mask R-CNN,
-    masks (n, H, W). In evaluation, of images as they are: what `CocoScores.update` takes.
+    A batch is `(images, targets)`, two lists: images (3, H, W), uint8 or float in [0, 1], and dictionaries. Training
+    images are resized already, and their targets have boxes (n, 4) as x1 y1 x2 y2, labels (n,) from 1 and, for Mask
+    R-CNN, masks (n, H, W). Evaluation images have their original size, and `CocoScores.update` describes their targets.
 
     Args:
-        detector: what stands around the backbone.
-        kwargs: arguments of `Task`. `model` is the backbone, a GLNet, and `checkpoint` may hold its weights, or those
-            of a whole detector of this kind.
+        detector: configuration of the detector.
+        kwargs: arguments of `Task`. `model` is the backbone, a GLNet. `checkpoint` may hold the weights of the backbone
+            or of a whole detector of the same kind.
     """
 
     score_name = "box_AP"
@@ -50,11 +50,11 @@ class Detection(Task):
     def __init__(self, detector: DetectorConfig | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if self.optimizer_config.layer_decay is not None:
-            raise InputError("optimizer.layer_decay is for classifiers: leave it out in detection.")
+            raise InputError("optimizer.layer_decay is only supported in classification, not in detection: remove it.")
         if self.model_args.get("in_chans", 3) != 3:
             channels = self.model_args["in_chans"]
-            raise InputError(f"model.model_args.in_chans is {channels}, but detection takes RGB images: leave it out.")
-        if isinstance(detector, Mapping):  # from `build_args` of a checkpoint, which anyone may have written
+            raise InputError(f"model.model_args.in_chans is {channels}, but detection needs RGB images: remove it.")
+        if isinstance(detector, Mapping):  # from `build_args` of a checkpoint, which is untrusted
             hints = typing.get_type_hints(DetectorConfig)
             detector = DetectorConfig(**checked_arguments(dict(detector), hints, "The checkpoint", "detector"))
         self.detector = detector or DetectorConfig()
@@ -65,30 +65,30 @@ class Detection(Task):
     def build(self, num_classes: int) -> nn.Module:
         backbone = build_model(self.model_name, self.model_args, 0)
         if not isinstance(backbone, GLNet):
-            raise InputError(f"Detection takes a GLNet as backbone (`glmix models`), and {self.model_name} is none.")
-        whole = self.checkpoint is not None and _holds_detector(self.checkpoint)
-        if self.checkpoint is not None and not whole:
+            raise InputError(f"The backbone of a detector must be a GLNet (`glmix models`), got {self.model_name}.")
+        is_detector = self.checkpoint is not None and _holds_detector(self.checkpoint)
+        if self.checkpoint is not None and not is_detector:
             load_weights(backbone, self.checkpoint)
         network = build_detector(self.detector, backbone, num_classes)
         kind = self.detector.kind
-        about: Any = {"architecture": f"{kind} on {self.model_name}", "classifier": CLASSIFIERS[kind]}
-        network.pretrained_cfg = about
-        if self.checkpoint is not None and whole:
+        pretrained_cfg: Any = {"architecture": f"{kind} on {self.model_name}", "classifier": CLASSIFIERS[kind]}
+        network.pretrained_cfg = pretrained_cfg
+        if self.checkpoint is not None and is_detector:
             load_weights(network, self.checkpoint)
         return network
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:
-            raise InputError("Detection does not train with sharded weights: set trainer.strategy to ddp or auto.")
+            raise InputError("Detection does not support sharded weights: set trainer.strategy to ddp or auto.")
         super().configure_model()
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        begins = self.checkpoint is None and self.trainer.ckpt_path is None
-        if self.detector.frozen_statistics and begins:
+        from_scratch = self.checkpoint is None and self.trainer.ckpt_path is None
+        if self.detector.frozen_statistics and from_scratch:
             rank_zero_warn(
-                "detector.frozen_statistics keeps the statistics of a backbone that was never trained: give its "
-                "weights with model.checkpoint, or set model.detector.frozen_statistics to false."
+                "detector.frozen_statistics freezes the BatchNorm statistics of an untrained backbone: set "
+                "model.checkpoint to pretrained weights, or model.detector.frozen_statistics to false."
             )
 
     def compile_parts(self) -> list[nn.Module]:
@@ -106,8 +106,8 @@ class Detection(Task):
         images, targets = batch
         losses: dict[str, Tensor] = self.model(images, targets)
         if self._is_log_step():
-            parts = {f"train/loss_{name.removeprefix('loss_')}": loss.detach() for name, loss in losses.items()}
-            self.log_dict(parts, on_step=True, on_epoch=False)
+            logged = {f"train/loss_{name.removeprefix('loss_')}": loss.detach() for name, loss in losses.items()}
+            self.log_dict(logged, on_step=True, on_epoch=False)
         return self.watch(torch.stack(list(losses.values())).sum())
 
     def evaluate(self, batch: Any) -> None:
@@ -119,9 +119,10 @@ class Detection(Task):
         return {suffix: scores.compute() for suffix, scores in self.scores.items()}
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Tensor]]:
-        """Return boxes, labels, scores and, from Mask R-CNN, masks of each image, predicted by `best_network`."""
-        found: list[dict[str, Tensor]] = self.best_network()(batch[0] if isinstance(batch, list | tuple) else batch)
-        return found
+        """Return boxes, labels, scores and, with Mask R-CNN, masks per image, predicted by `best_network`."""
+        images = batch[0] if isinstance(batch, list | tuple) else batch
+        predictions: list[dict[str, Tensor]] = self.best_network()(images)
+        return predictions
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -129,4 +130,5 @@ class Detection(Task):
 
 
 def _holds_detector(path: str) -> bool:
+    """Return whether a file is a checkpoint of a detection task, not the weights of a backbone."""
     return Path(path).suffix == ".ckpt" and bool(read_info(path)["task"] == "Detection")

@@ -1,4 +1,4 @@
-"""Semantic segmentation: network, inference at any size, scores, predictor."""
+"""Semantic segmentation: network, training, inference, metrics and predictor."""
 
 from .inference import Inference
 from .predictor import SegmentationPredictor

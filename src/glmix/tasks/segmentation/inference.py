@@ -1,6 +1,6 @@
-"""Segmentation of whole images of any size, in windows, at several scales and mirrored, with any network.
+"""Inference of any segmentation network at any image size: whole images, sliding windows, test-time augmentation.
 
-Letters: B images, K classes, H x W pixels.
+Shapes: B images, C channels, K classes, H x W pixels.
 """
 
 from collections.abc import Callable
@@ -14,24 +14,24 @@ from torch import Tensor
 
 from ...errors import InputError
 
-__all__ = ["Inference", "Network", "label_map", "sliding_window_labels", "pad_to_multiple", "segment", "starts"]
+__all__ = ["Inference", "Network", "label_map", "sliding_window_labels", "pad_to_multiple", "segment", "window_starts"]
 
 Network = Callable[[Tensor], Tensor]
 
-AT_ONCE = 2**24  # scores, of all classes, that are resized at once
+MAX_SCORES = 2**24  # scores, over all classes, that are resized at once, which bounds the memory
 
 
 @dataclass(frozen=True)
 class Inference:
-    """How an image is looked at.
+    """Inference settings.
 
     Args:
-        mode: `whole`, or `slide`: in windows, whose logits are averaged where they overlap.
-        window: pixels a side of a window.
-        stride: from one window to the next; None for two thirds of a window.
-        scales: factors of the image's size at which it is seen; their probabilities are averaged.
-        flip: see it mirrored too.
-        multiple: the sizes that the network takes are multiples of this. 1 for those that take any, as ours do.
+        mode: `whole` for whole images, or `slide` for a sliding window, with logits averaged where windows overlap.
+        window: side of a square window in pixels.
+        stride: distance between windows in pixels; None: two thirds of `window`.
+        scales: test-time augmentation: image scales whose probabilities are averaged.
+        flip: test-time augmentation: also average over the horizontally flipped image.
+        multiple: pad the network's input to a multiple of this. 1 for networks that accept any size, such as ours.
     """
 
     mode: Literal["whole", "slide"] = "whole"
@@ -48,105 +48,124 @@ class Inference:
         if self.window < 1 or self.multiple < 1:
             raise InputError(f"window and multiple must be at least 1, got {self.window} and {self.multiple}.")
         if self.stride is not None and not 1 <= self.stride <= self.window:
-            raise InputError(f"stride must be from 1 to the window's {self.window}, got {self.stride}.")
+            raise InputError(f"stride must be from 1 to the window of {self.window}, got {self.stride}.")
         if not self.scales or min(self.scales) <= 0:
-            raise InputError(f"scales must be one or more factors above 0, got {self.scales}.")
+            raise InputError(f"scales must be one or more numbers above 0, got {self.scales}.")
 
 
 WHOLE = Inference()
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, Tensor | None]:
-    """Images (B, C, H, W) with zeros below and to the right, up to whole multiples, and where they are (B, H', W').
+    """Pad images (B, C, H, W) with zeros at the bottom and right to multiples of a size.
 
-    The mask is None where nothing was added. Nothing moves: results are cut back with `[..., :H, :W]`.
+    Crop predictions back with `[..., :H, :W]`.
+
+    Returns:
+        The padded images (B, C, H', W') and a mask (B, H', W'), which is true on the images and None without padding.
     """
     batch, _, height, width = images.shape
-    down, right = -height % multiple, -width % multiple
-    if not down and not right:
+    bottom, right = -height % multiple, -width % multiple
+    if not bottom and not right:
         return images, None
     mask = torch.ones(batch, height, width, dtype=torch.bool, device=images.device)
-    return F.pad(images, (0, right, 0, down)), F.pad(mask, (0, right, 0, down))
+    return F.pad(images, (0, right, 0, bottom)), F.pad(mask, (0, right, 0, bottom))
 
 
 def segment(network: Network, images: Tensor, how: Inference = WHOLE) -> Tensor:
-    """Images (B, C, H, W) to scores (B, K, H, W): logits of one look, mean probabilities of several."""
-    looks = list(product(how.scales, (False, True) if how.flip else (False,)))
-    if looks == [(1.0, False)]:
-        return _look(network, images, how)
+    """Segment images.
+
+    Args:
+        network: maps images (B, C, H, W) to logits (B, K, H, W).
+        images: (B, C, H, W).
+        how: inference settings.
+
+    Returns:
+        Scores (B, K, H, W): logits, or mean probabilities with test-time augmentation.
+    """
+    augmentations = list(product(how.scales, (False, True) if how.flip else (False,)))
+    if augmentations == [(1.0, False)]:
+        return _logits(network, images, how)
     total: Tensor | None = None
-    for scale, mirrored in looks:
+    for scale, flipped in augmentations:
         size = [max(1, round(side * scale)) for side in images.shape[2:]]
-        seen = images if scale == 1 else _resize(images, size, antialias=True)
-        logits = _look(network, seen.flip(3) if mirrored else seen, how)
-        chances = _resize(logits.float().softmax(1), list(images.shape[2:]))
-        chances = chances.flip(3) if mirrored else chances
-        total = chances if total is None else total + chances
+        resized = images if scale == 1 else _resize(images, size, antialias=True)
+        logits = _logits(network, resized.flip(3) if flipped else resized, how)
+        probabilities = _resize(logits.float().softmax(1), list(images.shape[2:]))
+        probabilities = probabilities.flip(3) if flipped else probabilities
+        total = probabilities if total is None else total + probabilities
     assert total is not None
-    return total / len(looks)
+    return total / len(augmentations)
 
 
 def label_map(scores: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-    """Scores (B, K, H, W) to the class of each pixel (B, H, W), at another size if one is given.
+    """Return the class with the highest score per pixel, optionally at another size.
 
-    Resized a few rows at a time, so that the memory does not grow with the size: first between the rows of `scores`,
-    and then along them, which gives what bilinear resizing gives.
+    Scores are resized bilinearly, a few output rows at a time, so that the memory is bounded: first interpolated
+    between the rows of `scores`, then along them.
+
+    Args:
+        scores: (B, K, h, w).
+        size: (H, W) of the label map; None: the size of `scores`.
+
+    Returns:
+        Class indices (B, H, W).
     """
     if size is None or tuple(size) == tuple(scores.shape[2:]):
         return scores.argmax(1)
     height, width = size
     last = scores.shape[2] - 1
-    at = (torch.arange(height, device=scores.device) + 0.5) * (scores.shape[2] / height) - 0.5
-    at = at.clamp(0, last)
-    above, share = at.long(), at.frac()[:, None]
+    source = (torch.arange(height, device=scores.device) + 0.5) * (scores.shape[2] / height) - 0.5
+    source = source.clamp(0, last)
+    above, fraction = source.long(), source.frac()[:, None]
     labels = torch.empty(len(scores), height, width, dtype=torch.long, device=scores.device)
-    step = max(1, AT_ONCE // (scores[:, :, 0, 0].numel() * max(width, scores.shape[3])))
+    step = max(1, MAX_SCORES // (scores[:, :, 0, 0].numel() * max(width, scores.shape[3])))
     for first in range(0, height, step):
         rows = slice(first, first + step)
         upper, lower = scores[:, :, above[rows]].float(), scores[:, :, (above[rows] + 1).clamp_max(last)].float()
-        mixed = torch.lerp(upper, lower, share[rows].to(upper))
-        labels[:, rows] = _resize(mixed, [mixed.shape[2], width]).argmax(1)
+        interpolated = torch.lerp(upper, lower, fraction[rows].to(upper))
+        labels[:, rows] = _resize(interpolated, [interpolated.shape[2], width]).argmax(1)
     return labels
 
 
-def sliding_window_labels(look: Network, images: Tensor, window: int, stride: int | None = None) -> Tensor:
-    """Find the class of each pixel in windows that overlap, with little memory.
+def sliding_window_labels(network: Network, images: Tensor, window: int, stride: int | None = None) -> Tensor:
+    """Return the class of each pixel with a sliding window and bounded memory.
 
-    The scores of overlapping windows are added, as `segment` does, but only those of as many rows are kept as a window
-    has: K x window x the shorter side of the image.
+    The scores of overlapping windows are added, as in `segment`, but only one window's number of rows is in memory:
+    K x `window` x the shorter side of the image.
 
     Args:
-        look: windows (B, C, h, w), in the type of `images`, to scores (B, K, h, w).
-        images: (B, C, H, W)
-        window: pixels a side of a window.
-        stride: from one window to the next; None for two thirds of a window.
+        network: maps windows (B, C, h, w), in the dtype of `images`, to scores (B, K, h, w).
+        images: (B, C, H, W).
+        window: side of a square window in pixels.
+        stride: distance between windows in pixels; None: two thirds of `window`.
 
     Returns:
-        (B, H, W), uint8: of at most 256 classes.
+        Class indices (B, H, W), uint8, for at most 256 classes.
     """
     batch, _, height, width = images.shape
     if height < width:
-        turned = sliding_window_labels(lambda x: look(x.mT).mT, images.mT, window, stride)
-        return turned.mT
-    tops, lefts = (starts(side, window, _stride(window, stride)) for side in (height, width))
+        transposed = sliding_window_labels(lambda x: network(x.mT).mT, images.mT, window, stride)
+        return transposed.mT
+    tops, lefts = (window_starts(side, window, _stride(window, stride)) for side in (height, width))
     labels = torch.empty(batch, height, width, dtype=torch.uint8, device=images.device)
-    sums: Tensor | None = None  # (B, K, rows of a window, W); the class with the largest sum has the largest mean, too
-    for top, following in zip(tops, [*tops[1:], height], strict=True):
+    sums: Tensor | None = None  # (B, K, window, W); the argmax of the sums equals the argmax of the means
+    for top, next_top in zip(tops, [*tops[1:], height], strict=True):
         for left in lefts:
-            scores = look(images[:, :, top : top + window, left : left + window]).float()
+            scores = network(images[:, :, top : top + window, left : left + window]).float()
             if sums is None:
                 sums = scores.new_zeros(*scores.shape[:3], width)
             sums[..., left : left + window] += scores
         assert sums is not None
-        done = following - top
-        labels[:, top:following] = sums[:, :, :done].argmax(1)
+        done = next_top - top
+        labels[:, top:next_top] = sums[:, :, :done].argmax(1)
         sums[:, :, : sums.shape[2] - done] = sums[:, :, done:].clone()
         sums[:, :, sums.shape[2] - done :] = 0
     return labels
 
 
-def starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin that cover a line: `stride` apart, the last one ending with the line."""
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Return the start positions of windows that cover a length: `stride` apart, the last one ends at its end."""
     last = max(length - window, 0)
     return [*range(0, last, stride), last]
 
@@ -155,31 +174,33 @@ def _stride(window: int, stride: int | None) -> int:
     return stride if stride is not None else max(1, window * 2 // 3)
 
 
-def _look(network: Network, images: Tensor, how: Inference) -> Tensor:
+def _logits(network: Network, images: Tensor, how: Inference) -> Tensor:
+    """Return the logits of whole images, or the mean logits of sliding windows, (B, K, H, W)."""
     if how.mode == "whole":
-        return _padded(network, images, how.multiple)
+        return _padded_forward(network, images, how.multiple)
     height, width = images.shape[2:]
     stride = _stride(how.window, how.stride)
     total: Tensor | None = None
     counts = torch.zeros(height, width, device=images.device)
-    for top, left in product(starts(height, how.window, stride), starts(width, how.window, stride)):
-        place = (..., slice(top, top + how.window), slice(left, left + how.window))
-        logits = _padded(network, images[place], how.multiple).float()
+    for top, left in product(window_starts(height, how.window, stride), window_starts(width, how.window, stride)):
+        window = (..., slice(top, top + how.window), slice(left, left + how.window))
+        logits = _padded_forward(network, images[window], how.multiple).float()
         if total is None:
             total = logits.new_zeros(*logits.shape[:2], height, width)
-        total[place] += logits
-        counts[place] += 1
+        total[window] += logits
+        counts[window] += 1
     assert total is not None
     return total / counts
 
 
-def _padded(network: Network, images: Tensor, multiple: int) -> Tensor:
+def _padded_forward(network: Network, images: Tensor, multiple: int) -> Tensor:
+    """Return the logits of images that are padded to a multiple, cropped to the size of the images."""
     padded, _ = pad_to_multiple(images, multiple)
     logits = network(padded)
     if logits.shape[2:] != padded.shape[2:]:
         raise InputError(
-            f"The network gives {tuple(logits.shape[2:])} pixels for images of {tuple(padded.shape[2:])}: it must give "
-            "a score for each pixel."
+            f"The network returns scores of size {tuple(logits.shape[2:])} for images of size "
+            f"{tuple(padded.shape[2:])}; the sizes must be equal."
         )
     return logits[..., : images.shape[2], : images.shape[3]]
 

@@ -1,4 +1,4 @@
-"""How good a segmentation is, from the confusion matrix of all its pixels (K, K): truth in rows, prediction beside."""
+"""Segmentation metrics from a confusion matrix of pixels (K, K), with ground truth in rows, predictions in columns."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ __all__ = ["SegmentationScores", "scores_of"]
 
 @dataclass(frozen=True)
 class SegmentationScores:
-    """Values from 0 to 1.
+    """Segmentation metrics, from 0 to 1.
 
     Args:
-        mean_iou: the mean of `iou` over the classes that occur.
-        pixel_accuracy: the share of pixels that are right.
-        iou: (K,), of each class: pixels in prediction and truth by those in either; no number where there are none.
+        mean_iou: the mean of `iou` over the classes that occur in the prediction or the ground truth.
+        pixel_accuracy: the share of correctly classified pixels.
+        iou: intersection over union per class (K,); NaN for classes that do not occur.
     """
 
     mean_iou: Tensor
@@ -24,9 +24,10 @@ class SegmentationScores:
 
 
 def scores_of(confusion: Tensor) -> SegmentationScores:
+    """Return the metrics of a confusion matrix (K, K)."""
     counts = confusion.double()
-    hits = counts.diagonal()
-    either = counts.sum(0) + counts.sum(1) - hits
-    iou = torch.where(either > 0, hits / either.clamp_min(1), torch.nan)
-    mean = iou.nanmean() if bool((either > 0).any()) else iou.new_zeros(())
-    return SegmentationScores(mean.float(), (hits.sum() / counts.sum().clamp_min(1)).float(), iou.float())
+    intersection = counts.diagonal()
+    union = counts.sum(0) + counts.sum(1) - intersection
+    iou = torch.where(union > 0, intersection / union.clamp_min(1), torch.nan)
+    mean = iou.nanmean() if bool((union > 0).any()) else iou.new_zeros(())
+    return SegmentationScores(mean.float(), (intersection.sum() / counts.sum().clamp_min(1)).float(), iou.float())

@@ -1,4 +1,4 @@
-"""Networks for segmentation: a backbone by timm's name, a decoder by that of segmentation_models.pytorch."""
+"""Segmentation networks: a backbone of timm with a decoder of segmentation_models.pytorch."""
 
 import inspect
 from pathlib import Path
@@ -14,11 +14,14 @@ from .inference import pad_to_multiple
 
 __all__ = ["AuxiliaryHead", "PyramidEncoder", "SegmentationNet"]
 
-STAGE_3 = 4  # in a list of maps of strides 1, 2, 4, 8, 16, 32
+STRIDE_16 = 4  # index in a list of feature maps with strides 1, 2, 4, 8, 16, 32
 
 
 class PyramidEncoder(nn.Module):
-    """A GLNet's pyramid as decoders of segmentation_models.pytorch take it: [images, nothing at stride 2, maps ...]."""
+    """The feature pyramid of a GLNet with the encoder interface of segmentation_models.pytorch.
+
+    The output is a list: the images, an empty map of stride 2 and the maps of the pyramid.
+    """
 
     def __init__(self, pyramid: Pyramid, in_channels: int, output_stride: int) -> None:
         super().__init__()
@@ -30,12 +33,12 @@ class PyramidEncoder(nn.Module):
         self.pyramid.set_grad_checkpointing(enable)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        nothing = x.new_empty((x.shape[0], 0, x.shape[2] // 2, x.shape[3] // 2))
-        return [x, nothing, *self.pyramid(x, mask)]
+        empty = x.new_empty((x.shape[0], 0, x.shape[2] // 2, x.shape[3] // 2))
+        return [x, empty, *self.pyramid(x, mask)]
 
 
 class AuxiliaryHead(nn.Module):
-    """A convolution and a classifier on one map of the backbone: a second opinion, for training alone."""
+    """Auxiliary head for training: a convolution and a pixel classifier on one feature map of the backbone."""
 
     def __init__(self, in_channels: int, num_classes: int, channels: int = 256, dropout: float = 0.1) -> None:
         super().__init__()
@@ -55,21 +58,21 @@ class AuxiliaryHead(nn.Module):
 
 
 class SegmentationNet(nn.Module):
-    """Images (B, C, H, W) of any size to logits (B, K, H, W).
+    """Segmentation network: maps images (B, C, H, W) of any size to logits (B, K, H, W).
 
-    In evaluation mode a size that is no multiple of the backbone's stride is padded inside and cut back, and a GLNet's
-    slots see nothing of the padding. Every resize leaves the centres of pixels where they are, so that labels stand at
-    the same place whatever the size of the image.
+    Sizes that are not a multiple of the backbone's stride are padded, and the logits are cropped. In evaluation mode
+    the padding is masked for the slots of a GLNet. Every resize keeps the pixel centres aligned, so that predictions do
+    not shift with the size of the image.
 
     Args:
-        model: a backbone's name: ours, or any of timm's that gives a pyramid.
-        model_args: its arguments; with `pretrained: true` a model of timm's begins from published weights.
-        num_classes: K.
-        decoder: a name in segmentation_models.pytorch, such as `upernet`, `fpn` or `unet`.
-        decoder_args: arguments of that class, such as decoder_channels.
-        auxiliary: whether there is a second head, on the map of stride 16.
-        dropout: of channels before the last layer.
-        checkpoint: weights that a GLNet as backbone begins from.
+        model: name of the backbone: one of ours, or any model of timm with a feature pyramid.
+        model_args: arguments of the backbone; `pretrained: true` loads the published weights of a timm model.
+        num_classes: the number of classes K.
+        decoder: name of a decoder in segmentation_models.pytorch, such as `upernet`, `fpn` or `unet`.
+        decoder_args: arguments of the decoder's class, such as decoder_channels.
+        auxiliary: add an auxiliary head on the feature map of stride 16.
+        dropout: channel dropout before the last layer.
+        checkpoint: initial weights of a GLNet backbone.
     """
 
     def __init__(
@@ -85,16 +88,16 @@ class SegmentationNet(nn.Module):
         checkpoint: str | Path | None = None,
     ) -> None:
         super().__init__()
-        net = _build(model, model_args, num_classes, decoder, decoder_args or {}, checkpoint)
+        net = _build_smp_network(model, model_args, num_classes, decoder, decoder_args or {}, checkpoint)
         self.encoder: nn.Module = net.encoder  # type: ignore[assignment]
         self.decoder: nn.Module = net.decoder  # type: ignore[assignment]
         self.dropout = nn.Dropout2d(dropout)
         self.head: nn.Module = net.segmentation_head[0]  # type: ignore[index,assignment]
         channels: list[int] = self.encoder.out_channels  # type: ignore[assignment]
-        if auxiliary and len(channels) <= STAGE_3:
-            raise InputError(f"The decoder {decoder!r} asks for no map of stride 16, which the auxiliary head needs.")
-        self.auxiliary = AuxiliaryHead(channels[STAGE_3], num_classes) if auxiliary else None
-        # what timm says of its models: here which layers depend on the classes, and what is noted when it is loaded
+        if auxiliary and len(channels) <= STRIDE_16:
+            raise InputError(f"The decoder {decoder!r} uses no map of stride 16, which the auxiliary head needs.")
+        self.auxiliary = AuxiliaryHead(channels[STRIDE_16], num_classes) if auxiliary else None
+        # as in models of timm: the layers whose size is the number of classes; loading a checkpoint adds entries
         self.pretrained_cfg: dict[str, Any] = {
             "architecture": f"{decoder} on {model}",
             "classifier": ("head", "auxiliary.classifier"),
@@ -103,21 +106,21 @@ class SegmentationNet(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         network = self.encoder if isinstance(self.encoder, PyramidEncoder) else self.encoder.model
         if not hasattr(network, "set_grad_checkpointing"):
-            raise InputError(f"The backbone {type(network).__name__} of timm has no gradient checkpointing.")
+            raise InputError(f"The backbone {type(network).__name__} of timm does not support gradient checkpointing.")
         network.set_grad_checkpointing(enable)  # type: ignore[operator]
 
     def no_weight_decay(self) -> set[str]:
-        """Slot scales and learned seeds."""
+        """Return the parameters of a GLNet without weight decay: slot scales and learned seeds."""
         if not isinstance(self.encoder, PyramidEncoder):
             return set()
         return {f"encoder.pyramid.model.{name}" for name in self.encoder.pyramid.model.no_weight_decay()}
 
     def forward(self, images: Tensor, auxiliary: bool = False) -> Any:
-        """Logits, or with `auxiliary` those of both heads."""
+        """Return the logits (B, K, H, W), or with `auxiliary` a pair with the logits of the auxiliary head."""
         stride: int = self.encoder.output_stride  # type: ignore[assignment]
         padded, mask = pad_to_multiple(images, stride)
         if isinstance(self.encoder, PyramidEncoder):
-            # while it trains, BatchNorm counts all pixels, and slots may as well
+            # in training, BatchNorm statistics include the padding, so the slots are not masked either
             maps = self.encoder(padded, None if self.training else mask)
         else:
             maps = self.encoder(padded)
@@ -126,15 +129,16 @@ class SegmentationNet(nn.Module):
             return logits
         if self.auxiliary is None:
             raise InputError("This network was built without an auxiliary head.")
-        return logits, self._upsample(self.auxiliary(maps[STAGE_3]), padded, images)
+        return logits, self._upsample(self.auxiliary(maps[STRIDE_16]), padded, images)
 
     def _upsample(self, logits: Tensor, padded: Tensor, images: Tensor) -> Tensor:
+        """Resize logits to the size of the padded images, and crop them to the size of the images."""
         if logits.shape[2:] != padded.shape[2:]:
             logits = F.interpolate(logits, size=padded.shape[2:], mode="bilinear", align_corners=False)
         return logits[..., : images.shape[2], : images.shape[3]]
 
 
-def _build(
+def _build_smp_network(
     model: str,
     model_args: dict[str, Any],
     num_classes: int,
@@ -142,7 +146,7 @@ def _build(
     decoder_args: dict[str, Any],
     checkpoint: str | Path | None,
 ) -> nn.Module:
-    """The network as its library builds it, with our pyramid as encoder and without the faults named below."""
+    """Build a network of segmentation_models.pytorch, with our pyramid as encoder and with aligned upsampling."""
     try:
         import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
     except ImportError as error:
@@ -164,45 +168,48 @@ def _build(
             )
     if "output_stride" in model_args:
         raise InputError(
-            "The decoder says which output_stride it takes: decoder_args.encoder_output_stride, if it has it."
+            "model_args.output_stride is not accepted, because the decoder defines the output stride: set "
+            "decoder_args.encoder_output_stride, if the decoder has it."
         )
-    ours = model.split(".")[0] in MODEL_NAMES
-    apart = ("in_chans", "pretrained")
-    encoder_args = {name: value for name, value in model_args.items() if name not in apart}
-    if ours:  # the decoder is built on a stand-in with few layers
+    is_glnet = model.split(".")[0] in MODEL_NAMES
+    passed_separately = ("in_chans", "pretrained")
+    encoder_args = {name: value for name, value in model_args.items() if name not in passed_separately}
+    if is_glnet:  # the library's encoder is replaced below, so build it with few layers
         encoder_args["depths"] = (1,) * len(model_args.get("widths", range(4)))
     net: nn.Module = decoders[decoder](
         encoder_name=f"tu-{model}",
-        encoder_weights=True if model_args.get("pretrained") and not ours else None,
+        encoder_weights=True if model_args.get("pretrained") and not is_glnet else None,
         in_channels=model_args.get("in_chans", 3),
         classes=num_classes,
         **decoder_args,
         **encoder_args,
     )
-    if ours:
-        _take_pyramid(net, model, model_args, checkpoint)
+    if is_glnet:
+        _replace_encoder(net, model, model_args, checkpoint)
     elif checkpoint is not None:
-        raise InputError(f"checkpoint holds the weights of a GLNet, or of a whole network; {model} is neither.")
-    _keep_centres(net)
+        raise InputError(f"checkpoint must hold the weights of a GLNet or of a whole network, but model is {model}.")
+    _align_upsampling(net)
     return net
 
 
-def _take_pyramid(net: nn.Module, model: str, args: dict[str, Any], checkpoint: str | Path | None) -> None:
-    """Let a GLNet's pyramid, whose maps are normalised, be the encoder of a network."""
-    like: Any = net.encoder
-    backbone = build_model(model, {**args, "output_stride": like._output_stride}, 0)
+def _replace_encoder(net: nn.Module, model: str, args: dict[str, Any], checkpoint: str | Path | None) -> None:
+    """Replace the encoder of a network by the feature pyramid of a GLNet, whose maps are normalised."""
+    encoder: Any = net.encoder
+    backbone = build_model(model, {**args, "output_stride": encoder._output_stride}, 0)
     assert isinstance(backbone, GLNet)
     if checkpoint is not None:
         load_weights(backbone, checkpoint)
-    pyramid = Pyramid(backbone, range(like._depth - 1))
-    net.encoder = PyramidEncoder(pyramid, args.get("in_chans", 3), like.output_stride)
-    if hasattr(net.decoder, "feature_norms"):  # UPerNet's own norms of the maps
+    pyramid = Pyramid(backbone, range(encoder._depth - 1))
+    net.encoder = PyramidEncoder(pyramid, args.get("in_chans", 3), encoder.output_stride)
+    if hasattr(net.decoder, "feature_norms"):  # UPerNet would normalise the maps again
         net.decoder.feature_norms = nn.ModuleList(nn.Identity() for _ in pyramid.channels)
 
 
-def _keep_centres(net: nn.Module) -> None:
-    """FPN doubles its maps between the centres of the corner pixels, which moves labels by an amount that depends on
-    the size of the image. Let it double every pixel instead."""
+def _align_upsampling(net: nn.Module) -> None:
+    """Replace the upsampling of the FPN decoder, which uses align_corners=True, by align_corners=False.
+
+    With align_corners=True predictions shift by an amount that depends on the size of the image.
+    """
     from segmentation_models_pytorch.decoders.fpn.decoder import (  # type: ignore[import-untyped]
         Conv3x3GNReLU,
         SegmentationBlock,

@@ -1,4 +1,4 @@
-"""Semantic segmentation: a class for each pixel."""
+"""Lightning module for semantic segmentation."""
 
 from pathlib import Path
 from typing import Any
@@ -18,29 +18,34 @@ from .network import SegmentationNet
 
 __all__ = ["IGNORE", "Segmentation", "pixel_cross_entropy"]
 
-IGNORE = 255  # in masks: pixels that do not count
+IGNORE = 255  # the ignore index: pixels that are excluded from loss and metrics
 
 
 def pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean over the pixels that count of (B, K, H, W) and (B, H, W); 0 if none does."""
+    """Return the mean cross-entropy of logits (B, K, H, W) and masks (B, H, W) without ignored pixels.
+
+    The loss is 0 if all pixels are ignored.
+    """
     total = F.cross_entropy(logits.float(), masks, ignore_index=IGNORE, reduction="sum")
     return total / (masks != IGNORE).sum().clamp_min(1)
 
 
 class Segmentation(Task):
-    """Learn the class of each pixel.
+    """Lightning module for semantic segmentation.
 
-    Batches are `(images, masks)`: (B, 3, H, W) and (B, H, W), classes from 0 and 255 for pixels that do not count. To
-    evaluate, they may be lists, and a mask may have another size than its image: what the network says is resized.
+    A batch is `(images, masks)`: images (B, 3, H, W), and masks (B, H, W) of class indices from 0 and the ignore index
+    255. Evaluation batches may be two lists, and a mask may have another size than its image: predictions are resized
+    to the size of the mask.
 
     Args:
-        decoder: a name in segmentation_models.pytorch: `upernet`, `fpn`, `unet`, ...
-        decoder_args: arguments of that class, such as decoder_channels.
-        auxiliary: weight of the loss of a second head on the map of stride 16; 0 for none.
-        dropout: of channels before the last layer.
-        inference: how images are looked at where nothing is trained; None: as a whole, once.
-        kwargs: arguments of `Task`. `model` is the backbone, and `checkpoint` may hold its weights, or those of a
-            whole network of this kind.
+        decoder: name of a decoder in segmentation_models.pytorch: `upernet`, `fpn`, `unet`, ...
+        decoder_args: arguments of the decoder's class, such as decoder_channels.
+        auxiliary: loss weight of an auxiliary head on the feature map of stride 16; 0 for no auxiliary head.
+        dropout: channel dropout before the last layer.
+        inference: inference settings of validation, testing and prediction; None: whole images without test-time
+            augmentation.
+        kwargs: arguments of `Task`. `model` is the backbone. `checkpoint` may hold the weights of the backbone or of a
+            whole segmentation network.
     """
 
     score_name = "mIoU"
@@ -57,9 +62,11 @@ class Segmentation(Task):
     ) -> None:
         super().__init__(**kwargs)
         if auxiliary < 0:
-            raise InputError(f"auxiliary is the weight of a loss, 0 or more, got {auxiliary}.")
+            raise InputError(f"auxiliary is a loss weight and must be at least 0, got {auxiliary}.")
         if self.optimizer_config.layer_decay is not None:
-            raise InputError("optimizer.layer_decay is for classifiers: leave it out in segmentation.")
+            raise InputError(
+                "optimizer.layer_decay is only supported in classification, not in segmentation: remove it."
+            )
         self.decoder = decoder
         self.decoder_args = dict(decoder_args or {})
         self.auxiliary = auxiliary
@@ -93,7 +100,7 @@ class Segmentation(Task):
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:
-            raise InputError("Segmentation does not train with sharded weights: set trainer.strategy to ddp or auto.")
+            raise InputError("Segmentation does not support sharded weights: set trainer.strategy to ddp or auto.")
         super().configure_model()
 
     def configure_metrics(self) -> None:
@@ -105,17 +112,18 @@ class Segmentation(Task):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         images, masks = batch
         try:
-            logits, second = self.model(images, auxiliary=True) if self.auxiliary else (self.model(images), None)
+            logits, aux_logits = self.model(images, auxiliary=True) if self.auxiliary else (self.model(images), None)
         except ValueError as error:
             if len(images) > 1 or "more than 1 value per channel" not in str(error):
                 raise
             raise InputError(
-                f"{self.decoder} learns with BatchNorm, which a batch of one image is too small for: set "
-                "data.batch_size to 2 or more."
+                f"The decoder {self.decoder} has BatchNorm layers, which cannot train on a batch of one image: set "
+                "data.batch_size to at least 2."
             ) from error
-        if second is None:
-            return self.watch(pixel_cross_entropy(logits, masks))
-        return self.watch(pixel_cross_entropy(logits, masks) + self.auxiliary * pixel_cross_entropy(second, masks))
+        loss = pixel_cross_entropy(logits, masks)
+        if aux_logits is not None:
+            loss = loss + self.auxiliary * pixel_cross_entropy(aux_logits, masks)
+        return self.watch(loss)
 
     def evaluate(self, batch: Any) -> None:
         images, masks = batch
@@ -128,13 +136,14 @@ class Segmentation(Task):
                 scores = segment(net, x, self.inference)
                 self.confusions[f"of{suffix}"].update(label_map(scores, tuple(y.shape[1:])), y)  # type: ignore[operator]
                 if (y != IGNORE).any():
-                    small = F.interpolate(y.unsqueeze(1).float(), size=scores.shape[2:], mode="nearest-exact")
-                    loss = pixel_cross_entropy(self._as_logits(scores), small.squeeze(1).long())
+                    resized = F.interpolate(y.unsqueeze(1).float(), size=scores.shape[2:], mode="nearest-exact")
+                    loss = pixel_cross_entropy(self._as_logits(scores), resized.squeeze(1).long())
                     self.losses[f"of{suffix}"].update(loss, weight=len(x))  # type: ignore[operator]
 
     def _as_logits(self, scores: Tensor) -> Tensor:
-        one_look = self.inference.scales == (1.0,) and not self.inference.flip
-        return scores if one_look else scores.clamp_min(1e-12).log()
+        """Return the scores of `segment` as logits: with test-time augmentation they are probabilities."""
+        are_logits = self.inference.scales == (1.0,) and not self.inference.flip
+        return scores if are_logits else scores.clamp_min(1e-12).log()
 
     def compute_scores(self) -> dict[str, dict[str, Any]]:
         data = getattr(self.trainer, "datamodule", None)
@@ -142,22 +151,21 @@ class Segmentation(Task):
         scores: dict[str, dict[str, Any]] = {}
         for suffix in self.networks():
             confusion, loss = self.confusions[f"of{suffix}"], self.losses[f"of{suffix}"]
-            found = scores_of(confusion.compute())  # type: ignore[operator]
+            metrics = scores_of(confusion.compute())  # type: ignore[operator]
             scores[suffix] = {
-                self.score_name: found.mean_iou,
-                "pixel_accuracy": found.pixel_accuracy,
+                self.score_name: metrics.mean_iou,
+                "pixel_accuracy": metrics.pixel_accuracy,
                 "loss": loss.compute(),  # type: ignore[operator]
-                **{f"IoU/{name}": value for name, value in zip(names, found.iou, strict=True)},
+                **{f"IoU/{name}": value for name, value in zip(names, metrics.iou, strict=True)},
             }
             confusion.reset()  # type: ignore[operator]
             loss.reset()  # type: ignore[operator]
         return scores
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the class of each pixel (B, H, W), predicted by `best_network`."""
-        return label_map(
-            segment(self.best_network(), batch[0] if isinstance(batch, list | tuple) else batch, self.inference)
-        )
+        """Return the class index of each pixel (B, H, W), predicted by `best_network`."""
+        images = batch[0] if isinstance(batch, list | tuple) else batch
+        return label_map(segment(self.best_network(), images, self.inference))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -165,4 +173,5 @@ class Segmentation(Task):
 
 
 def _holds_whole_network(path: str) -> bool:
+    """Return whether a file is a checkpoint of a segmentation task, not the weights of a backbone."""
     return Path(path).suffix == ".ckpt" and bool(read_info(path)["task"] == "Segmentation")

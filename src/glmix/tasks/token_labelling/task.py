@@ -1,4 +1,4 @@
-"""Token labelling: beside the class of the image, the classes that each cell of a coarse grid shows."""
+"""Token labelling: classification with an additional dense label per cell of a coarse grid."""
 
 from typing import Any, Literal
 
@@ -14,21 +14,24 @@ __all__ = ["TokenLabelling", "dense_cross_entropy"]
 
 
 def dense_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over positions of the cross-entropy with soft targets, (..., K) both. Empty targets add nothing."""
+    """Return the cross-entropy of logits and soft targets, both (..., K), averaged over all positions.
+
+    Positions whose target is all zeros have a loss of 0.
+    """
     return -(targets * logits.float().log_softmax(-1)).sum(-1).mean()
 
 
 class TokenLabelling(Classification):
-    """Learn classes of images and of their parts, with a model that has a dense auxiliary head.
+    """Lightning module for classification with token labels, for models with a dense auxiliary head.
 
-    Batches to train on are `(images, targets, dense)`, dense (B, G, G, K) with the share of each class in each cell.
-    Loss = cls + dense_weight * dense. Images of a batch are mixed inside the model, so there is no other mixing.
+    A training batch is `(images, targets, dense)`: dense (B, G, G, K) has the share of each class in each cell. The
+    loss is cls + dense_weight * dense. The model mixes the images of a batch itself, so other mixing is not supported.
 
     Args:
-        dense_weight: weight of the loss on the grid.
-        cls_target: what the image as a whole is to be called: `dense`, the mean of its cells, so that a crop is
-            called by what it still shows; or `label`, its class.
-        smoothing: label smoothing, with cls_target `label`.
+        dense_weight: weight of the dense loss.
+        cls_target: target of the image-level classifier: `dense`, the mean of the cells, so that the target of a crop
+            matches its content; or `label`, the class of the image.
+        smoothing: label smoothing, used if cls_target is `label`.
         kwargs: arguments of `Task`.
     """
 
@@ -42,7 +45,8 @@ class TokenLabelling(Classification):
         super().__init__(smoothing=smoothing, **kwargs)
         if self.mix_config is not None or self.multi_label:
             raise InputError(
-                "Token labelling mixes images itself and takes one class an image: no mix, no multi_label."
+                "Token labelling mixes images itself and needs one label per image: set mix to null and multi_label to "
+                "false."
             )
         self.dense_weight = dense_weight
         self.cls_target = cls_target
@@ -57,33 +61,34 @@ class TokenLabelling(Classification):
 
     def compile_parts(self) -> list[nn.Module]:
         assert isinstance(self.model, GLNetTokenLabel)
-        return [self.model.stages]  # boxes change every step: what stands around the stages is not worth compiling
+        # the code around the stages would be recompiled at every step, because the mixing box changes
+        return [self.model.stages]
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if len(batch) != 3:
-            raise InputError(f"Token labelling needs batches (images, targets, dense), got {len(batch)} parts.")
+            raise InputError(f"Token labelling needs batches (images, targets, dense), got {len(batch)} elements.")
         images, targets, dense = batch
         assert isinstance(self.model, GLNetTokenLabel)
         cls, aux, box = self.model.forward_dense(images)
         if aux.shape != dense.shape:
             raise InputError(
-                f"The labels of a batch form a grid {tuple(dense.shape)}, the model's features {tuple(aux.shape)} "
-                "(images, rows, columns, classes): choose the label grid as a 32nd of the image size."
+                f"The dense labels of a batch have the shape {tuple(dense.shape)}, the predictions of the model "
+                f"{tuple(aux.shape)} (images, rows, columns, classes): set the label grid to 1/32 of the image size."
             )
-        whole = self._whole(targets, dense)
+        image_targets = self._image_targets(targets, dense)
         if box is not None:
             top, bottom, left, right = box
             share = (bottom - top) * (right - left) / (aux.shape[1] * aux.shape[2])
-            whole = (1 - share) * whole + share * whole.flip(0)
-        loss = dense_cross_entropy(cls, whole) + self.dense_weight * dense_cross_entropy(aux, dense)
+            image_targets = (1 - share) * image_targets + share * image_targets.flip(0)
+        loss = dense_cross_entropy(cls, image_targets) + self.dense_weight * dense_cross_entropy(aux, dense)
         return self.watch(loss)
 
-    def _whole(self, targets: Tensor, dense: Tensor) -> Tensor:
-        """(B, K): the target of the image as a whole; the class where no cell shows any."""
-        classes = dense.shape[-1]
-        label = F.one_hot(targets, classes).to(dense.dtype)
+    def _image_targets(self, targets: Tensor, dense: Tensor) -> Tensor:
+        """Return the targets of the image-level classifier (B, K): the label if all dense labels are empty."""
+        num_classes = dense.shape[-1]
+        one_hot = F.one_hot(targets, num_classes).to(dense.dtype)
         if self.cls_target == "label":
-            return label * (1 - self.smoothing) + self.smoothing / classes
-        seen = dense.mean((1, 2))
-        total = seen.sum(1, keepdim=True)
-        return torch.where(total > 0, seen / total.clamp_min(1e-6), label)
+            return one_hot * (1 - self.smoothing) + self.smoothing / num_classes
+        mean = dense.mean((1, 2))
+        total = mean.sum(1, keepdim=True)
+        return torch.where(total > 0, mean / total.clamp_min(1e-6), one_hot)
