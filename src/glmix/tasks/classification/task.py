@@ -120,7 +120,7 @@ class Classification(Task):
                     f"mixup and cutmix pair the images of a batch, whose size must be even: {len(images)}."
                 )
             images, targets = self.mix(images, targets)
-        return self.watch(self.train_loss(self.model(images), targets))
+        return self.check_loss(self.train_loss(self.model(images), targets))
 
     def evaluate(self, batch: Any) -> None:
         images, targets = batch[0], batch[1]

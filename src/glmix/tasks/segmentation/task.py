@@ -114,8 +114,8 @@ class Segmentation(Task):
                 "data.batch_size to 2 or more."
             ) from error
         if second is None:
-            return self.watch(pixel_cross_entropy(logits, masks))
-        return self.watch(pixel_cross_entropy(logits, masks) + self.auxiliary * pixel_cross_entropy(second, masks))
+            return self.check_loss(pixel_cross_entropy(logits, masks))
+        return self.check_loss(pixel_cross_entropy(logits, masks) + self.auxiliary * pixel_cross_entropy(second, masks))
 
     def evaluate(self, batch: Any) -> None:
         images, masks = batch

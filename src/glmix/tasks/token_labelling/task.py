@@ -76,7 +76,7 @@ class TokenLabelling(Classification):
             share = (bottom - top) * (right - left) / (aux.shape[1] * aux.shape[2])
             whole = (1 - share) * whole + share * whole.flip(0)
         loss = dense_cross_entropy(cls, whole) + self.dense_weight * dense_cross_entropy(aux, dense)
-        return self.watch(loss)
+        return self.check_loss(loss)
 
     def _whole(self, targets: Tensor, dense: Tensor) -> Tensor:
         """(B, K): the target of the image as a whole; the class where no cell shows any."""
