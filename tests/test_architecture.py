@@ -1,4 +1,4 @@
-"""Imports between packages have no cycles; `import glmix` prints nothing and only needs torch and timm."""
+"""Allowed imports between packages; `import glmix` prints nothing and only needs torch and timm."""
 
 import ast
 import subprocess

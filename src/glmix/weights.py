@@ -92,9 +92,11 @@ def _build(info: dict[str, Any], path: Path) -> nn.Module:
 
 def _set_pretrained_cfg(network: nn.Module, info: dict[str, Any]) -> None:
     """Write class names and preprocessing into `pretrained_cfg`; into that of a backbone only the preprocessing."""
-    from .training.checkpoint_info import DATA
+    from .training.checkpoint_info import DATA_ATTRIBUTES
 
-    cfg_update = {"label_names" if key == "class_names" else key: info[key] for key in DATA if info[key] is not None}
+    cfg_update = {
+        "label_names" if key == "class_names" else key: info[key] for key in DATA_ATTRIBUTES if info[key] is not None
+    }
     detector = info["build_args"].get("detector", {})
     cfg_update |= {key: detector[key] for key in ("mean", "std") if key in detector}
     cfg_update |= {key: tuple(cfg_update[key]) for key in ("mean", "std", "input_size") if key in cfg_update}

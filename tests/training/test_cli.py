@@ -72,7 +72,7 @@ def test_fit_resumes_validates_and_tests(config: Path, tmp_path: Path, capsys: p
     assert "Continues from" in capsys.readouterr().err
     assert fit(config) == 0
     assert "is finished" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="holds a run already"):
+    with pytest.raises(ValueError, match="already contains a run"):
         run_command(["fit", "--config", str(config), "--resume", "never"])
     assert main(["validate", "--config", str(config)]) == 0
     captured = capsys.readouterr()

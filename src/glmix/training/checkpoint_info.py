@@ -9,7 +9,7 @@ from ..models.checkpoint_file import INFO
 from ..models.restore import checked_arguments, checked_model_args
 from .weights import read_run_checkpoint
 
-__all__ = ["BUILD_ARGS", "DATA", "checked_info", "read_info"]
+__all__ = ["BUILD_ARGS", "DATA_ATTRIBUTES", "checked_info", "read_info"]
 
 # Arguments that a checkpoint may set for each task, and their types: those that `Task.build_args` writes.
 BUILD_ARGS: dict[str, dict[str, Any]] = {
@@ -20,7 +20,7 @@ BUILD_ARGS: dict[str, dict[str, Any]] = {
 }
 
 # Attributes of the data module that a checkpoint stores.
-DATA = ("class_names", "mean", "std", "input_size", "crop_pct")
+DATA_ATTRIBUTES = ("class_names", "mean", "std", "input_size", "crop_pct")
 
 _ENTRIES: dict[str, Any] = {
     "num_classes": int,
@@ -50,8 +50,8 @@ def checked_info(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
 
     Returns:
         A dictionary with the keys model, model_args, num_classes, task, build_args, ema_is_better and all names in
-        `DATA`. A value of `DATA` is None if the data module did not have it. Segmentation adds `resize`, detection
-        adds `category_ids`.
+        `DATA_ATTRIBUTES`, whose values are None if the data module did not have them. Segmentation adds `resize`,
+        detection adds `category_ids`.
 
     Raises:
         InputError: if an entry is missing, or has a type or value that `glmix fit` does not write.
@@ -62,7 +62,7 @@ def checked_info(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     task = found.get("task")
     if not isinstance(task, str) or task not in BUILD_ARGS:
         raise InputError(f"{path} has the task {task!r}; accepted tasks are {', '.join(BUILD_ARGS)}.")
-    info: dict[str, Any] = {"ema_is_better": False, **dict.fromkeys(DATA), **found}
+    info: dict[str, Any] = {"ema_is_better": False, **dict.fromkeys(DATA_ATTRIBUTES), **found}
     known = {name: info[name] for name in _ENTRIES if name in info}
     info |= checked_arguments(known, _ENTRIES, path, "entries")
     info["model"], info["model_args"] = checked_model_args(info.get("model"), info.get("model_args"), path)

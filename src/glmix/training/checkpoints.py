@@ -67,6 +67,7 @@ class Checkpoints(Checkpoint):
 
     @staticmethod
     def folder(root: str | Path) -> Path:
+        """Return the checkpoint folder of a run folder."""
         return Path(root) / "checkpoints"
 
     # ---- signals
@@ -174,7 +175,7 @@ class Checkpoints(Checkpoint):
         self.failed = checkpoint_io.error if isinstance(checkpoint_io, AtomicCheckpointIO) else None
         self._saved_step = -1 if self.failed else trainer.global_step
         if trainer.is_global_zero and self.failed is None:
-            # checkpoints of later steps belong to another run: this run did not resume from them
+            # checkpoints of later steps are not from this training: resume has skipped them
             earlier = [file for file in step_files(path.parent) if file.name <= path.name]
             for old in earlier[self.keep :]:
                 old.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import InputError, MissingExtraError
 from .weights import nearest
 
-__all__ = ["accepted", "cause_of", "explain", "misplaced_null"]
+__all__ = ["accepted_arguments", "cause_of", "explain", "misplaced_null"]
 
 _UNKNOWN = re.compile(
     r"Option '(?P<option>[\w.]+)' is not accepted"
@@ -37,7 +37,7 @@ RENAMED = {
 _RENAMED = re.compile(rf"\b({'|'.join(map(re.escape, RENAMED))})\.(\w+)")
 
 
-def accepted(owner: Any) -> dict[str, Any]:
+def accepted_arguments(owner: Any) -> dict[str, Any]:
     """Return {argument: type} of a class, including arguments that its base classes take through **kwargs."""
     found: dict[str, Any] = {}
     for cls in inspect.getmro(owner):
@@ -81,8 +81,8 @@ def explain(message: str, known: Iterable[str]) -> str:
     owner = getattr(import_module(module), name)
     *outer, leaf = key.removeprefix("init_args.").split(".")
     for part in outer:
-        owner = _class_of(accepted(owner).get(part)) or owner
-    keys = sorted(accepted(owner))
+        owner = _class_of(accepted_arguments(owner).get(part)) or owner
+    keys = sorted(accepted_arguments(owner))
     return f"{owner.__name__} has no key {leaf!r}.{nearest(leaf, keys)} It takes {', '.join(keys)}."
 
 
@@ -110,7 +110,7 @@ def misplaced_null(value: Any, name: str) -> str | None:
 
 
 def _misplaced_null(owner: Any, given: Any, name: str) -> str | None:
-    hints = accepted(owner)
+    hints = accepted_arguments(owner)
     for key, value in vars(given).items() if given is not None else ():
         hint = hints.get(key, Any)
         if value is None and hint is not Any and type(None) not in typing.get_args(hint):

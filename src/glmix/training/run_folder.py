@@ -118,7 +118,7 @@ def checkpoint_to_resume(root: Path, resume: str, task: Task) -> Path | None:
     if resume == "never":
         if newest_intact(folder) is not None:
             raise InputError(
-                f"{root} holds a run already. Leave out --resume never to resume it, or set another "
+                f"{root} already contains a run. Leave out --resume never to resume it, or set another "
                 "--trainer.default_root_dir."
             )
         return None

@@ -11,7 +11,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .checkpoint_info import BUILD_ARGS, DATA
+from .checkpoint_info import BUILD_ARGS, DATA_ATTRIBUTES
 from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
 from .randomness import seed_position
 from .sharding import shard
@@ -375,7 +375,7 @@ class Task(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.check_finite()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        data_info = {name: getattr(data, name, None) for name in DATA}
+        data_info = {name: getattr(data, name, None) for name in DATA_ATTRIBUTES}
         checkpoint[INFO] = {
             "task": self.task_name,
             "build_args": self.build_args(),
