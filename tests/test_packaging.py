@@ -127,9 +127,8 @@ def test_installed_wheel_lists_prints_and_trains_a_recipe(wheel: Path, tmp_path:
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index"]
     subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
     (packages,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
-    (packages / "dependencies.pth").write_text(
-        "\n".join(site.getsitepackages())
-    )  # without the .pth file of an editable glmix
+    # Python ignores .pth files in these folders, and with them an editable installation of glmix
+    (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def glmix(*arguments: str) -> str:

@@ -167,10 +167,8 @@ def test_checkpoint_of_another_model_is_skipped_with_a_warning(
     ):
         assert fit(config, "--checkpoints.keep", "1", "--trainer.max_epochs", "3") == 0
     assert f"Continues from {own}" in capsys.readouterr().err
-    (new,) = set(folder.glob("step-*.ckpt")) - {
-        other,
-        junk,
-    }  # new checkpoints are kept although files of later steps exist
+    # new checkpoints are kept although files of later steps exist
+    (new,) = set(folder.glob("step-*.ckpt")) - {other, junk}
     assert new.name == "step-00000006.ckpt"
 
     new.unlink()
@@ -233,7 +231,7 @@ def test_too_many_workers_cause_one_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["glmix.data.modules.ScenesData", "glmix.data.coco.modules.CocoData"])
-def test_a_class_path_of_the_first_version_is_refused_with_the_new_one(tmp_path, capsys, name):
+def test_class_path_of_the_first_version_is_an_error_with_the_new_path(tmp_path, capsys, name):
     (tmp_path / "old.yaml").write_text(f"model: Classification\ndata:\n  class_path: {name}\n")
     assert main(["fit", "--config", str(tmp_path / "old.yaml")]) == 2
     error = capsys.readouterr().err

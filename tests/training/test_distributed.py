@@ -62,9 +62,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert {"val/top1", "val/top1_ema", "val/loss"} <= set(scores)
     for name in scores:
         assert b[name] == pytest.approx(a[name], abs=1e-3), name
-    assert a["val/top5"] * 9 == pytest.approx(
-        round(a["val/top5"] * 9), abs=1e-4
-    )  # a multiple of 1/9: each of the nine images counts once
+    # a multiple of 1/9: each of the nine images counts once
+    assert a["val/top5"] * 9 == pytest.approx(round(a["val/top5"] * 9), abs=1e-4)
 
 
 @pytest.mark.slow

@@ -27,9 +27,8 @@ def dihedral(x: Tensor, codes: Tensor) -> Tensor:
     size = x.shape[-1]
     indices = torch.arange(size * size).view(size, size)
     rotations = [torch.rot90(indices, quarter) for quarter in range(4)]
-    table = torch.stack(
-        [grid.reshape(-1) for rotation in rotations for grid in (rotation, rotation.flip(1))]
-    )  # (8, S * S)
+    # (8, S * S)
+    table = torch.stack([grid.reshape(-1) for rotation in rotations for grid in (rotation, rotation.flip(1))])
     index = table[codes].unsqueeze(1).expand(-1, x.shape[1], -1)  # (B, C, S * S)
     return x.flatten(2).gather(2, index).view_as(x)
 
