@@ -1,9 +1,9 @@
-"""Shared by all tests: one thread per process, a seed, and where the parity vectors lie."""
+"""Settings of all tests: one thread per test process, a fixed seed, and the folder of the parity files."""
 
 import os
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # the test processes share the cores, and so do the processes that they start
+if "PYTEST_XDIST_WORKER" in os.environ:  # test processes and their child processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

@@ -1,4 +1,4 @@
-"""Small trainings for the tests: in this process, and as processes that can be killed."""
+"""Small trainings for the tests, in this process or as child processes."""
 
 import os
 import socket
@@ -21,7 +21,7 @@ SCENES = SceneConfig(size=32, objects=(1, 1))
 
 
 def task(**kwargs: Any) -> Classification:
-    """Everything random and everything that has state: dropping, mixing, an average, a schedule."""
+    """Return a task with all sources of randomness and state: stochastic depth, Mixup, EMA and a schedule."""
     options: dict[str, Any] = {
         "model": "test_glnet",
         "model_args": {"drop_path_rate": 0.2},
@@ -59,7 +59,7 @@ def trainer(root: Path, every: int = 1, keep: int = 100, **kwargs: Any) -> L.Tra
 
 
 def weights(root: Path) -> dict[str, torch.Tensor]:
-    """All tensors of the newest checkpoint: raw and averaged weights."""
+    """Return all tensors of the newest checkpoint: raw and EMA weights."""
     newest = max((root / "checkpoints").glob("step-*.ckpt"))
     state: dict[str, torch.Tensor] = torch.load(newest, weights_only=True)["state_dict"]
     return state
@@ -98,13 +98,14 @@ CONFIG: dict[str, Any] = {
 
 
 def write_config(path: Path, root: Path, **trainer: Any) -> Path:
+    """Write CONFIG with the run folder `root` and return its path."""
     config = {**CONFIG, "trainer": {**CONFIG["trainer"], "default_root_dir": str(root), **trainer}}
     path.write_text(yaml.safe_dump(config))
     return path
 
 
 def start(*args: str, new_session: bool = False) -> "subprocess.Popen[str]":
-    """`glmix ARGS` as a process of its own, and with `new_session` in a process group of its own."""
+    """Start `glmix ARGS` as a child process; with `new_session` in a new process group."""
     code = "import sys; from glmix_cli.fit import main; sys.exit(main(sys.argv[1:]))"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
@@ -118,7 +119,7 @@ def start(*args: str, new_session: bool = False) -> "subprocess.Popen[str]":
 
 
 def together(count: int, *args: str) -> str:
-    """`glmix ARGS` as `count` processes that train together, as torchrun starts them; returns what they print."""
+    """Run `glmix ARGS` as `count` distributed processes, like torchrun, and return their output."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Imports between the parts of the package go one way; importing it is silent and needs torch and timm alone."""
+"""Allowed imports between packages; `import glmix` prints nothing and only needs torch and timm."""
 
 import ast
 import subprocess
@@ -10,8 +10,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# What each part of the package may import of the others, beside itself and SHARED. A part is a folder or a module of
-# `glmix`; data and tasks are divided further, because no task may import another.
+# The parts of the package that each part may import besides itself and SHARED. A part is a folder or a module of
+# `glmix`. The subfolders of data and tasks are separate parts, because tasks must not import each other.
 SHARED = {"_version", "errors", "files", "memory"}
 DATA = {"data.core", "data.scenes", "data.classification", "data.segmentation", "data.detection"}
 IMPORTS = {
@@ -30,7 +30,7 @@ IMPORTS = {
     "deploy": {"models", "layers"},
     "bench": {"models", "layers", "deploy"},
     "training": {"models"},
-    "weights": {"models", "training"},  # and the task that a checkpoint names, when it is loaded
+    "weights": {"models", "training"},  # it imports the task of a checkpoint dynamically
     "tasks.classification": {"training"},
     "tasks.token_labelling": {"models", "training", "tasks.classification"},
     "tasks.segmentation": {"models", "training", "weights", "drawing", "data.core", "data.scenes", "data.segmentation"},
@@ -50,13 +50,13 @@ EXTRAS |= {"faster_coco_eval", "sklearn", "skimage", "scipy", "pytorch_grad_cam"
 
 
 def part_of(names: list[str]) -> str:
-    """Return the part of `glmix` to which a module belongs, given the names behind `glmix`."""
+    """Return the part of `glmix` that a module belongs to, given its dotted name after `glmix` as a list."""
     divided = names[0] in DIVIDED and len(names) > 1 and (SOURCE / "glmix" / names[0] / names[1]).is_dir()
     return ".".join(names[:2]) if divided else names[0]
 
 
 def imported_parts(path: Path) -> set[str]:
-    """Return the parts of `glmix` that a file imports, anywhere in it."""
+    """Return the parts of `glmix` that a file imports, also inside functions."""
     package = path.relative_to(SOURCE).with_suffix("").parts[:-1]
     parts = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -73,12 +73,12 @@ def imported_parts(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
-def test_imports_go_one_way(path):
+def test_imports_are_allowed(path):
     package, *names = path.relative_to(SOURCE).with_suffix("").parts
     if package == "glmix_cli":
-        return  # the command line may import everything; the next test keeps the package from importing it
+        return  # the command line may import everything; the next test checks that nothing imports it
     if names in (["__init__"], ["__main__"]):
-        allowed = {"deploy", "models", "weights", "errors", "_version"}  # and nothing of an optional extra
+        allowed = {"deploy", "models", "weights", "errors", "_version"}  # nothing that needs an optional extra
     else:
         part = part_of(names)
         allowed = {part} if part in SHARED else IMPORTS[part] | {part}
@@ -94,7 +94,7 @@ def test_the_package_does_not_import_the_command_line():
                 assert not any(name.split(".")[0] == "glmix_cli" for name in names), path
 
 
-def test_layers_are_made_of_torch_and_timms_layers_alone():
+def test_layers_import_only_torch_and_timm_layers():
     for path in (SOURCE / "glmix" / "layers").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -103,7 +103,7 @@ def test_layers_are_made_of_torch_and_timms_layers_alone():
                 assert name.split(".")[0] in {*sys.stdlib_module_names, "torch"} or name == "timm.layers", (path, name)
 
 
-def test_importing_is_silent_and_needs_no_extra():
+def test_import_prints_nothing_and_needs_no_extra():
     code = f"""
 import sys
 import glmix, timm
@@ -117,5 +117,5 @@ assert not loaded, loaded
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
-def test_files_are_short(path):
+def test_files_have_at_most_400_lines(path):
     assert len(path.read_text().splitlines()) <= 400

@@ -1,6 +1,6 @@
-"""Every recipe says what it is for; those of classification have the published numbers and train on generated data.
+"""Headers of all recipes; hyperparameters and short trainings of the classification recipes.
 
-`tasks/test_ade20k_configs.py` and `tasks/test_coco_configs.py` do the same for segmentation and detection.
+`tasks/segmentation/test_ade20k_configs.py` and `tasks/detection/test_coco_configs.py` test the other recipes.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ SMALL = {"widths": "[16,16,32,32]", "depths": "[1,1,1,1]", "head_dim": "16", "nu
 
 
 @pytest.mark.parametrize("name", PUBLISHED_TOP1)
-def test_published_numbers(name: str) -> None:
+def test_imagenet_recipes_have_the_published_hyperparameters(name: str) -> None:
     config = yaml.safe_load((next(ROOT.glob(f"*/imagenet/{name}.yaml"))).read_text())
     labelled = name.endswith("_tklb")
     model, data = config["model"]["init_args"], config["data"]["init_args"]
@@ -51,7 +51,7 @@ def test_published_numbers(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_header_tells_command_cost_and_result(path: Path) -> None:
+def test_header_has_command_data_cost_and_result(path: Path) -> None:
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for word in ("# Command:   ", "# Data:      ", "# Cost:      ", "# Expected:  "):
         assert any(line.startswith(word) for line in header), word
@@ -60,8 +60,8 @@ def test_header_tells_command_cost_and_result(path: Path) -> None:
         assert f"{PUBLISHED_TOP1[path.stem]} %" in "\n".join(header)
 
 
-def images(root: Path, labels: Path) -> None:
-    """Two classes of two images to train on and one to validate on, with token labels."""
+def write_images(root: Path, labels: Path) -> None:
+    """Write two classes with two training images and one validation image each, and token label maps."""
     random = np.random.default_rng(0)
     for split, count in (("train", 2), ("val", 1)):
         for name in ("a", "b"):
@@ -75,6 +75,7 @@ def images(root: Path, labels: Path) -> None:
 
 
 def arguments(path: Path, tmp_path: Path) -> list[str]:
+    """Return the arguments that train two batches of a recipe with a small model on generated data."""
     config: dict[str, Any] = yaml.safe_load(path.read_text())
     options: dict[str, Any] = {
         "trainer.default_root_dir": tmp_path / "run",
@@ -88,7 +89,7 @@ def arguments(path: Path, tmp_path: Path) -> list[str]:
     }
     options |= {f"model.model_args.{name}": value for name, value in SMALL.items()}
     if config["data"]["class_path"] == "ImageData":
-        images(tmp_path / "images", tmp_path / "labels")
+        write_images(tmp_path / "images", tmp_path / "labels")
         options |= {"data.source.root": tmp_path / "images", "data.source.num_classes": 2, "data.transforms.size": 64}
         if "repeats" in config["data"]["init_args"]:
             options["data.repeats"] = 1

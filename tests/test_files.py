@@ -1,4 +1,4 @@
-"""Files are whole or not there."""
+"""Atomic file writes."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from glmix.files import atomic_write, check_writable, publish, temporary_path, w
 
 
 @pytest.mark.parametrize("flush", [False, True])
-def test_an_error_while_writing_leaves_the_file_before_and_nothing_beside_it(tmp_path: Path, flush: bool) -> None:
+def test_an_error_while_writing_keeps_the_old_file_and_no_temporary_file(tmp_path: Path, flush: bool) -> None:
     target = tmp_path / "made" / "file.txt"
     with atomic_write(target, flush=flush) as part:
         part.write_text("first")
@@ -28,13 +28,13 @@ def test_an_error_while_writing_leaves_the_file_before_and_nothing_beside_it(tmp
     assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
 
 
-def test_text_and_bytes_are_written_alike(tmp_path: Path) -> None:
+def test_text_and_bytes_are_written_identically(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a", "Käse\n")
     write_atomically(tmp_path / "b", "Käse\n".encode())
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_processes_that_write_one_file_at_once_leave_one_of_theirs(tmp_path: Path) -> None:
+def test_concurrent_writers_of_one_file_leave_one_complete_version(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
@@ -53,7 +53,7 @@ for _ in range(200):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_files_that_belong_together_appear_together(tmp_path: Path) -> None:
+def test_publish_replaces_all_files_or_none(tmp_path: Path) -> None:
     sources = [tmp_path / "weights", tmp_path / "graph"]
     for source in sources:
         source.write_text(source.name)
@@ -71,14 +71,14 @@ def test_files_that_belong_together_appear_together(tmp_path: Path) -> None:
     assert sorted(os.listdir(out)) == ["graph", "weights"]
 
 
-def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path: Path) -> None:
+def test_check_writable_reports_targets_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "there").touch()
-    with pytest.raises(FileExistsError, match="there is there already"):
+    with pytest.raises(FileExistsError, match="there already exists"):
         check_writable([tmp_path / "there"], overwrite=False)
     check_writable([tmp_path / "there"], overwrite=True)
     with pytest.raises(IsADirectoryError, match="name a file in it"):
         check_writable([tmp_path], overwrite=True)
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         check_writable([tmp_path / "there" / "file"], overwrite=False)
     assert not temporary_path(tmp_path / "there").exists()
 

@@ -1,4 +1,4 @@
-"""Freed memory stays with a process that asked for it."""
+"""`keep_freed_memory` keeps freed memory in the process."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import resource, sys, torch
 from pathlib import Path
 from glmix.memory import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
-    sys.exit("another allocator")
+    sys.exit("not glibc")
 torch.set_num_threads(1)
 
 def mib():
@@ -24,13 +24,13 @@ print(used, mib() - before)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator is meant")
-def test_kept_memory_stays_with_the_process_and_is_given_back_otherwise() -> None:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only for the allocator of glibc")
+def test_freed_memory_stays_in_the_process_only_with_keep_freed_memory() -> None:
     left = {}
     for how in ("keep", "leave"):
         result = subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, text=True)
-        if result.stderr.strip() == "another allocator":
-            pytest.skip("this process has another allocator")
+        if result.stderr.strip() == "not glibc":
+            pytest.skip("this process does not use the allocator of glibc")
         assert result.returncode == 0, result.stderr
         used, left[how] = map(float, result.stdout.split())
         assert used > 12 * 16 * 0.95

@@ -1,4 +1,4 @@
-"""The distributions: a wheel is a working program, and a source distribution holds what its own tests need."""
+"""Distributions: the wheel works when installed, and the source distribution has all files of the repository."""
 
 import email
 import os
@@ -17,12 +17,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("src", "tests", "docs", "studies", ".ci", ".github")
-MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.pyc")
+GENERATED = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.pyc")
 LINK = re.compile(r"\]\((?!#)([^)]+)\)")
 
 
 def build(source: Path, kind: str, out: Path) -> Path:
-    """Build an sdist or a wheel with the backend that pyproject.toml names, without a network."""
+    """Build an sdist or a wheel with the build backend of pyproject.toml, offline."""
     out.mkdir(exist_ok=True)
     code = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
     result = subprocess.run([sys.executable, "-c", code, str(out)], cwd=source, capture_output=True, text=True)
@@ -31,9 +31,9 @@ def build(source: Path, kind: str, out: Path) -> Path:
     return built
 
 
-def copy_of_the_checkout(folder: Path) -> Path:
+def copy_checkout(folder: Path) -> Path:
     for name in FOLDERS:
-        shutil.copytree(ROOT / name, folder / name, ignore=MADE)
+        shutil.copytree(ROOT / name, folder / name, ignore=GENERATED)
     for path in ROOT.iterdir():
         if path.is_file() and path.name != ".git":
             shutil.copy(path, folder)
@@ -44,7 +44,7 @@ def copy_of_the_checkout(folder: Path) -> Path:
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unpacked source distribution."""
     folder = tmp_path_factory.mktemp("sdist")
-    archive = build(copy_of_the_checkout(tmp_path_factory.mktemp("checkout")), "sdist", folder / "dist")
+    archive = build(copy_checkout(tmp_path_factory.mktemp("checkout")), "sdist", folder / "dist")
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
     return folder / archive.name.removesuffix(".tar.gz")
@@ -52,7 +52,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the source distribution as an installer does."""
+    """The wheel, built from the source distribution."""
     return build(sdist, "wheel", tmp_path_factory.mktemp("wheel") / "dist")
 
 
@@ -75,24 +75,24 @@ def readme(wheel: Path) -> str:
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_the_source_distribution_holds_every_file_of(name: str, sdist: Path) -> None:
+def test_sdist_contains_every_file_of_folder(name: str, sdist: Path) -> None:
     assert files_below(ROOT / name) == files_below(sdist / name)
 
 
-def test_the_source_distribution_holds_what_its_commands_need(sdist: Path) -> None:
+def test_sdist_contains_the_top_level_files(sdist: Path) -> None:
     for name in (".ci/run", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md"):
         assert (sdist / name).read_bytes() == (ROOT / name).read_bytes()
     assert os.access(sdist / ".ci" / "run", os.X_OK)
 
 
-def test_the_wheel_holds_the_packages_and_their_data_alone(wheel: Path) -> None:
+def test_wheel_contains_only_the_packages_and_their_data(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert names == files_below(ROOT / "src")
     assert "glmix/configs/classification/scenes/single.yaml" in names
 
 
-def test_the_readme_on_pypi_has_no_link_that_does_not_work(wheel: Path) -> None:
+def test_readme_on_pypi_has_only_absolute_links(wheel: Path) -> None:
     links = LINK.findall(readme(wheel))
     assert links
     assert [link for link in links if not link.startswith("https://")] == []
@@ -100,7 +100,7 @@ def test_the_readme_on_pypi_has_no_link_that_does_not_work(wheel: Path) -> None:
     assert [url for url in urls if not url.split(", ")[1].startswith("https://")] == []
 
 
-def test_one_setting_makes_all_links_absolute(sdist: Path, tmp_path: Path) -> None:
+def test_repository_setting_makes_all_links_absolute(sdist: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(sdist, source)
     project = source / "pyproject.toml"
@@ -112,7 +112,7 @@ def test_one_setting_makes_all_links_absolute(sdist: Path, tmp_path: Path) -> No
     assert ours
     for link in ours:
         path = link.partition("#")[0]
-        assert (ROOT / path).exists(), "the README links to a file that is not there"
+        assert (ROOT / path).exists(), "the README links to a missing file"
         kind = "raw" if path.endswith((".png", ".jpg", ".svg")) else "blob"
         assert f"](https://example.org/glmix/{kind}/HEAD/{link})" in readme(made)
     assert [link for link in LINK.findall(readme(made)) if not link.startswith("https://")] == []
@@ -121,13 +121,14 @@ def test_one_setting_makes_all_links_absolute(sdist: Path, tmp_path: Path) -> No
     assert urls["Changelog"] == "https://example.org/glmix/blob/HEAD/CHANGELOG.md"
 
 
-def test_the_installed_wheel_lists_prints_and_trains_a_recipe(wheel: Path, tmp_path: Path) -> None:
+def test_installed_wheel_lists_prints_and_trains_a_recipe(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "env")
     python = tmp_path / "env" / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index"]
     subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
     (packages,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
-    (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))  # an editable glmix is not followed
+    # Python ignores .pth files in these folders, and with them an editable installation of glmix
+    (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def glmix(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""GLNet: convolutions on a grid of pixels and self-attention among a few semantic slots, side by side in every layer.
+"""GLNet: vision backbones with parallel convolutions on the pixel grid and self-attention on semantic slots.
 
 Importing this package registers the models with timm:
 

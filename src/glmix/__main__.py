@@ -1,4 +1,4 @@
-"""`python -m glmix` is the command `glmix`."""
+"""Entry point of `python -m glmix`, which runs the command `glmix`."""
 
 import sys
 

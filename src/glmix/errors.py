@@ -30,7 +30,7 @@ _NOT_ABOUT_FILES = (
 
 
 def is_file_error(error: BaseException) -> bool:
-    """Tell whether an exception is about a file or a disk: a missing file, a full disk, missing permissions."""
+    """Return whether an exception is about a file or a disk: a missing file, a full disk, missing permissions."""
     if not isinstance(error, OSError) or isinstance(error, _NOT_ABOUT_FILES):
         return False
     about_files = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -38,13 +38,13 @@ def is_file_error(error: BaseException) -> bool:
 
 
 def nearest(name: str, accepted: Iterable[str]) -> str:
-    """Return " Did you mean '...'?" with the accepted name that is most similar, or nothing if none is."""
+    """Return " Did you mean '...'?" with the most similar accepted name; an empty string if none is similar."""
     close = get_close_matches(name, list(accepted), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def message_of(error: BaseException) -> str:
-    """Return an error's message, without the traceback that a DataLoader puts around an error of a worker process."""
+    """Return the message of an error, without the traceback that a DataLoader adds to an error of a worker process."""
     text = str(error)
     if not re.match(r"Caught \w+ in DataLoader worker process", text):
         return text

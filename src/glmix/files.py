@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic file writes."""
 
 import contextlib
 import hashlib
@@ -9,13 +9,13 @@ from pathlib import Path
 
 __all__ = ["PART", "check_writable", "temporary_path", "publish", "atomic_write", "write_atomically"]
 
-PART = ".part"  # how names of files end that are not whole
+PART = ".part"  # suffix of temporary files
 
 
 def temporary_path(target: Path) -> Path:
-    """The temporary file in which this process writes `target`: in the same folder, so that renaming it is one step.
+    """Return the path of the temporary file for writing `target`, in the same folder so that the rename is atomic.
 
-    It is named by a hash, because a name of up to 255 bytes leaves no room for a suffix.
+    The name is a hash, because a target name of up to 255 bytes leaves no room for a suffix.
     """
     name = hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()
     return target.with_name(f".{name}.{os.getpid()}{PART}")
@@ -23,11 +23,13 @@ def temporary_path(target: Path) -> Path:
 
 @contextlib.contextmanager
 def atomic_write(target: Path, *, flush: bool = False) -> Iterator[Path]:
-    """A name to write to; what is there at the end takes the place of `target`. An error leaves all as it was.
+    """Yield a temporary path and rename it to `target` at the end. After an error, `target` is unchanged.
 
-    Folders that are missing are made. With `flush` it is on the disk before it has its name, so that no loss of power
-    leaves a torn file. The permissions are those of any new file of this process, also where a library that writes to
-    the name makes its files private.
+    The file gets the default permissions of new files, even if a library creates its files with other permissions.
+
+    Args:
+        target: file to create or replace. Missing parent folders are created.
+        flush: flush the file to disk before it is renamed, so that a power loss cannot leave an incomplete file.
     """
     part = temporary_path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +50,7 @@ def atomic_write(target: Path, *, flush: bool = False) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
+    """Flush a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -56,20 +59,28 @@ def _flush(path: Path) -> None:
 
 
 def write_atomically(target: Path, content: bytes | str) -> None:
-    """A file of bytes or text, by `atomic_write`."""
+    """Write bytes or text to a file with `atomic_write`."""
     with atomic_write(target) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def check_writable(targets: Sequence[Path], overwrite: bool) -> None:
-    """Find out before the work is done whether its result can be put there."""
+    """Check that files can be written, before the work that produces them.
+
+    Args:
+        targets: files to write.
+        overwrite: whether existing files are accepted.
+
+    Raises:
+        OSError: if a target is a folder, exists already, or cannot be created.
+    """
     for target in targets:
         if target.is_dir():
             raise IsADirectoryError(f"{target} is a folder: name a file in it.")
         if target.exists() and not overwrite:
-            raise FileExistsError(f"{target} is there already; choose another name or overwrite it.")
+            raise FileExistsError(f"{target} already exists; choose another name or overwrite it.")
         if not target.parent.is_dir():
-            raise FileNotFoundError(f"{target.parent} is no folder, so {target.name} cannot be written to it.")
+            raise FileNotFoundError(f"{target.parent} is not a folder, so {target.name} cannot be written to it.")
         try:
             temporary_path(target).touch()
             temporary_path(target).unlink()
@@ -78,9 +89,11 @@ def check_writable(targets: Sequence[Path], overwrite: bool) -> None:
 
 
 def publish(files: Sequence[tuple[Path, Path]]) -> None:
-    """Copy files to where they belong, [(from, to), ...]: all of them to the disk, and then all renamed.
+    """Copy several files to their targets: write and flush all temporary files first, then rename all of them.
 
-    The last is the one that is read first, such as the graph that names its weights. Whoever finds it finds all.
+    Args:
+        files: (source, target) pairs. The last file must be the one that refers to the others, such as a graph that
+            names its weights: it exists only when all files are complete.
     """
     try:
         for source, target in files:

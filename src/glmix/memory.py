@@ -1,4 +1,4 @@
-"""The memory of this process: keeping what was freed, and recognising that there is too little."""
+"""Memory of the process: allocator settings and detection of out-of-memory errors."""
 
 import ctypes
 import sys
@@ -7,30 +7,30 @@ import torch
 
 __all__ = ["is_out_of_memory", "keep_freed_memory"]
 
-# glibc's names and numbers, from malloc.h
+# constants of glibc from malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep freed memory for its next tensors; returns whether its allocator could be told.
+    """Configure glibc to keep freed memory in the process for later tensors; return whether this succeeded.
 
-    By itself, glibc gives every large block back to the system at once, and the system hands it out again page by
-    page, each filled with zeros first: about a sixth of a forward pass on a CPU. What is kept is at most what was in
-    use at the peak. Other allocators (jemalloc, tcmalloc, musl, macOS, Windows) are left alone.
+    By default, glibc returns every large block to the system immediately, and the system fills every page with zeros
+    when it is allocated again. This takes about a sixth of a forward pass on a CPU. The kept memory is at most the peak
+    usage. Other allocators (jemalloc, tcmalloc, musl, macOS, Windows) are not changed.
     """
     if not sys.platform.startswith("linux"):
         return False
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return False
-    # older versions of glibc refuse more than 32 MiB
+    # older versions of glibc accept at most 32 MiB
     kept = any(library.mallopt(_M_MMAP_THRESHOLD, size) for size in (1 << 30, 1 << 25))
     return bool(kept and library.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception of Python, NumPy, Pillow or torch means that memory ran out, on any device."""
+    """Return whether an exception of Python, NumPy, Pillow or torch is an out-of-memory error, on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # torch's allocator for CPUs and C++'s own have no exception class in Python
+    # the CPU allocator of torch and C++ std::bad_alloc raise a plain RuntimeError
     return isinstance(error, RuntimeError) and any(name in str(error) for name in ("DefaultCPUAllocator", "bad_alloc"))

@@ -3,8 +3,8 @@
     python -m glmix.run SCRIPT ARGS...
     python -m glmix.run -m MODULE ARGS...
 
-The script runs as `__main__` with the arguments, the import path, the exit code and the traceback that it has under
-plain `python SCRIPT ARGS...`. Processes that it starts with multiprocessing have the models too.
+The script runs as `__main__` with the same arguments, import path, exit code and traceback as with
+`python SCRIPT ARGS...`. The models are also registered in processes that it starts with multiprocessing.
 """
 
 import importlib.machinery
@@ -27,7 +27,7 @@ def main() -> None:
     """Run the script or module that the command line names."""
     arguments = sys.argv[1:]
     if arguments[:1] in (["-h"], ["--help"]):
-        sys.stdout.write(f"{USAGE}\nRuns it with GLNet's models registered with timm.\n")
+        sys.stdout.write(f"{USAGE}\nRun a script or module with the GLNet models registered with timm.\n")
         return
     as_module = arguments[:1] == ["-m"]
     target, *rest = arguments[as_module:] or [""]
@@ -37,7 +37,7 @@ def main() -> None:
     _register_in_child_processes()
     sys.excepthook = _print_own_frames_removed
     if as_module:
-        sys.argv = ["-m", *rest]  # run_module puts the module's file in the place of -m
+        sys.argv = ["-m", *rest]  # run_module replaces "-m" by the file of the module
         runpy.run_module(target, run_name="__main__", alter_sys=True)
     else:
         sys.argv = [target, *rest]
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _run_script(path: str) -> None:
-    """Run a file as `python PATH` does: absolute `__file__`, and the file's folder first on the import path."""
+    """Run a file like `python PATH`: with an absolute `__file__` and its folder first on the import path."""
     file = os.path.abspath(path)
     loader = importlib.machinery.SourceFileLoader("__main__", file)
     try:
@@ -66,16 +66,16 @@ def _fail(message: str) -> NoReturn:
 
 
 def _register_in_child_processes() -> None:
-    """Have every process that multiprocessing starts import this package, under every start method.
+    """Make every process that multiprocessing starts import this package, with every start method.
 
-    A process takes a copy of its parent's configuration with it. Unpickling the class in it imports the package, which
-    registers the models.
+    A child process gets a copy of the configuration of its parent. Unpickling the class in it imports this package,
+    which registers the models.
     """
     vars(multiprocessing.current_process())["_config"]["glmix"] = GLNet
 
 
 def _print_own_frames_removed(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Print an error of the script with a traceback that begins in the script."""
+    """Exception hook that removes the frames of this module and of runpy from the traceback."""
     own = (__file__, runpy.__file__, "<frozen runpy>")
     while traceback is not None and traceback.tb_frame.f_code.co_filename in own:
         traceback = traceback.tb_next

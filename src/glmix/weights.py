@@ -1,4 +1,4 @@
-"""Load any checkpoint: the network with its weights, its task, and what the file says about both."""
+"""Load any supported checkpoint: the network with its weights, its task and its metadata."""
 
 import importlib
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from .models.restore import BUILD_ERRORS, first_line
 
 __all__ = ["Loaded", "load", "load_trained"]
 
-# The modules of the tasks that a checkpoint may name. Nothing else that a file names is ever imported.
+# Modules of the tasks that a checkpoint may name. No other module named in a file is imported.
 TASK_MODULES = {
     "Classification": "glmix.tasks.classification.task",
     "TokenLabelling": "glmix.tasks.token_labelling.task",
@@ -25,14 +25,13 @@ TASK_MODULES = {
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A network and what its file says about it.
+    """Network loaded from a checkpoint, with its metadata.
 
     Args:
-        network: the network, in evaluation mode. Its `pretrained_cfg`, and that of a GLNet in it, holds the names of
-            the classes and how images are prepared.
-        task: the class of the task that it was trained for; None if the file does not say it, as with the authors'
-            files and folders of timm, which hold classifiers.
-        info: what a `.ckpt` of `glmix fit` says, see `glmix.training.read_info`; empty for other files.
+        network: network in evaluation mode. Its `pretrained_cfg`, and that of a GLNet backbone in it, has the
+            preprocessing parameters; that of the network also has the class names.
+        task: class name of the task. None for official files and timm folders, which contain classifiers.
+        info: metadata of a `.ckpt` of `glmix fit`, see `glmix.training.read_info`; empty for other files.
     """
 
     network: nn.Module
@@ -41,16 +40,17 @@ class Loaded:
 
 
 def load(path: str | Path, variant: str | None = None, *, use_ema: bool | None = None) -> Loaded:
-    """Load a network from any checkpoint. No code in the file is run, no other file and no network is used.
+    """Load a network from a checkpoint without running code from the file, reading other files or using the internet.
 
     Args:
-        path: a `.ckpt` of `glmix fit`, one of the authors' files, a state dict, safetensors, or a folder for timm.
-        variant: the model's name, for weights that do not identify it.
-        use_ema: take the raw or the averaged weights of a file that has both; None takes the better ones.
+        path: a `.ckpt` of `glmix fit`, an official checkpoint, a state dict, a safetensors file, or a timm folder.
+        variant: name of the model, for weights that do not identify it.
+        use_ema: use the EMA weights (True) or the raw weights (False) of a file that has both. None uses the weights
+            with the better validation score.
 
     Raises:
-        InputError: the file is malformed, or does not describe a network that fits its weights.
-        FileNotFoundError: there is no such file.
+        InputError: if the file is malformed, or its weights do not fit the network that it describes.
+        FileNotFoundError: if there is no such file.
     """
     path = Path(path)
     if path.is_dir():
@@ -58,26 +58,27 @@ def load(path: str | Path, variant: str | None = None, *, use_ema: bool | None =
     if path.suffix != ".ckpt":
         return Loaded(load_official(path, variant, use_ema=use_ema).eval())
     from .training.checkpoint_info import checked_info
-    from .training.weights import open_run, run_weights
+    from .training.weights import read_run_checkpoint, select_weights
 
-    checkpoint = open_run(path)
+    checkpoint = read_run_checkpoint(path)
     info = checked_info(checkpoint, path)
     if variant is not None and info["model"].split(".")[0] != variant.split(".")[0]:
         raise InputError(f"{path} holds a {info['model']}, not a {variant}.")
     network = _build(info, path)
-    weights = run_weights(checkpoint, path, use_ema)
+    weights = select_weights(checkpoint, path, use_ema)
     raise_on_mismatches(mismatches(weights, network), path, info["model"])
     network.load_state_dict(weights)
-    _describe(network, info)
+    _set_pretrained_cfg(network, info)
     return Loaded(network.eval(), info["task"], info)
 
 
 def load_trained(path: str | Path, use_ema: bool | None = None) -> nn.Module:
-    """Load the network of a `.ckpt` of `glmix fit`, in evaluation mode; see `load`."""
+    """Return the network of a checkpoint in evaluation mode; see `load`."""
     return load(path, use_ema=use_ema).network
 
 
 def _build(info: dict[str, Any], path: Path) -> nn.Module:
+    """Build the network that the metadata of a checkpoint describes."""
     task_class = getattr(importlib.import_module(TASK_MODULES[info["task"]]), info["task"])
     try:
         task = task_class(model=info["model"], model_args=info["model_args"], **info["build_args"])
@@ -89,16 +90,18 @@ def _build(info: dict[str, Any], path: Path) -> nn.Module:
     return network
 
 
-def _describe(network: nn.Module, info: dict[str, Any]) -> None:
-    """Note in timm's configuration what the network was trained for, and in that of a backbone how images look."""
-    from .training.checkpoint_info import DATA
+def _set_pretrained_cfg(network: nn.Module, info: dict[str, Any]) -> None:
+    """Write class names and preprocessing into `pretrained_cfg`; into that of a backbone only the preprocessing."""
+    from .training.checkpoint_info import DATA_ATTRIBUTES
 
-    told = {"label_names" if key == "class_names" else key: info[key] for key in DATA if info[key] is not None}
+    cfg_update = {
+        "label_names" if key == "class_names" else key: info[key] for key in DATA_ATTRIBUTES if info[key] is not None
+    }
     detector = info["build_args"].get("detector", {})
-    told |= {key: detector[key] for key in ("mean", "std") if key in detector}
-    told |= {key: tuple(told[key]) for key in ("mean", "std", "input_size") if key in told}
+    cfg_update |= {key: detector[key] for key in ("mean", "std") if key in detector}
+    cfg_update |= {key: tuple(cfg_update[key]) for key in ("mean", "std", "input_size") if key in cfg_update}
     if isinstance(cfg := getattr(network, "pretrained_cfg", None), dict):
-        cfg.update(told, num_classes=info["num_classes"])
+        cfg.update(cfg_update, num_classes=info["num_classes"])
     backbone = next((module for module in network.modules() if isinstance(module, GLNet)), None)
     if backbone is not None and backbone is not network:
-        backbone.pretrained_cfg.update({key: value for key, value in told.items() if key != "label_names"})
+        backbone.pretrained_cfg.update({key: value for key, value in cfg_update.items() if key != "label_names"})

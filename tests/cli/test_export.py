@@ -57,7 +57,7 @@ def test_a_saved_model_becomes_an_int8_file_that_runs_and_says_what_it_is(glmix,
 
     again = glmix("export", "--model", f"local-dir:{folder}", "-o", "model.onnx")
     assert again.returncode == 2
-    assert "model.onnx is there already" in again.stderr
+    assert "model.onnx already exists" in again.stderr
 
 
 def test_slots_as_pt2_are_reported_for_people(glmix, folder):
@@ -78,7 +78,7 @@ def test_slots_as_pt2_are_reported_for_people(glmix, folder):
         (["--model", "test_glnet", "--untrained", "-o", "m.tflite"], "m.tflite does not say its format"),
         (["--model", "test_glnet", "--untrained", "-o", "m.onnx", "--int8"], "--int8 and --calibrate go together"),
         (["--model", "test_glnet", "--untrained", "-o", "m.onnx", "--int8", "--calibrate", "no"], "and no is neither"),
-        (["--model", "test_glnet", "--untrained", "-o", "no/m.onnx"], "no is no folder, so m.onnx cannot"),
+        (["--model", "test_glnet", "--untrained", "-o", "no/m.onnx"], "no is not a folder, so m.onnx cannot"),
         (["--model", "test_glnet", "--untrained", "-o", "m.onnx", "--compile"], "Only pt2 can be compiled"),
         (["--model", "test_glnet", "--untrained", "-o", "m.onnx", "--format", "tensorrt"], "invalid choice"),
     ],

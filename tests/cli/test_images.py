@@ -184,7 +184,7 @@ def test_names_files_and_kinds_of_all_sorts_are_done_or_named(here: Run, tmp_pat
     assert "900 x 900" in failed["large.png"]
     assert "800,000" in failed["large.png"]
     assert "100000 x 10" in failed["wide.png"]
-    assert all("no regular file" in failed[name] for name in ("pipe.png", "given.png", "socket.png"))
+    assert all("not a regular file" in failed[name] for name in ("pipe.png", "given.png", "socket.png"))
     assert ".heic" in failed["photo.heic"]
     assert all(name in result.err for name in named)
     assert all(char.isprintable() for char in result.err.replace("\n", ""))

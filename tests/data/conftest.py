@@ -11,7 +11,7 @@ from PIL import Image
 
 from glmix.data.scenes import SceneConfig, draw_scene, write_scenes
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the data sets of these tests are on this disk
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the data sets of these tests are local
 
 CONFIG = SceneConfig(size=32, objects=(1, 1), shapes=("disc", "cross"))  # 4 classes
 COUNTS = {"train": 24, "val": 11}
@@ -19,7 +19,7 @@ COUNTS = {"train": 24, "val": 11}
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train/CLASS/*.png and val/CLASS/*.png."""
+    """Folder with train/CLASS/*.png and val/CLASS/*.png."""
     root = tmp_path_factory.mktemp("images") / "scenes"
     write_scenes(root, "imagefolder", CONFIG, COUNTS)
     return root
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tars(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train/CLASS.tar and val.tar: both ways."""
+    """Folder with train/CLASS.tar and val.tar: both formats of the tar reader."""
     root = tmp_path_factory.mktemp("tars")
     (root / "train").mkdir()
     for folder_of_class in sorted((folder / "train").iterdir()):
@@ -41,7 +41,7 @@ def tars(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """WebDataset shards of JPEGs, with the _info.json that timm reads."""
+    """Folder with WebDataset shards of JPEGs and the _info.json of timm."""
     root = tmp_path_factory.mktemp("shards")
     splits = {}
     for split, count, pieces in (("train", 24, 4), ("val", 11, 3)):
@@ -65,9 +65,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def parquet(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face data set in parquet files, two for each split."""
+    """Folder with a Hugging Face data set in parquet files, two per split."""
     datasets = pytest.importorskip("datasets")
-    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.01  # seconds after every pass of a stream; 5 as it comes
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.01  # seconds after every pass of a stream; the default is 5
     root = tmp_path_factory.mktemp("parquet")
     names = list(CONFIG.class_names)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
@@ -84,7 +84,7 @@ def parquet(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def take(loader: Any, count: int) -> list[Any]:
-    """So many batches, epoch after epoch."""
+    """Return `count` batches of a loader, from as many epochs as necessary."""
     batches: list[Any] = []
     while len(batches) < count:
         for batch in loader:
@@ -95,7 +95,7 @@ def take(loader: Any, count: int) -> list[Any]:
 
 
 def same(a: list[Any], b: list[Any]) -> bool:
-    """Whether two lists of batches agree to the bit."""
+    """Return whether two lists of batches are bit-identical."""
     return len(a) == len(b) and all(
         len(x) == len(y) and all(torch.equal(p, q) for p, q in zip(x, y, strict=True))
         for x, y in zip(a, b, strict=True)
@@ -103,7 +103,7 @@ def same(a: list[Any], b: list[Any]) -> bool:
 
 
 def resumes_exactly(make: Callable[[], Any], stops: list[int], total: int) -> None:
-    """A loader that is stopped after so many batches and made anew from its state goes on as if nothing had been."""
+    """Assert that a loader restored from its state after `stops` batches continues with the same batches."""
     whole = take(make(), total)
     for stop in stops:
         first = make()

@@ -1,4 +1,4 @@
-"""Two processes equal one."""
+"""Distributed training: two processes give the same results as one."""
 
 import csv
 from pathlib import Path
@@ -14,10 +14,10 @@ from tests.runs import CONFIG, start, together, weights
 
 
 def config(path: Path, batch: int, devices: int, **trainer: Any) -> str:
-    """Nothing random in the model: float tolerance is all that may differ. Nine images to validate on are uneven.
+    """Write a configuration without randomness in the model and return its path.
 
-    Plain gradient descent, as Adam makes steps of one size from gradients that are zero but for rounding, such as
-    those of biases before a BatchNorm.
+    The nine validation images do not divide evenly among processes. The optimizer is SGD: Adam would turn rounding
+    errors in zero gradients, such as those of biases before a BatchNorm, into steps of full size.
     """
     optimizer = {"name": "sgd", "lr": 0.02, "base_batch": None}
     model = {
@@ -62,11 +62,12 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert {"val/top1", "val/top1_ema", "val/loss"} <= set(scores)
     for name in scores:
         assert b[name] == pytest.approx(a[name], abs=1e-3), name
-    assert a["val/top5"] * 9 == pytest.approx(round(a["val/top5"] * 9), abs=1e-4)  # ninths: nine images were counted
+    # a multiple of 1/9: each of the nine images counts once
+    assert a["val/top5"] * 9 == pytest.approx(round(a["val/top5"] * 9), abs=1e-4)
 
 
 @pytest.mark.slow
-def test_fsdp2_saves_what_one_process_loads(tmp_path: Path) -> None:
+def test_fsdp2_checkpoint_loads_in_one_process(tmp_path: Path) -> None:
     strategy = {
         "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
         "init_args": {"data_parallel_size": 2, "tensor_parallel_size": 1, "save_distributed_checkpoint": False},
@@ -78,7 +79,7 @@ def test_fsdp2_saves_what_one_process_loads(tmp_path: Path) -> None:
     assert torch.isfinite(model(torch.randn(1, 3, 32, 32))).all()
 
 
-def test_shared_norm_alone_is_batch_norm() -> None:
+def test_shared_batch_norm_in_one_process_equals_batch_norm() -> None:
     net = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
     x = torch.randn(4, 3, 5, 5)
     expected = net(x)

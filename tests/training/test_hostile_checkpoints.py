@@ -1,4 +1,4 @@
-"""Checkpoints and folders from strangers: building what they describe touches neither the network nor other files."""
+"""Untrusted checkpoints and folders: loading them uses neither the internet nor other files."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SMALL = {"widths": [16, 16, 16, 16], "depths": [1, 1, 1, 1], "head_dim": 16, "nu
 
 
 def checkpoint_of(task: Task, classes: int = 3) -> dict[str, Any]:
-    """What `glmix fit` saves, without the training."""
+    """Return the checkpoint of an untrained task, as `glmix fit` saves it."""
     network = task.build(classes)
     return {
         "state_dict": {f"model.{name}": tensor for name, tensor in network.state_dict().items()},
@@ -60,15 +60,15 @@ TASKS = {
 
 @pytest.fixture
 def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A list of what was opened outside of the folder of the test, and of attempts to use the network.
+    """List of files opened outside the folder of the test, and of attempts to use the internet.
 
-    Modules that are imported on the way are no files that a checkpoint names.
+    Files of imported Python packages are allowed.
     """
     touched: list[str] = []
     allowed = (str(tmp_path), sys.prefix, sys.base_prefix, str(Path(glmix.__file__).parent))
     active = True
 
-    def watch(event: str, args: tuple[Any, ...]) -> None:
+    def audit(event: str, args: tuple[Any, ...]) -> None:
         if not active:
             return
         if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
@@ -80,7 +80,7 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         elif event in ("os.mkdir", "os.rename", "subprocess.Popen", "os.system"):
             touched.append(f"{event} {args}")
 
-    sys.addaudithook(watch)  # which cannot be taken away again, but put to rest
+    sys.addaudithook(audit)  # cannot be removed, only disabled
     yield touched
     active = False
 
@@ -92,7 +92,7 @@ def load(path: Path, checkpoint: dict[str, Any], touched: list[str]) -> torch.nn
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_checkpoint_of_each_task_loads_without_network_and_other_files(task, guarded, tmp_path):
+def test_checkpoints_of_all_tasks_load_without_internet_and_other_files(task, guarded, tmp_path):
     network = load(tmp_path / "good.ckpt", checkpoint_of(TASKS[task]()), guarded)
     assert not network.training
     assert guarded == []
@@ -117,7 +117,7 @@ HOSTILE_ARGS: dict[str, Any] = {
 
 @pytest.mark.parametrize("model", ["test_glnet", "resnet18"])
 @pytest.mark.parametrize("name", HOSTILE_ARGS)
-def test_arguments_that_a_model_does_not_take_from_a_file_are_refused(model, name, guarded, tmp_path):
+def test_unsafe_model_arguments_are_refused(model, name, guarded, tmp_path):
     checkpoint = checkpoint_of(classification())
     checkpoint["glmix"] |= {"model": model, "model_args": {"pretrained": True, name: HOSTILE_ARGS[name]}}
     with pytest.raises(InputError, match=rf"evil\.ckpt .*{name}"):
@@ -160,7 +160,7 @@ def test_only_registered_models_are_built(name, guarded, tmp_path):
         ("Detection", {"detector": [1]}),
     ],
 )
-def test_arguments_of_a_task_are_those_that_glmix_fit_writes(task, build_args, guarded, tmp_path):
+def test_invalid_build_args_are_refused(task, build_args, guarded, tmp_path):
     checkpoint = checkpoint_of(classification())
     checkpoint["glmix"] |= {"task": task, "build_args": build_args}
     with pytest.raises(InputError, match=r"evil\.ckpt"):
@@ -181,7 +181,7 @@ WRONG: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("entry", "value"), WRONG)
-def test_entries_of_wrong_types_and_values_are_refused_by_the_name_of_the_file(entry, value, tmp_path):
+def test_invalid_entries_are_refused_with_the_name_of_the_file(entry, value, tmp_path):
     checkpoint = checkpoint_of(classification())
     checkpoint["glmix"][entry] = value
     torch.save(checkpoint, tmp_path / "wrong.ckpt")
@@ -189,7 +189,7 @@ def test_entries_of_wrong_types_and_values_are_refused_by_the_name_of_the_file(e
         load_trained(tmp_path / "wrong.ckpt")
 
 
-def test_the_file_is_read_with_what_it_says_and_its_backbone_knows_its_images(tmp_path):
+def test_metadata_is_read_and_written_to_the_backbone(tmp_path):
     torch.save(checkpoint_of(TASKS["Segmentation"]()), tmp_path / "good.ckpt")
     network = load_trained(tmp_path / "good.ckpt")
     backbone = next(module for module in network.modules() if isinstance(module, glmix.GLNet))
@@ -212,7 +212,7 @@ HOSTILE_CONFIGS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE_CONFIGS)
-def test_a_folder_says_nothing_that_makes_its_loader_use_other_files(kind, guarded, tmp_path):
+def test_unsafe_folder_configs_are_refused(kind, guarded, tmp_path):
     glmix.save_model(timm.create_model("test_glnet", num_classes=3, **SMALL), tmp_path / "saved")
     path = tmp_path / "saved" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | HOSTILE_CONFIGS[kind]))
@@ -222,7 +222,7 @@ def test_a_folder_says_nothing_that_makes_its_loader_use_other_files(kind, guard
     assert guarded == []
 
 
-def test_sources_of_weights_in_a_folder_are_ignored(guarded, tmp_path):
+def test_weight_urls_in_a_folder_are_ignored(guarded, tmp_path):
     model = timm.create_model("test_glnet", num_classes=3, **SMALL).eval()
     glmix.save_model(model, tmp_path / "saved")
     path = tmp_path / "saved" / "config.json"
@@ -243,7 +243,7 @@ def test_sources_of_weights_in_a_folder_are_ignored(guarded, tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"architecture": "test_glnet", "pretrained_cfg": 1}']
 )
-def test_a_damaged_config_is_refused_by_name(content, tmp_path):
+def test_malformed_config_is_refused_with_its_name(content, tmp_path):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(InputError, match=r"config\.json"):
         load_folder(tmp_path)

@@ -1,4 +1,4 @@
-"""Signals end a training properly: the step is finished and saved, and the process is left as it was."""
+"""Signals: training finishes and saves the current step, and global process state is restored."""
 
 import logging
 import os
@@ -37,7 +37,7 @@ def test_signal_to_the_process_group_saves_with_workers_and_resumes_exactly(
     assert process.returncode == 128 + signum, output
     assert f"{signum.name} received: stopped after step" in output
     assert "Traceback" not in output
-    with pytest.raises(ProcessLookupError):  # no worker is left
+    with pytest.raises(ProcessLookupError):  # all worker processes have ended
         os.killpg(process.pid, 0)
     processes = [
         start("fit", "--config", config, *WORKERS),
@@ -49,7 +49,7 @@ def test_signal_to_the_process_group_saves_with_workers_and_resumes_exactly(
     assert_same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
-def test_workers_end_with_a_main_process_that_dies_and_with_one_that_fails() -> None:
+def test_workers_end_when_the_main_process_is_killed_or_fails() -> None:
     code = (
         "import os, signal, sys\n"
         "from glmix.data.core.loaders import eval_loader\n"
@@ -57,9 +57,9 @@ def test_workers_end_with_a_main_process_that_dies_and_with_one_that_fails() -> 
         "next(loader)\n"
         "print(loader._workers[0].pid, flush=True)\n"
         "os.kill(loader._workers[0].pid, signal.SIGINT)\n"
-        "os.kill(os.getpid(), signal.SIGKILL) if sys.argv[1] == 'dies' else 1 / 0\n"
+        "os.kill(os.getpid(), signal.SIGKILL) if sys.argv[1] == 'killed' else 1 / 0\n"
     )
-    for how in ("dies", "fails"):
+    for how in ("killed", "fails"):
         run = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, timeout=60)
         worker, end = int(run.stdout), time.monotonic() + 20
         while Path(f"/proc/{worker}").exists() and time.monotonic() < end:
@@ -67,8 +67,8 @@ def test_workers_end_with_a_main_process_that_dies_and_with_one_that_fails() -> 
         assert not Path(f"/proc/{worker}").exists(), how
 
 
-def test_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
-    """The first waits for a batch that never comes."""
+def test_second_ctrl_c_ends_immediately(tmp_path: Path) -> None:
+    """The first Ctrl-C waits for a training step that does not end."""
     code = (
         "import sys, time, glmix_cli\n"
         "from glmix.tasks import Classification\n"
@@ -115,7 +115,7 @@ def test_demo_ends_on_signals(tmp_path: Path, signum: signal.Signals, code: int)
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_fit_leaves_the_calling_process_as_it_was(tmp_path: Path, fails: bool) -> None:
+def test_fit_restores_the_global_state_of_the_process(tmp_path: Path, fails: bool) -> None:
     def state() -> tuple[object, ...]:
         loggers = [logging.getLogger(name) for name in sorted(logging.root.manager.loggerDict) if "lightning" in name]
         handlers = [signal.getsignal(n) for n in sorted(signal.valid_signals() - {signal.SIGCHLD})]
@@ -136,7 +136,7 @@ def test_fit_leaves_the_calling_process_as_it_was(tmp_path: Path, fails: bool) -
 
     config = write_config(tmp_path / "c.yaml", tmp_path / "run", max_epochs=2, limit_train_batches=1)
     arguments = ["--trainer.deterministic", "true", "--seed_everything", "3"]
-    import glmix.tasks.cli  # noqa: F401 - what imports change stays
+    import glmix.tasks.cli  # noqa: F401 - imports change global state permanently
 
     before = state()
     if fails:
@@ -147,9 +147,7 @@ def test_fit_leaves_the_calling_process_as_it_was(tmp_path: Path, fails: bool) -
         assert a == b, index
 
 
-def test_two_runs_in_one_folder_at_the_same_time_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_concurrent_runs_in_one_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_config(tmp_path / "c.yaml", tmp_path / "run", max_epochs=1000)
     process = start("fit", "--config", str(config))
     wait_for_checkpoint(process, tmp_path / "run")

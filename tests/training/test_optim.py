@@ -1,4 +1,4 @@
-"""The recipe does what it says: groups, decays and learning rates against the published numbers."""
+"""Optimizer and schedule: parameter groups, weight decay and learning rates of the published recipe."""
 
 import itertools
 import math
@@ -39,18 +39,18 @@ def test_published_schedule(epochs: int) -> None:
         angle = math.pi * (round(epoch * PER_EPOCH) / PER_EPOCH - 5) / (epochs - 5)
         assert lr(epoch * PER_EPOCH) == pytest.approx(1e-5 + (2e-3 - 1e-5) * (1 + math.cos(angle)) / 2, rel=1e-6)
     assert lr(epochs * PER_EPOCH) == pytest.approx(1e-5)
-    assert lr(100) != lr(101)  # every iteration, not every epoch
+    assert lr(100) != lr(101)  # updated every iteration, not every epoch
 
 
 @pytest.mark.parametrize(("batch", "lr"), [(2048, 2e-3), (1024, 1e-3), (4096, 4e-3)])
-def test_learning_rate_follows_the_global_batch(batch: int, lr: float) -> None:
+def test_learning_rate_scales_with_the_effective_batch_size(batch: int, lr: float) -> None:
     assert build_optimizer(model(), OptimizerConfig(), batch).param_groups[0]["lr"] == pytest.approx(lr)
     fixed = build_optimizer(model(), OptimizerConfig(base_batch=None), batch)
     assert fixed.param_groups[0]["lr"] == 2e-3
 
 
 @pytest.mark.parametrize("name", ["glnet_stl_paramslot", "glnet_4g", "glnet_16g"])
-def test_what_is_decayed(name: str) -> None:
+def test_weight_decay_groups(name: str) -> None:
     net = model(name, device="meta")
     optimizer = build_optimizer(net, OptimizerConfig(), 2048)
     assert isinstance(optimizer, torch.optim.AdamW)
@@ -63,7 +63,7 @@ def test_what_is_decayed(name: str) -> None:
     assert all(everything[n].ndim == 1 or n.endswith("bridge.seeds") for n in free)
 
 
-def test_official_weight_decay_falls_on_slot_scales_and_seeds() -> None:
+def test_official_weight_decay_includes_slot_scales_and_seeds() -> None:
     net = model(layer_scale=1e-4, seeds="learned")
     ours = decayed(net, build_optimizer(net, OptimizerConfig(), 2048))
     for layer_decay in (None, 0.8):
@@ -85,20 +85,20 @@ def test_layer_decay() -> None:
     assert all(b / a == pytest.approx(1 / 0.8) for a, b in itertools.pairwise(steps))
 
 
-def test_schedule_says_what_is_wrong() -> None:
+def test_invalid_schedules_are_errors() -> None:
     optimizer = build_optimizer(model(), OptimizerConfig(), 2048)
-    with pytest.raises(ValueError, match="The warm-up takes 5 epochs and the whole training 3"):
+    with pytest.raises(ValueError, match=r"warm-up takes 5 epochs.* 3 epochs of 10 steps"):
         build_schedule(optimizer, ScheduleConfig(), 10, 3)
-    with pytest.raises(ValueError, match="The warm-up takes 30 steps"):
+    with pytest.raises(ValueError, match="warm-up takes 30 steps"):
         build_schedule(optimizer, ScheduleConfig(warmup_steps=30), 10, 3)
-    with pytest.raises(ValueError, match="milestones are the epochs at which the kind 'step' falls"):
+    with pytest.raises(ValueError, match=r"schedule\.milestones .*\(8, 11\).*'cosine'"):
         ScheduleConfig(milestones=(8, 11))
     with pytest.raises(ValueError, match="milestones"):
         ScheduleConfig("step")
 
 
 def rates(config: ScheduleConfig, epochs: int) -> list[float]:
-    """The learning rate of each of ten steps an epoch."""
+    """Return the learning rates of all steps, with ten steps per epoch."""
     optimizer = build_optimizer(model(), OptimizerConfig(lr=1.0, base_batch=None), 1)
     schedule = build_schedule(optimizer, config, 10, epochs)
     found = []
@@ -108,7 +108,7 @@ def rates(config: ScheduleConfig, epochs: int) -> list[float]:
     return found
 
 
-def test_a_step_schedule_falls_at_its_epochs_whatever_the_warm_up() -> None:
+def test_step_schedule_decays_at_its_milestones_with_warm_up() -> None:
     found = rates(ScheduleConfig("step", warmup_steps=5, warmup_lr=0.001, milestones=(8, 11)), 12)
     assert found[:2] == pytest.approx([0.001, 0.2008])
     assert found[5:80] == pytest.approx([1.0] * 75)
@@ -116,7 +116,7 @@ def test_a_step_schedule_falls_at_its_epochs_whatever_the_warm_up() -> None:
     assert found[110:] == pytest.approx([0.01] * 10)
 
 
-def test_a_polynomial_of_power_one_is_a_line_behind_the_warm_up() -> None:
+def test_poly_schedule_of_power_one_is_linear_after_the_warm_up() -> None:
     found = rates(ScheduleConfig("poly", warmup_steps=20, min_lr=0.0), 10)
     assert found[10] == pytest.approx(0.5)
     assert found[20:] == pytest.approx([1 - t / 80 for t in range(80)])

@@ -1,4 +1,4 @@
-"""A training that stops, however it stops, ends as if it had not stopped."""
+"""Resume: an interrupted training ends with the same weights as an uninterrupted one."""
 
 import os
 import random
@@ -29,8 +29,8 @@ def test_every_checkpoint_resumes_to_the_same_weights(
     def save_and_keep(self: Checkpoints, trainer: object) -> None:
         save(self, trainer)  # type: ignore[arg-type]
         path = self._path(trainer)  # type: ignore[arg-type]
-        # an epoch's last step is saved twice, before and behind validation
-        shutil.copy(path, kept / f"{path.stem}-{'before' if self.unvalidated else 'behind'}.ckpt")
+        # the last step of an epoch is saved twice, before and after validation
+        shutil.copy(path, kept / f"{path.stem}-{'before' if self.unvalidated else 'after'}.ckpt")
 
     monkeypatch.setattr(Checkpoints, "_save", save_and_keep)
     options = {"max_epochs": 2, "accumulate_grad_batches": accumulate}
@@ -49,12 +49,12 @@ def test_every_checkpoint_resumes_to_the_same_weights(
 
 
 def _position(root: Path) -> object:
-    """Where Lightning believes to be, which a later resume depends on."""
+    """Return the loop state of Lightning in the newest checkpoint, which a later resume depends on."""
     loops = torch.load(max((root / "checkpoints").glob("step-*.ckpt")), weights_only=True)["loops"]["fit_loop"]
     return loops["epoch_progress"], loops["epoch_loop.batch_progress"], loops["state_dict"]
 
 
-def test_validation_that_was_cut_off_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_validation_is_repeated_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = task()
     trainer(tmp_path / "whole", max_epochs=2).fit(whole, data())
     cut = task()
@@ -88,7 +88,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, t
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
-def test_killed_again_and_again(
+def test_resume_after_repeated_sigkill(
     tmp_path: Path, uninterrupted: tuple[dict[str, torch.Tensor], float], kills: int
 ) -> None:
     expected, _ = uninterrupted
@@ -100,7 +100,7 @@ def test_killed_again_and_again(
         process = start("fit", "--config", config)
         before = set(os.listdir(folder)) if folder.exists() else set()
         while process.poll() is None and not (folder.exists() and set(os.listdir(folder)) - before):
-            time.sleep(0.01)  # until the training has saved something more
+            time.sleep(0.01)  # until the training has saved another checkpoint
         time.sleep(draw.uniform(0, 0.3))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
@@ -114,7 +114,7 @@ def test_killed_again_and_again(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
-def test_signals_finish_the_batch_and_save(
+def test_signals_finish_the_step_and_save(
     tmp_path: Path, uninterrupted: tuple[dict[str, torch.Tensor], float], signum: signal.Signals
 ) -> None:
     expected, _ = uninterrupted
@@ -132,7 +132,7 @@ def test_signals_finish_the_batch_and_save(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_signal_saves_the_step_it_came_in(tmp_path: Path, signum: signal.Signals) -> None:
+def test_signal_saves_the_current_step(tmp_path: Path, signum: signal.Signals) -> None:
     from lightning.pytorch.callbacks import Callback
 
     from glmix.training.checkpoints import Preempted
@@ -151,19 +151,19 @@ def test_signal_saves_the_step_it_came_in(tmp_path: Path, signum: signal.Signals
     assert torch.load(newest, weights_only=True)["global_step"] == 7
 
 
-def test_torn_file_is_skipped(tmp_path: Path) -> None:
+def test_corrupted_checkpoint_is_skipped(tmp_path: Path) -> None:
     trainer(tmp_path, max_epochs=2, limit_train_batches=2).fit(task(), data())
     newest, second = sorted((tmp_path / "checkpoints").glob("step-*.ckpt"), reverse=True)[:2]
     content = newest.read_bytes()
-    for torn in (content[: len(content) // 2], b"", content[:5000] + b"x" * 100 + content[5100:], b"#" + content):
-        newest.write_bytes(torn)
+    for corrupted in (content[: len(content) // 2], b"", content[:5000] + b"x" * 100 + content[5100:], b"#" + content):
+        newest.write_bytes(corrupted)
         assert not is_intact(newest)
         assert newest_intact(tmp_path / "checkpoints") == second
-        with pytest.warns(UserWarning, match=f"{newest.name} is torn"):
+        with pytest.warns(UserWarning, match=f"{newest.name} is incomplete or corrupted"):
             assert checkpoint_to_resume(tmp_path, "auto", task()) == second
 
 
-def test_kill_in_mid_write_leaves_the_last_one(tmp_path: Path) -> None:
+def test_sigkill_while_writing_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     code = (
         "import sys, torch, time\n"
         "from glmix.training.checkpoint_io import AtomicCheckpointIO\n"
@@ -189,7 +189,7 @@ def test_kill_in_mid_write_leaves_the_last_one(tmp_path: Path) -> None:
     assert (saved["x"] == saved["step"]).all()
 
 
-def test_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+def test_full_disk_keeps_the_last_intact_checkpoint(tmp_path: Path) -> None:
     mount = shutil.which("mount")
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -206,7 +206,7 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
         assert newest_intact(disk) == disk / "step-1.ckpt"
 
         (disk / "step-1.ckpt").unlink()
-        # a checkpoint of this training takes about 4 MB: the first fits, and no second beside it
+        # a checkpoint of this training takes about 4 MB: only one fits on the disk
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with pytest.raises(OSError, match="could not be saved"):
@@ -218,7 +218,7 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
         subprocess.run(["umount", disk], check=False)
 
 
-def test_non_finite_loss_stops_and_names_the_step(tmp_path: Path) -> None:
+def test_non_finite_loss_stops_the_training_and_reports_the_step(tmp_path: Path) -> None:
     from lightning.pytorch.callbacks import Callback
 
     from glmix.tasks import NonFiniteLossError

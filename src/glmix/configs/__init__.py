@@ -1,8 +1,8 @@
-"""The recipes that the package ships: YAML files, each named by its path below this folder without `.yaml`.
+"""Shipped recipes: YAML configuration files, named by their path in this folder without `.yaml`.
 
-The first folder is the task. A name may leave it out: `classification/scenes/single` is `classification/scenes/single`.
+The first folder is the task. It may be left out: `scenes/single` is `classification/scenes/single`.
 
-A recipe begins with a comment whose first line says what it is. Paragraphs `Command:`, `Data:`, `Cost:` and `Expected:`
+A recipe starts with a comment. The first line is a summary. The paragraphs `Command:`, `Data:`, `Cost:` and `Expected:`
 follow.
 """
 
@@ -16,7 +16,7 @@ __all__ = ["Header", "config_names", "config_path", "find_config", "read_header"
 
 FOLDER = Path(__file__).parent
 SUFFIX = ".yaml"
-# names of the first version: configs/scenes/single.yaml, weakseg/voc
+# parts of recipe names in the first version of glmix: configs/scenes/single.yaml, weakseg/voc
 OLD_FOLDER = "configs"
 RENAMED = {"weakseg": "weak_segmentation"}
 _FIELD = re.compile(r"^(Command|Data|Cost|Expected): +", re.MULTILINE)
@@ -24,14 +24,14 @@ _FIELD = re.compile(r"^(Command|Data|Cost|Expected): +", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Header:
-    """What the first comment of a recipe says; a paragraph that is not there is empty.
+    """Content of the first comment of a recipe. A missing paragraph is an empty string.
 
     Args:
-        summary: what the recipe is.
-        command: how it is run.
-        data: what it reads.
-        cost: how long it takes.
-        expected: the result.
+        summary: short description of the recipe.
+        command: command that runs it.
+        data: data that it reads.
+        cost: training time and hardware.
+        expected: expected result.
     """
 
     summary: str
@@ -42,19 +42,19 @@ class Header:
 
 
 def config_names() -> list[str]:
-    """List the names of the shipped recipes, such as `classification/scenes/single`."""
+    """Return the names of the shipped recipes, such as `classification/scenes/single`."""
     return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob(f"*{SUFFIX}"))
 
 
 def config_path(name: str) -> Path:
-    """Return the file of a shipped recipe.
+    """Return the path of a shipped recipe.
 
     Args:
-        name: its name, with or without the task and `.yaml`, or its path in a checkout of the first version,
+        name: name of the recipe, with or without the task and `.yaml`, or its path in the first version of glmix,
             `configs/NAME.yaml`.
 
     Raises:
-        InputError: there is no such recipe.
+        InputError: if there is no such recipe.
     """
     found = _shipped(name)
     if found is None:
@@ -63,13 +63,13 @@ def config_path(name: str) -> Path:
 
 
 def find_config(name: str | Path) -> Path:
-    """Return the file that a `--config` option means: an existing file, or else the shipped recipe of this name.
+    """Return the configuration file for a `--config` option: an existing file, or else a shipped recipe.
 
     Args:
-        name: a path, or the name of a shipped recipe as `config_path` takes it.
+        name: path of a file, or name of a shipped recipe, see `config_path`.
 
     Raises:
-        InputError: there is neither.
+        InputError: if there is neither such a file nor such a recipe.
     """
     path = Path(name)
     if path.exists() and not path.is_dir():
@@ -81,7 +81,7 @@ def find_config(name: str | Path) -> Path:
 
 
 def read_header(text: str) -> Header:
-    """Read the first comment of a recipe."""
+    """Parse the first comment of a recipe."""
     lines = []
     for line in text.splitlines():
         if not line.startswith("#"):
@@ -94,12 +94,14 @@ def read_header(text: str) -> Header:
 
 
 def _key(name: str) -> str:
+    """Return the current name of a recipe for a name with `.yaml` or from the first version."""
     parts = PurePath(name.removesuffix(SUFFIX)).parts
     parts = parts[1:] if parts[:1] == (OLD_FOLDER,) else parts
     return "/".join([*(RENAMED.get(part, part) for part in parts[:1]), *parts[1:]])
 
 
 def _shipped(name: str) -> Path | None:
+    """Return the path of a shipped recipe; None if there is none or the name is ambiguous."""
     key = _key(name)
     found = [full for full in config_names() if full == key or ("/" in key and full.partition("/")[2] == key)]
     return FOLDER / f"{found[0]}{SUFFIX}" if len(found) == 1 else None
@@ -108,10 +110,10 @@ def _shipped(name: str) -> Path | None:
 def _suggestion(name: str) -> str:
     names = config_names()
     known = [*names, *(full.partition("/")[2] for full in names)]
-    return f"{nearest(_key(name), known)} `glmix configs` lists the shipped ones."
+    return f"{nearest(_key(name), known)} `glmix configs` lists the shipped recipes."
 
 
 def _joined(paragraph: str) -> str:
-    """Remove indentation, and join a command that a backslash continues on the next line."""
+    """Remove indentation, and join command lines that end with a backslash."""
     lines = re.sub(r"\\\n *", "", paragraph.partition("\n\n")[0]).splitlines()
     return "\n".join(line.strip() for line in lines)

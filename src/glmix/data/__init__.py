@@ -1,4 +1,4 @@
-"""Data sets and their loaders: nothing here knows a layer, a model or a task."""
+"""Data sets and data loaders. This package does not depend on layers, models or tasks."""
 
 from .scenes import Scene, SceneConfig, SceneDataset, collate_instances, draw_scene, write_scenes
 

@@ -26,9 +26,9 @@ from ..errors import InputError
 from ..training.checkpoint_io import AtomicCheckpointIO
 from ..training.checkpoints import Checkpoints
 from ..training.config_errors import cause_of, explain, misplaced_null
-from ..training.process import ends_as_signals_ask, quiet, restore_process_state
+from ..training.process import quiet, restore_process_state, standard_signal_exceptions
 from ..training.progress import progress
-from ..training.run_folder import checkpoint_to_resume, lock_run_folder, weights_to_measure
+from ..training.run_folder import checkpoint_to_resume, lock_run_folder, weights_to_evaluate
 from ..training.sync_norm import SyncNorm
 from ..training.task import Task
 from . import detection, segmentation  # noqa: F401
@@ -188,7 +188,7 @@ class CLI(LightningCLI):
             path = checkpoint_to_resume(root, config["resume"], self.model)
             message = f"Resuming from {path}"
         else:
-            path = weights_to_measure(root, config["weights"], self.model)
+            path = weights_to_evaluate(root, config["weights"], self.model)
             message = self._describe_weights(subcommand, path)
         if path is not None:
             kwargs["ckpt_path"] = str(path) if path.suffix == ".ckpt" else None
@@ -243,7 +243,7 @@ def run(argv: Sequence[str]) -> None:
         KeyboardInterrupt: Ctrl-C with nothing to save, or a second Ctrl-C.
         InputError: the configuration or the data are invalid.
     """
-    with restore_process_state(), quiet(), ExitStack() as resources, ends_as_signals_ask():
+    with restore_process_state(), quiet(), ExitStack() as resources, standard_signal_exceptions():
         try:
             CLI(argv, resources)
         except MisconfigurationException as error:

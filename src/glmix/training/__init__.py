@@ -1,4 +1,4 @@
-"""What all trainings share: the task base, optimiser, averaged weights, checkpoints, resume and configuration."""
+"""Training code shared by all tasks: base task, optimizer, EMA weights, checkpoints, resume and configuration."""
 
 from ..errors import MissingExtraError
 

@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or not there: written beside, flushed to the disk, then renamed."""
+"""Atomic checkpoint files: write a temporary file, flush it to disk, then rename it."""
 
 import warnings
 import zipfile
@@ -14,10 +14,10 @@ __all__ = ["AtomicCheckpointIO", "is_intact", "newest_intact", "step_files"]
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's way to the disk. A file that cannot be written leaves the one before it as it was.
+    """Lightning plugin that writes checkpoints atomically. A failed write keeps the previous file.
 
-    A failed write warns and is kept in `error` rather than raised: the other processes of a training are waiting for
-    this one. Who asked for the checkpoint looks at `error`.
+    A failed write warns and sets `error` instead of raising, because the other processes of a distributed training
+    wait for this process. The caller that requested the checkpoint must check `error`.
     """
 
     def __init__(self) -> None:
@@ -28,10 +28,10 @@ class AtomicCheckpointIO(CheckpointIO):
         self.error = None
         try:
             with atomic_write(target, flush=True) as part, part.open("wb") as file:
-                torch.save(checkpoint, file)  # not to a path, whose name would be in the archive
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as either
+                torch.save(checkpoint, file)  # given a path, torch would store the temporary name in the archive
+        except (OSError, RuntimeError) as error:  # torch raises either for a full disk
             self.error = error
-            warnings.warn(f"{target} could not be written ({error}); earlier checkpoints are untouched.", stacklevel=2)
+            warnings.warn(f"{target} could not be written ({error}); earlier checkpoints are unchanged.", stacklevel=2)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
@@ -42,21 +42,21 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def is_intact(path: Path) -> bool:
-    """Tell whether a checkpoint is a zip archive from its first byte to its end, with matching check sums."""
+    """Return whether a checkpoint is a complete zip archive with correct checksums."""
     try:
         with zipfile.ZipFile(path) as archive:
-            # zipfile skips bytes before the archive, with which torch cannot read it
-            begins = min((member.header_offset for member in archive.infolist()), default=0) == 0
-            return begins and archive.testzip() is None
+            # zipfile accepts bytes before the archive, torch does not
+            starts_at_zero = min((member.header_offset for member in archive.infolist()), default=0) == 0
+            return starts_at_zero and archive.testzip() is None
     except (OSError, zipfile.BadZipFile):
         return False
 
 
 def step_files(folder: Path) -> list[Path]:
-    """The checkpoints of a run, the newest first."""
+    """Return the step checkpoints of a run, newest first."""
     return sorted(folder.glob("step-*.ckpt"), reverse=True)
 
 
 def newest_intact(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole."""
+    """Return the newest intact checkpoint of a run; None if there is none."""
     return next((path for path in step_files(folder) if is_intact(path)), None)

@@ -1,4 +1,4 @@
-"""When checkpoints are written: every so many steps, after each epoch, and when the process is asked to end."""
+"""Checkpoint callback: save every N steps, after each epoch and on termination signals."""
 
 import os
 import shutil
@@ -23,28 +23,31 @@ from .task import Task
 __all__ = ["Checkpoints", "Preempted"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-SAME_SIGNAL = 0.5  # seconds: a launcher may pass on a signal that the terminal has sent to its processes already
+# Seconds. A launcher may forward a signal that the terminal has already sent to the same process.
+DUPLICATE_SIGNAL_WINDOW = 0.5
 
 
-class Preempted(Exception):  # noqa: N818 - it is no error
-    """The process was asked to end and has saved where it stood."""
+class Preempted(Exception):  # noqa: N818 - it is not an error
+    """A termination signal ended the training after a checkpoint was saved."""
 
     def __init__(self, signum: int, step: int, path: Path) -> None:
         self.signum = signum
         name = signal.Signals(signum).name
-        super().__init__(f"{name} received: stopped after step {step}, saved in {path}. The same command continues.")
+        super().__init__(
+            f"{name} received: stopped after step {step}, saved in {path}. Run the same command to resume."
+        )
 
 
 class Checkpoints(Checkpoint):
-    """Writes `checkpoints/step-*.ckpt` in the run's folder, and `best.ckpt` after the best validation.
+    """Callback that writes `checkpoints/step-*.ckpt` in the run folder, and `best.ckpt` for the best validation score.
 
-    SIGTERM, SIGUSR1 and SIGINT (Ctrl-C) finish the current step, save, and end the training with `Preempted`; a second
-    Ctrl-C ends it at once. Under Slurm the job is put back into the queue first, where Lightning's environment asks
-    for that, but not after Ctrl-C.
+    On SIGTERM, SIGUSR1 and SIGINT (Ctrl-C) it finishes the current step, saves a checkpoint and raises `Preempted`. A
+    second Ctrl-C ends the training immediately. Under Slurm it requeues the job first if Lightning's
+    `SLURMEnvironment.auto_requeue` is set, except after Ctrl-C.
 
     Args:
-        every_n_steps: steps between checkpoints, beside those at the end of each epoch.
-        keep: how many of the newest stay.
+        every_n_steps: optimizer steps between checkpoints. Checkpoints at the end of each epoch are saved in addition.
+        keep: number of newest step checkpoints to keep.
     """
 
     def __init__(self, every_n_steps: int = 500, keep: int = 2) -> None:
@@ -56,7 +59,7 @@ class Checkpoints(Checkpoint):
         self._received_at = 0.0
         self.failed: Exception | None = None
         self.best: float | None = None
-        self.unvalidated = False  # the epoch's last batch is done, its validation is not
+        self.unvalidated = False  # whether the last batch of the epoch is done but its validation is not
         self.began = False
         self._saved_step = -1
         self._loops: dict[str, Any] | None = None
@@ -64,6 +67,7 @@ class Checkpoints(Checkpoint):
 
     @staticmethod
     def folder(root: str | Path) -> Path:
+        """Return the checkpoint folder of a run folder."""
         return Path(root) / "checkpoints"
 
     # ---- signals
@@ -71,16 +75,16 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         progress: Any = trainer.fit_loop.epoch_progress.current
         if progress.ready == progress.processed:
-            # a checkpoint from an epoch's end: Lightning would take the next epoch for the rest of that one
+            # The checkpoint is from the end of an epoch: Lightning would treat the next epoch as the rest of that one.
             trainer.fit_loop.reset_restart_stage()
-        # Lightning's own handlers, registered just before, save in the middle of a batch: these take their place
+        # Replace Lightning's handlers, which were registered before: they save in the middle of a batch.
         for signum in SIGNALS if in_main_thread() else ():
             self._handlers[signum] = signal.signal(signum, self._receive)
         if trainer.is_global_zero:
-            for stray in self.folder(trainer.default_root_dir).glob(f".*{PART}"):
-                stray.unlink(missing_ok=True)
+            for leftover in self.folder(trainer.default_root_dir).glob(f".*{PART}"):
+                leftover.unlink(missing_ok=True)
         if self.unvalidated and trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0:
-            # killed between an epoch's last batch and the end of its validation, which Lightning would leave out
+            # The run was killed before the validation of the last epoch ended, and Lightning would skip it.
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True
@@ -90,59 +94,61 @@ class Checkpoints(Checkpoint):
         now = time.monotonic()
         if self.received is None:
             self.received, self._received_at = signum, now
-        elif signum == signal.SIGINT and now - self._received_at > SAME_SIGNAL:
+        elif signum == signal.SIGINT and now - self._received_at > DUPLICATE_SIGNAL_WINDOW:
             raise KeyboardInterrupt
 
-    def _is_asked_to_end(self, trainer: L.Trainer) -> bool:
+    def _signal_received(self, trainer: L.Trainer) -> bool:
+        """Return whether any process has received a termination signal."""
         return bool(trainer.strategy.reduce_boolean_decision(self.received is not None, all=False))
 
-    def _end(self, trainer: L.Trainer) -> None:
+    def _stop(self, trainer: L.Trainer) -> None:
+        """Requeue the Slurm job if there is one and raise `Preempted`."""
         signum = self.received or signal.SIGTERM
         environment = getattr(trainer.strategy, "cluster_environment", None)
         requeue = isinstance(environment, SLURMEnvironment) and environment.auto_requeue and signum != signal.SIGINT
         if requeue and trainer.is_global_zero:
             job = os.environ.get("SLURM_JOB_ID", "")
             if subprocess.run(["scontrol", "requeue", job], check=False).returncode != 0:
-                rank_zero_warn(f"Slurm did not put job {job} back into the queue; submit it again to continue.")
+                rank_zero_warn(f"Slurm could not requeue job {job}; submit it again to resume.")
         self._fail_if_unsaved(trainer)
         raise Preempted(signum, trainer.global_step, self._path(trainer))
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._put_handlers_back()
+        self._restore_handlers()
 
-    def _put_handlers_back(self) -> None:
+    def _restore_handlers(self) -> None:
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         self._handlers = {}
 
-    # ---- when
+    # ---- schedule
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.began = True
         if trainer.fit_loop._should_accumulate():
-            return  # half of a step cannot be resumed
-        ends = self._is_asked_to_end(trainer)
+            return  # training cannot resume within gradient accumulation
+        stop = self._signal_received(trainer)
         self.unvalidated = trainer.is_last_batch
         self._loops = None
-        if ends or trainer.global_step % self.every_n_steps == 0 or trainer.is_last_batch:
+        if stop or trainer.global_step % self.every_n_steps == 0 or trainer.is_last_batch:
             self._save(trainer)
         if trainer.is_last_batch:
             self._loops = trainer._checkpoint_connector._get_loops_state_dict()
-        if ends:
-            self._end(trainer)
+        if stop:
+            self._stop(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        # between processes, which may have different numbers of batches, one must not ask the others here
+        # no collective call here: processes may have different numbers of validation batches
         saved = trainer.global_step == self._saved_step
         if trainer.world_size == 1 and self.received is not None and saved:
-            self._end(trainer)
+            self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._end_epoch(trainer, pl_module)
-        if self._is_asked_to_end(trainer):
-            self._end(trainer)
+        if self._signal_received(trainer):
+            self._stop(trainer)
 
     def _end_epoch(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.unvalidated = False
@@ -151,13 +157,13 @@ class Checkpoints(Checkpoint):
         self.best = best if improved else self.best
         self._save(trainer)
         if improved and trainer.is_global_zero and self.failed is None:
-            _link(self._path(trainer), self._path(trainer).with_name("best.ckpt"))
+            _replace_with_link(self._path(trainer), self._path(trainer).with_name("best.ckpt"))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._put_handlers_back()  # before Lightning puts back those that were there before its own
+        self._restore_handlers()  # before Lightning restores the handlers that preceded its own
         self._fail_if_unsaved(trainer)
 
-    # ---- how
+    # ---- saving
 
     def _path(self, trainer: L.Trainer) -> Path:
         return self.folder(trainer.default_root_dir) / f"step-{trainer.global_step:08d}.ckpt"
@@ -169,7 +175,7 @@ class Checkpoints(Checkpoint):
         self.failed = checkpoint_io.error if isinstance(checkpoint_io, AtomicCheckpointIO) else None
         self._saved_step = -1 if self.failed else trainer.global_step
         if trainer.is_global_zero and self.failed is None:
-            # files of later steps are not of this training: it has skipped them
+            # checkpoints of later steps are not from this training: resume has skipped them
             earlier = [file for file in step_files(path.parent) if file.name <= path.name]
             for old in earlier[self.keep :]:
                 old.unlink(missing_ok=True)
@@ -177,8 +183,8 @@ class Checkpoints(Checkpoint):
     def _fail_if_unsaved(self, trainer: L.Trainer) -> None:
         if self.failed is not None:
             raise OSError(
-                f"The state after step {trainer.global_step} could not be saved ({self.failed}). Make room and give "
-                "the same command: it continues from the last good checkpoint."
+                f"The state after step {trainer.global_step} could not be saved ({self.failed}). Free disk space and "
+                "run the same command: it resumes from the last intact checkpoint."
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -188,8 +194,8 @@ class Checkpoints(Checkpoint):
         self.best, self.unvalidated = state_dict["best"], state_dict["unvalidated"]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        # Lightning resumes rightly from after an epoch's last batch, not from after its validation: there it forgets
-        # to give the loader its state back. So both say the former.
+        # Lightning resumes correctly from the state after the last batch of an epoch. From the state after validation
+        # it does not restore the state of the data loader. So both checkpoints store the loop state of the former.
         if self._loops is not None:
             checkpoint["loops"] = self._loops
 
@@ -197,8 +203,8 @@ class Checkpoints(Checkpoint):
         self._loops = checkpoint["loops"]
 
 
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name, replacing what had that name, without a moment in which there is none."""
+def _replace_with_link(source: Path, target: Path) -> None:
+    """Replace `target` atomically with a hard link to `source`, or with a copy where links are not supported."""
     with atomic_write(target) as part:
         try:
             os.link(source, part)

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one sentence, from what jsonargparse says about it in many lines."""
+"""One-sentence error messages for configurations, from the multi-line errors of jsonargparse."""
 
 import dataclasses
 import inspect
@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import InputError, MissingExtraError
 from .weights import nearest
 
-__all__ = ["accepted", "cause_of", "explain", "misplaced_null"]
+__all__ = ["accepted_arguments", "cause_of", "explain", "misplaced_null"]
 
 _UNKNOWN = re.compile(
     r"Option '(?P<option>[\w.]+)' is not accepted"
@@ -27,7 +27,7 @@ _UNION = re.compile(
 )
 _GIVEN = re.compile(r"Given value: (?P<value>[^\n]*)")
 
-# Modules of the first version, which `class_path` in a saved configuration may still name.
+# Modules of the first version of glmix: a saved configuration may still have their names in `class_path`.
 RENAMED = {
     "glmix.data.modules": "glmix.data.classification.datamodule",
     "glmix.data.masks.modules": "glmix.data.segmentation.datamodule",
@@ -37,8 +37,8 @@ RENAMED = {
 _RENAMED = re.compile(rf"\b({'|'.join(map(re.escape, RENAMED))})\.(\w+)")
 
 
-def accepted(owner: Any) -> dict[str, Any]:
-    """{argument: type} of a class, with those that its bases take through **kwargs."""
+def accepted_arguments(owner: Any) -> dict[str, Any]:
+    """Return {argument: type} of a class, including arguments that its base classes take through **kwargs."""
     found: dict[str, Any] = {}
     for cls in inspect.getmro(owner):
         if "__init__" not in vars(cls):
@@ -53,7 +53,7 @@ def accepted(owner: Any) -> dict[str, Any]:
 
 
 def _class_of(hint: Any) -> Any:
-    """The dataclass that a type stands for, also where it may be None."""
+    """Return the dataclass in a type hint, which may be optional; None if there is none."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     return next((option for option in options if dataclasses.is_dataclass(option)), None)
 
@@ -62,13 +62,13 @@ def explain(message: str, known: Iterable[str]) -> str:
     """Reduce a message of jsonargparse to one sentence.
 
     Args:
-        message: the message.
-        known: keys outside of the classes that the YAML names.
+        message: error message of jsonargparse.
+        known: accepted keys that are not arguments of a class in the YAML file.
     """
     renamed = _RENAMED.search(message)
     if renamed is not None:
         new = f"{RENAMED[renamed[1]]}.{renamed[2]}"
-        return f"The class_path {renamed[0]} has become {new}; the name {renamed[2]} alone works too."
+        return f"The class_path {renamed[0]} was renamed to {new}; the class name {renamed[2]} works too."
     unknown = _UNKNOWN.search(message)
     if unknown is None:
         value = _VALUE.search(message)
@@ -81,13 +81,13 @@ def explain(message: str, known: Iterable[str]) -> str:
     owner = getattr(import_module(module), name)
     *outer, leaf = key.removeprefix("init_args.").split(".")
     for part in outer:
-        owner = _class_of(accepted(owner).get(part)) or owner
-    keys = sorted(accepted(owner))
+        owner = _class_of(accepted_arguments(owner).get(part)) or owner
+    keys = sorted(accepted_arguments(owner))
     return f"{owner.__name__} has no key {leaf!r}.{nearest(leaf, keys)} It takes {', '.join(keys)}."
 
 
 def _explain_union(message: str) -> str:
-    """The innermost value that none of several types accepts."""
+    """Describe the innermost value that matches none of the types of a union."""
     unions = list(_UNION.finditer(message))
     given = _GIVEN.search(message, unions[-1].end()) if unions else None
     if given is None:
@@ -97,11 +97,11 @@ def _explain_union(message: str) -> str:
 
 
 def misplaced_null(value: Any, name: str) -> str | None:
-    """Say in one sentence which argument of a class and its nested classes is null and may not be; None if none is.
+    """Return an error message for the first argument that is null but must not be; None if there is none.
 
     Args:
-        value: a class as jsonargparse has parsed it, with class_path and init_args.
-        name: what its key is called.
+        value: a class parsed by jsonargparse, with class_path and init_args. Nested classes are checked too.
+        name: key of the class in the configuration.
     """
     if value is None or "class_path" not in value:
         return None
@@ -110,24 +110,25 @@ def misplaced_null(value: Any, name: str) -> str | None:
 
 
 def _misplaced_null(owner: Any, given: Any, name: str) -> str | None:
-    hints = accepted(owner)
+    hints = accepted_arguments(owner)
     for key, value in vars(given).items() if given is not None else ():
         hint = hints.get(key, Any)
         if value is None and hint is not Any and type(None) not in typing.get_args(hint):
-            return f"{name}.{key} must not be null: it takes {getattr(hint, '__name__', hint)}."
+            return f"{name}.{key} must not be null: it must be of type {getattr(hint, '__name__', hint)}."
         nested = _class_of(hint)
         if nested is not None and value is not None:
             arguments = value.get("init_args", value)
-            wrong = _misplaced_null(nested, arguments, f"{name}.{key}")
-            if wrong is not None:
-                return wrong
+            message = _misplaced_null(nested, arguments, f"{name}.{key}")
+            if message is not None:
+                return message
     return None
 
 
 def cause_of(error: BaseException) -> InputError | MissingExtraError | None:
-    """The mistake of the user behind an exception that jsonargparse raises when a class cannot be built, if it is one.
+    """Return the user error that caused an exception of jsonargparse; None if the cause is not a user error.
 
-    A class that needs a package which is not installed, such as a logger, becomes a `MissingExtraError`.
+    jsonargparse wraps exceptions of constructors. A missing package, such as that of a logger, is returned as
+    `MissingExtraError`.
     """
     cause: BaseException | None = error
     while cause is not None:

@@ -1,4 +1,4 @@
-"""Optimiser and schedule as the recipes state them: plain numbers in, timm's objects out."""
+"""Optimizers and learning rate schedules, built with timm from plain configuration values."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,22 +10,25 @@ from torch.optim import Optimizer
 
 from ..errors import InputError
 
-__all__ = ["OptimizerConfig", "ScheduleConfig", "build_optimizer", "build_schedule", "undecayed"]
+__all__ = ["OptimizerConfig", "ScheduleConfig", "build_optimizer", "build_schedule", "no_weight_decay_names"]
 
 
 @dataclass
 class OptimizerConfig:
-    """What updates the weights.
+    """Configuration of the optimizer.
 
     Args:
-        name: an optimiser's name in timm.
-        lr: learning rate at a global batch of `base_batch`; it is scaled in proportion when the batch differs.
-        base_batch: the global batch (per process x processes x accumulation) that `lr` is meant for; None takes `lr`
-            as it stands, whatever the batch.
-        weight_decay: none falls on norms, biases, layer scales, slot scales and learned seeds.
-        official_weight_decay: let it fall on slot scales and learned seeds, as the reference did.
-        layer_decay: each layer learns by this factor slower than the one behind it; None for none.
-        eps: added to denominators.
+        name: name of an optimizer in timm.
+        lr: learning rate at an effective batch size of `base_batch`. It is scaled linearly with the effective batch
+            size.
+        base_batch: effective batch size (per process x processes x accumulation) that `lr` is meant for. None uses
+            `lr` without scaling.
+        weight_decay: weight decay. Norms, biases, layer scales, slot scales and learned seeds have none.
+        official_weight_decay: also apply weight decay to slot scales and learned seeds, as the reference
+            implementation does.
+        layer_decay: layer-wise learning rate decay: factor between the learning rate of a layer and of the next
+            deeper layer. None for none.
+        eps: epsilon in the denominator of the update.
         betas: decay rates of the running moments.
     """
 
@@ -41,17 +44,17 @@ class OptimizerConfig:
 
 @dataclass
 class ScheduleConfig:
-    """How the learning rate moves, iteration by iteration: a linear warm-up, then down over the whole training.
+    """Configuration of the learning rate schedule: linear warm-up, then decay. It is updated every optimizer step.
 
     Args:
-        kind: `cosine`, `poly` (a power of what is left) or `step` (a factor at each milestone).
-        warmup_epochs: length of the warm-up.
-        warmup_steps: the same in updates, instead of epochs.
-        warmup_lr: where the warm-up begins.
-        min_lr: where cosine and poly end. Neither this nor `warmup_lr` is scaled with the batch.
-        power: of poly; 1 is a straight line.
-        milestones: epochs after which the rate of `step` falls.
-        gamma: by which factor.
+        kind: `cosine`, `poly` (polynomial decay) or `step` (multiplied by `gamma` at each milestone).
+        warmup_epochs: length of the warm-up in epochs.
+        warmup_steps: length of the warm-up in optimizer steps; it replaces `warmup_epochs`.
+        warmup_lr: learning rate at the start of the warm-up. It is not scaled with the effective batch size.
+        min_lr: final learning rate of `cosine` and `poly`. It is not scaled with the effective batch size.
+        power: exponent of `poly`; 1 is linear decay.
+        milestones: epochs after which `step` multiplies the learning rate by `gamma`.
+        gamma: factor of `step`.
     """
 
     kind: Literal["cosine", "poly", "step"] = "cosine"
@@ -66,24 +69,24 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         if (self.kind == "step") != bool(self.milestones):
             raise InputError(
-                f"schedule.milestones are the epochs at which the kind 'step' falls, got {self.milestones} for "
-                f"{self.kind!r}."
+                f"schedule.milestones must be set for the kind 'step' and for no other kind, got {self.milestones} for "
+                f"the kind {self.kind!r}."
             )
 
 
-def undecayed(model: nn.Module, official: bool) -> set[str]:
-    """Parameters without weight decay beside those of one dimension that are never decayed.
+def no_weight_decay_names(model: nn.Module, official: bool) -> set[str]:
+    """Return the names of parameters without weight decay, in addition to one-dimensional parameters.
 
-    A slot scale has one dimension here and none in the reference, where it is decayed like the learned seeds.
+    A slot scale has one dimension here and zero in the reference implementation, which decays it like learned seeds.
     """
     listed = getattr(model, "no_weight_decay", None)
     return set() if official or listed is None else set(listed())
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig, global_batch: int) -> Optimizer:
-    """An optimiser with parameter groups by weight decay and, where it is asked for, by depth."""
+    """Return an optimizer with parameter groups by weight decay and, with `layer_decay`, by depth."""
     lr = config.lr if config.base_batch is None else config.lr * global_batch / config.base_batch
-    names = undecayed(model, config.official_weight_decay)
+    names = no_weight_decay_names(model, config.official_weight_decay)
     groups: list[dict[str, Any]]
     if config.layer_decay is None:
         groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=names)
@@ -101,7 +104,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, global_batch: int
 
 
 def _decay_scales(model: nn.Module, groups: list[dict[str, Any]], weight_decay: float) -> list[dict[str, Any]]:
-    """Move slot scales from groups without weight decay to groups of the same learning rate with it."""
+    """Move slot scales to parameter groups with weight decay and the same learning rate."""
     scales = {id(p) for name, p in model.named_parameters() if name.endswith("bridge.scale")}
     moved = []
     for group in groups:
@@ -117,20 +120,22 @@ def _decay_scales(model: nn.Module, groups: list[dict[str, Any]], weight_decay: 
 def build_schedule(
     optimizer: Optimizer, config: ScheduleConfig, steps_per_epoch: int, epochs: float
 ) -> CosineLRScheduler | PolyLRScheduler | MultiStepLRScheduler:
-    """timm's schedule over `steps_per_epoch * epochs` updates, of which the warm-up takes the first."""
+    """Return a scheduler of timm for `steps_per_epoch * epochs` optimizer steps, including the warm-up."""
     total = round(steps_per_epoch * epochs)
     warmup = round(steps_per_epoch * config.warmup_epochs) if config.warmup_steps is None else config.warmup_steps
     if total < 1:
-        raise InputError(f"A schedule needs at least one step, got {steps_per_epoch} steps an epoch, {epochs} epochs.")
+        raise InputError(
+            f"A schedule needs at least one step, got {steps_per_epoch} steps per epoch and {epochs} epochs."
+        )
     if warmup >= total:
         length = f"{config.warmup_epochs:g} epochs" if config.warmup_steps is None else f"{warmup} steps"
         raise InputError(
-            f"The warm-up takes {length} and the whole training {epochs:g} epochs of {steps_per_epoch} steps: set "
+            f"The warm-up takes {length}, but the whole training has {epochs:g} epochs of {steps_per_epoch} steps: set "
             "schedule.warmup_epochs or schedule.warmup_steps below trainer.max_epochs or trainer.max_steps."
         )
     warm: dict[str, Any] = {"warmup_t": warmup, "warmup_lr_init": config.warmup_lr, "t_in_epochs": False}
-    if config.kind == "step":  # milestones count from the beginning, whatever the warm-up
-        milestones = [round(steps_per_epoch * epoch) + 1 for epoch in config.milestones]  # timm falls one earlier
+    if config.kind == "step":  # milestones count from the start of training, including the warm-up
+        milestones = [round(steps_per_epoch * epoch) + 1 for epoch in config.milestones]  # timm decays one step early
         return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=config.gamma, warmup_prefix=False, **warm)
     down: dict[str, Any] = {"t_initial": total - warmup, "lr_min": config.min_lr, "warmup_prefix": True, **warm}
     if config.kind == "poly":

@@ -1,4 +1,4 @@
-"""What a training changes for the whole process: kept quiet, ended as signals ask, and put back afterwards."""
+"""Process-wide state during training: log output, exceptions for signals, and restoring global settings."""
 
 import contextlib
 import logging
@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-__all__ = ["ends_as_signals_ask", "in_main_thread", "quiet", "restore_process_state"]
+__all__ = ["in_main_thread", "quiet", "restore_process_state", "standard_signal_exceptions"]
 
 
 def in_main_thread() -> bool:
-    """Tell whether signal handlers can be set here."""
+    """Return whether this is the main thread, the only one that can set signal handlers."""
     return threading.current_thread() is threading.main_thread()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out Lightning's advice and its account of the machine, and print warnings as one line each."""
+    """Hide informational messages and some warnings of Lightning, and print each warning on one line."""
     loggers = [
         logging.getLogger(f"lightning.pytorch.{name}")
         for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
@@ -34,11 +34,11 @@ def quiet() -> Iterator[None]:
         for message in (
             ".*does not have many workers.*",
             ".*smaller than the logging interval.*",
-            ".*in eval mode at the start of training.*",  # the average is
+            ".*in eval mode at the start of training.*",  # the EMA model is
             ".*set_vital.*",
             ".*sync_dist=True.*",  # the metrics synchronise themselves
             ".*LeafSpec.*",
-            ".*worker processes in total.*",  # for every loader: `glmix fit` says it once
+            ".*worker processes in total.*",  # once per loader; `glmix fit` warns once
         ):
             warnings.filterwarnings("ignore", message=message)
         warnings.formatwarning = _one_line
@@ -60,12 +60,12 @@ def _one_line(
 
 @contextlib.contextmanager
 def restore_process_state() -> Iterator[None]:
-    """Put back what a training changes, however it ends.
+    """Restore global state after training, also after an exception.
 
-    These are signal handlers, environment variables, the states of the random generators, and torch's settings of
-    determinism and benchmarking.
+    Restores signal handlers, environment variables, the states of the random number generators, and torch's settings
+    for deterministic algorithms and cuDNN benchmarking.
     """
-    # torch sets its handler of SIGCHLD once in a process, to notice workers that die
+    # torch sets its SIGCHLD handler once per process, to detect dead workers
     numbers = signal.valid_signals() - {signal.SIGCHLD} if in_main_thread() else set()
     handlers = {number: signal.getsignal(number) for number in numbers}
     environment = dict(os.environ)
@@ -91,12 +91,12 @@ def restore_process_state() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ends_as_signals_ask() -> Iterator[None]:
-    """Turn Lightning's answers to signals into the usual ones.
+def standard_signal_exceptions() -> Iterator[None]:
+    """Replace the exceptions that Lightning raises for signals by the standard ones.
 
     Raises:
-        KeyboardInterrupt: for SIGINT, which Lightning answers with exit code 1.
-        SystemExit: for SIGTERM, with the exit code 143, where Lightning's is 0.
+        KeyboardInterrupt: for SIGINT, where Lightning exits with code 1.
+        SystemExit: for SIGTERM, with exit code 143, where Lightning exits with code 0.
     """
     try:
         yield

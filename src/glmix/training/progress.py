@@ -1,4 +1,4 @@
-"""Progress: a rich bar on a terminal, a line an epoch elsewhere."""
+"""Training progress: a rich progress bar on a terminal, one line per epoch elsewhere."""
 
 import sys
 import time
@@ -13,8 +13,8 @@ from .task import Task
 __all__ = ["Bar", "EpochLines", "progress"]
 
 
-class Pace:
-    """Images and steps a second, from the clock alone: nothing waits for the device."""
+class Throughput:
+    """Images and steps per second, measured without synchronising the device."""
 
     def __init__(self) -> None:
         self.images = 0.0
@@ -22,7 +22,12 @@ class Pace:
         self._last: tuple[float, int] | None = None
 
     def tick(self, images: int, step: int) -> None:
-        """Call after every batch with the images of all processes; averages over about the last hundred batches."""
+        """Update the moving averages over about the last hundred batches. Call it after every batch.
+
+        Args:
+            images: number of images in the batch, over all processes.
+            step: number of optimizer steps so far.
+        """
         now = time.perf_counter()
         if self._last is not None:
             seconds = max(now - self._last[0], 1e-9)
@@ -32,16 +37,18 @@ class Pace:
         self._last = (now, step)
 
     def pause(self) -> None:
-        """Validation and saving are not training time."""
+        """Exclude the time until the next `tick`, such as validation and saving."""
         self._last = None
 
-    def left(self, steps: float) -> str:
+    def remaining_time(self, steps: float) -> str:
+        """Return the estimated time of a number of steps as text; "?" if it is unknown."""
         if not self.steps or steps == float("inf"):
             return "?"
         return str(timedelta(seconds=round(steps / self.steps)))
 
 
-def _images(batch: Any, trainer: L.Trainer) -> int:
+def _count_images(batch: Any, trainer: L.Trainer) -> int:
+    """Return the number of images in a batch of all processes."""
     return len(batch[0]) * trainer.world_size
 
 
@@ -53,20 +60,20 @@ def _total_steps(trainer: L.Trainer) -> float:
 
 
 class Bar(RichProgressBar):
-    """Rich's bar with loss, learning rate, images a second and the time that the whole training still takes."""
+    """Rich progress bar with loss, learning rate, images per second and the estimated remaining time."""
 
     def __init__(self) -> None:
         super().__init__(leave=True)
-        self.pace = Pace()
+        self.throughput = Throughput()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.pace.tick(_images(batch, trainer), trainer.global_step)
+        self.throughput.tick(_count_images(batch, trainer), trainer.global_step)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.pace.pause()
+        self.throughput.pause()
         super().on_validation_start(trainer, pl_module)
 
     def get_metrics(
@@ -76,8 +83,8 @@ class Bar(RichProgressBar):
         if isinstance(pl_module, Task) and pl_module.last_loss is not None and trainer.training:
             shown["loss"] = f"{float(pl_module.last_loss):.3f}"
             shown["lr"] = f"{pl_module.learning_rate():.1e}"
-            shown["images/s"] = f"{self.pace.images:.0f}"
-            shown["left"] = self.pace.left(_total_steps(trainer) - trainer.global_step)
+            shown["images/s"] = f"{self.throughput.images:.0f}"
+            shown["left"] = self.throughput.remaining_time(_total_steps(trainer) - trainer.global_step)
         for name, value in trainer.callback_metrics.items():
             if name.startswith("val/best_"):
                 shown[name.removeprefix("val/")] = f"{float(value):.3f}"
@@ -85,32 +92,32 @@ class Bar(RichProgressBar):
 
 
 class EpochLines(Callback):
-    """One line after every epoch, for logs that are files."""
+    """Callback that prints one line per epoch, for log files."""
 
     def __init__(self) -> None:
-        self.pace = Pace()
+        self.throughput = Throughput()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.pace.tick(_images(batch, trainer), trainer.global_step)
+        self.throughput.tick(_count_images(batch, trainer), trainer.global_step)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.pace.pause()
+        self.throughput.pause()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.pace.pause()
+        self.throughput.pause()
         if not trainer.is_global_zero or not isinstance(pl_module, Task) or pl_module.last_loss is None:
             return
-        # not those of single classes, val/IoU/NAME, of which there may be hundreds
+        # without metrics per class, such as val/IoU/NAME: there may be hundreds
         scores = {
             k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/") and k.count("/") == 1
         }
         of_all = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         line = (
             f"epoch {trainer.current_epoch + 1}{of_all}  loss {float(pl_module.last_loss):.3f}  "
-            f"lr {pl_module.learning_rate():.1e}  {self.pace.images:.0f} images/s  "
-            f"{self.pace.left(_total_steps(trainer) - trainer.global_step)} left"
+            f"lr {pl_module.learning_rate():.1e}  {self.throughput.images:.0f} images/s  "
+            f"{self.throughput.remaining_time(_total_steps(trainer) - trainer.global_step)} left"
         )
         line += "".join(f"  {name} {value:.3f}" for name, value in scores.items())
         sys.stderr.write(line + "\n")
@@ -118,4 +125,5 @@ class EpochLines(Callback):
 
 
 def progress() -> Callback:
+    """Return the progress callback for the current stdout: `Bar` on a terminal, else `EpochLines`."""
     return Bar() if sys.stdout.isatty() else EpochLines()

@@ -1,7 +1,7 @@
-"""Randomness as a function of where training stands, so that there is no hidden state to save.
+"""Random seeds as a function of the training position, so that checkpoints need no generator states.
 
-Before every batch the generators of Python, numpy and torch are seeded from (seed, rank, epoch, batch). A run that is
-resumed draws what an uninterrupted one would have drawn, whatever was drawn in between, such as by validation.
+The generators of Python, numpy and torch are seeded before every batch from (seed, rank, epoch, batch). A resumed run
+therefore draws the same numbers as an uninterrupted run, whatever other code, such as validation, has drawn.
 """
 
 import random
@@ -13,10 +13,14 @@ __all__ = ["seed_position"]
 
 
 def seed_position(seed: int, rank: int, epoch: int, batch: int, stream: int = 0) -> None:
-    """Seed every generator of this process, on all its devices, for one place in a training.
+    """Seed all random number generators of this process, on all devices, for one position of the training.
 
     Args:
-        stream: 0 for what the training step draws, 1 for what loading the next batch draws.
+        seed: seed of the training.
+        rank: rank of this process.
+        epoch: index of the epoch.
+        batch: index of the batch in the epoch.
+        stream: 0 for the training step, 1 for loading the next batch.
     """
     words = np.random.SeedSequence([seed, rank, epoch, batch, stream]).generate_state(3)
     random.seed(int(words[0]))

@@ -1,4 +1,4 @@
-"""The folder of a run: one process trains in it at a time, and one of its checkpoints is read."""
+"""Run folder: a lock against concurrent trainings, and the choice of the checkpoint to resume or evaluate."""
 
 import contextlib
 import errno
@@ -18,22 +18,22 @@ from ..errors import InputError
 from .checkpoint_io import is_intact, newest_intact, step_files
 from .checkpoints import Checkpoints
 from .task import Task
-from .weights import INFO, open_run
+from .weights import INFO, read_run_checkpoint
 
-__all__ = ["LOCK", "checkpoint_to_resume", "lock_run_folder", "weights_to_measure"]
+__all__ = ["LOCK", "checkpoint_to_resume", "lock_run_folder", "weights_to_evaluate"]
 
 LOCK = "run.lock"
 
 
 @contextlib.contextmanager
 def lock_run_folder(root: Path) -> Iterator[None]:
-    """Keep other processes from training in the same folder.
+    """Lock a run folder against other processes.
 
-    The lock is a record lock of the operating system on the file `run.lock`: it ends with the process that holds it,
-    however that ends, and processes that are forked from it do not hold it.
+    The lock is a POSIX record lock on the file `run.lock`. The operating system releases it when the process ends, also
+    after a crash, and forked processes do not inherit it.
 
     Args:
-        root: the run's folder.
+        root: run folder. It is created if it does not exist.
 
     Raises:
         InputError: if another process holds the lock.
@@ -60,32 +60,32 @@ def _lock(handle: int, path: Path) -> None:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             owner = os.read(handle, 1000).decode(errors="replace") or "another process"
             raise InputError(
-                f"{path.parent} is in use by {owner}: wait for it, or give another --trainer.default_root_dir (if that "
-                f"machine has crashed, delete {path})."
+                f"{path.parent} is in use by {owner}: wait until it ends, or set another --trainer.default_root_dir "
+                f"(if that machine has crashed, delete {path})."
             ) from error
-        rank_zero_warn(f"{path} cannot be locked ({error.strerror}): make sure that no other run uses this folder.")
+        rank_zero_warn(f"{path} cannot be locked ({error.strerror}): make sure that no other run uses the folder.")
 
 
 def _problem(path: Path, task: Task) -> str | None:
-    """Say in one sentence why a checkpoint is not one of this task and model; None if it is."""
+    """Return an error message if a checkpoint does not fit the task and model; None if it does."""
     if not is_intact(path):
-        return f"{path} is torn."
+        return f"{path} is incomplete or corrupted."
     try:
-        info = open_run(path).get(INFO)
+        info = read_run_checkpoint(path).get(INFO)
     except InputError as error:
         return str(error)
     if not isinstance(info, dict):
-        return f"{path} is no checkpoint of `glmix fit`."
-    if (info.get("task"), info.get("model")) != (task.kind, task.model_name):
+        return f"{path} is not a checkpoint of `glmix fit`."
+    if (info.get("task"), info.get("model")) != (task.task_name, task.model_name):
         return (
-            f"{path} holds {info.get('task')} with {info.get('model')}, and the configuration is {task.kind} with "
-            f"{task.model_name}."
+            f"{path} holds {info.get('task')} with {info.get('model')}, but the configuration has {task.task_name} "
+            f"with {task.model_name}."
         )
     return None
 
 
 def _first_usable(paths: Iterable[Path], task: Task) -> tuple[Path | None, list[str]]:
-    """The first checkpoint that this task can load, and what is wrong with those before it."""
+    """Return the first checkpoint that the task can load, and the error messages of those before it."""
     problems: list[str] = []
     for path in paths:
         problem = _problem(path, task)
@@ -96,71 +96,70 @@ def _first_usable(paths: Iterable[Path], task: Task) -> tuple[Path | None, list[
 
 
 def _checked(path: Path, task: Task) -> Path:
+    """Return `path`, or raise InputError if it is a `.ckpt` that does not fit the task."""
     if path.suffix == ".ckpt" and (problem := _problem(path, task)) is not None:
         raise InputError(problem)
     return path
 
 
-def checkpoint_to_resume(root: Path, how: str, task: Task) -> Path | None:
-    """Choose the checkpoint that a training continues from.
+def checkpoint_to_resume(root: Path, resume: str, task: Task) -> Path | None:
+    """Return the checkpoint to resume from; None to start a new training.
 
     Args:
-        root: the run's folder.
-        how: `auto`, `never` or a file.
-        task: what is to be trained.
-
-    Returns:
-        The checkpoint; None to begin.
+        root: run folder.
+        resume: `auto`, `never` or a checkpoint file.
+        task: task to train.
 
     Raises:
-        InputError: if the file cannot be used, with `never` if the folder holds a run, and with `auto` if it holds
-            checkpoints of another task or model only.
+        InputError: if the checkpoint file cannot be used; with `never`, if the folder already has an intact checkpoint;
+            with `auto`, if it only has checkpoints of another task or model.
     """
     folder = Checkpoints.folder(root)
-    if how == "never":
+    if resume == "never":
         if newest_intact(folder) is not None:
             raise InputError(
-                f"{root} holds a run already. Leave out --resume never to continue it, or give another "
+                f"{root} already contains a run. Leave out --resume never to resume it, or set another "
                 "--trainer.default_root_dir."
             )
         return None
-    if how != "auto":
-        if not Path(how).is_file():
-            raise InputError(f"--resume takes 'auto', 'never' or a .ckpt file; there is no file {how!r}.")
-        return _checked(Path(how), task)
+    if resume != "auto":
+        if not Path(resume).is_file():
+            raise InputError(f"--resume takes 'auto', 'never' or a .ckpt file; there is no file {resume!r}.")
+        return _checked(Path(resume), task)
     found, problems = _first_usable(step_files(folder), task)
     if found is None and newest_intact(folder) is not None:
-        raise InputError(" ".join([*problems, "Give another --trainer.default_root_dir, or delete these files."]))
+        raise InputError(" ".join([*problems, "Set another --trainer.default_root_dir, or delete these files."]))
     for problem in problems:
         rank_zero_warn(f"{problem} It was skipped.")
     return found
 
 
-def weights_to_measure(root: Path, which: str, task: Task) -> Path:
-    """Choose the weights that are validated or tested. Those of `model.checkpoint`, which training begins from, never.
+def weights_to_evaluate(root: Path, weights: str, task: Task) -> Path:
+    """Return the file with the weights for validation or testing, never that of `model.checkpoint`.
 
     Args:
-        root: the run's folder.
-        which: `auto` for its best checkpoint, or the newest where there is no best one; or a file.
-        task: what is measured.
+        root: run folder.
+        weights: `auto` for the best checkpoint, or the newest one if there is no best one; or a file.
+        task: task to evaluate.
 
     Raises:
-        InputError: if there are none, or if they are not those of this task and model.
+        InputError: if there is no such file, or if it does not fit the task and model.
     """
-    if which != "auto":
-        if not Path(which).is_file():
-            raise InputError(f"--weights takes 'auto' or a file of weights; there is no file {which!r}.")
-        if Path(which).suffix != ".ckpt" and task.model_is_backbone:
+    if weights != "auto":
+        if not Path(weights).is_file():
+            raise InputError(f"--weights takes 'auto' or a file of weights; there is no file {weights!r}.")
+        if Path(weights).suffix != ".ckpt" and task.model_is_backbone:
             raise InputError(
-                f"--weights for {task.kind} takes a .ckpt of `glmix fit`; {which} holds a backbone at most."
+                f"--weights for {task.task_name} takes a .ckpt of `glmix fit`; {weights} has weights of a backbone "
+                "at most."
             )
-        return _checked(Path(which), task)
+        return _checked(Path(weights), task)
     folder = Checkpoints.folder(root)
     best = folder / "best.ckpt"
     found, problems = _first_usable([*([best] if best.is_file() else []), *step_files(folder)], task)
     if found is None:
-        why = problems[0] if problems else f"There are no weights: {folder} has no checkpoint."
-        raise InputError(f"{why} Give --trainer.default_root_dir of a run, or --weights FILE.")
+        reason = problems[0] if problems else f"There are no weights: {folder} has no checkpoint."
+        raise InputError(f"{reason} Set --trainer.default_root_dir to the folder of a run, or --weights to a file.")
     for problem in problems:
         rank_zero_warn(f"{problem} It was skipped.")
     return found

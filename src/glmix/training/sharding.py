@@ -1,4 +1,4 @@
-"""Sharded weights: FSDP2, for models that do not fit one device."""
+"""Sharded training with FSDP2, for models that do not fit on one device."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ __all__ = ["shard"]
 
 
 def shard(net: nn.Module, mesh: Any) -> None:
-    """Split weights, gradients and optimiser state over the processes of a mesh: a shard a stage, one for the rest."""
+    """Shard weights, gradients and optimizer state over a device mesh: one FSDP2 unit per stage, one for the rest."""
     for stage in getattr(net, "stages", []):
         fully_shard(stage, mesh=mesh)
     fully_shard(net, mesh=mesh)

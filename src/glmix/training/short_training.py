@@ -1,4 +1,4 @@
-"""Short trainings of small networks from Python, without checkpoints: for the demo, weak segmentation and studies."""
+"""Short trainings without checkpoints, started from Python: for the demo, weak segmentation and studies."""
 
 import time
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from ..errors import InputError
 from .optim import OptimizerConfig, ScheduleConfig
-from .process import ends_as_signals_ask, quiet
+from .process import quiet, standard_signal_exceptions
 from .task import Task
 
 __all__ = ["Epoch", "Recipe", "train_on_scenes"]
@@ -19,14 +19,14 @@ __all__ = ["Epoch", "Recipe", "train_on_scenes"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast a small network learns scenes: AdamW, the learning rate up in a line, down in a cosine.
+    """Hyperparameters of a short training: AdamW with linear warm-up and a cosine learning rate schedule.
 
     Args:
-        epochs: passes over the scenes.
-        lr: highest learning rate, whatever the batch.
-        warmup: share of the training in which the learning rate rises.
-        weight_decay: none falls on norms, biases and slot scales.
-        clip: largest norm of a step's gradient.
+        epochs: number of epochs.
+        lr: peak learning rate. It is not scaled with the batch size.
+        warmup: fraction of the training that is warm-up.
+        weight_decay: weight decay. Norms, biases and slot scales have none.
+        clip: maximum gradient norm.
     """
 
     epochs: int = 12
@@ -43,10 +43,10 @@ class Recipe:
         if not self.clip > 0:
             raise InputError(f"clip must be above 0, got {self.clip}.")
         if not 0 <= self.warmup < 1:
-            raise InputError(f"warmup must be a share of the training, from 0 to below 1, got {self.warmup}.")
+            raise InputError(f"warmup must be a fraction of the training, from 0 to below 1, got {self.warmup}.")
 
     def task_arguments(self, seed: int) -> dict[str, Any]:
-        """Return the arguments of a `Task` that this recipe decides: optimizer, schedule and seed."""
+        """Return the arguments of a `Task` for this recipe: optimizer, schedule and seed."""
         return {
             "optimizer": OptimizerConfig(lr=self.lr, base_batch=None, weight_decay=self.weight_decay),
             "schedule": ScheduleConfig(warmup_epochs=self.warmup * self.epochs),
@@ -56,14 +56,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What was seen at the end of an epoch.
+    """Losses and validation score at the end of an epoch.
 
     Args:
-        number: from 1.
-        train_loss: mean over the epoch's batches, while they were learnt.
-        val_loss: on scenes that are not trained on.
-        score: what the task is judged by there, such as accuracy, from 0 to 1.
-        seconds: since the training began.
+        number: number of the epoch, from 1.
+        train_loss: mean training loss over the batches of the epoch.
+        val_loss: validation loss.
+        score: validation score, the metric `Task.score_name`, such as accuracy, from 0 to 1.
+        seconds: time since the start of the training.
     """
 
     number: int
@@ -81,12 +81,17 @@ def train_on_scenes(
     callbacks: Sequence[Callback] = (),
     every_epoch: bool = True,
 ) -> list[Epoch]:
-    """Train `task` as long as `recipe` says and return what was validated: every epoch, or only the last.
+    """Train a task, on a CUDA device if there is one, and return the results of the validated epochs.
 
-    A CUDA device is used where there is one.
+    Args:
+        task: task to train, with the arguments of `Recipe.task_arguments`.
+        data: data module.
+        recipe: number of epochs and gradient clipping; the rest is in the arguments of the task.
+        callbacks: callbacks of the trainer.
+        every_epoch: validate after every epoch; otherwise only after the last epoch.
     """
     history = _History()
-    with quiet(), ends_as_signals_ask():
+    with quiet(), standard_signal_exceptions():
         trainer = L.Trainer(
             accelerator="cuda" if torch.cuda.is_available() else "cpu",
             devices=1,
@@ -106,13 +111,15 @@ def train_on_scenes(
 
 
 class _History(Callback):
+    """Callback that collects an `Epoch` per validated epoch."""
+
     def __init__(self) -> None:
         self.epochs: list[Epoch] = []
         self._losses: list[float] = []
-        self._began = 0.0
+        self._start_time = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._began = time.perf_counter()
+        self._start_time = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         assert isinstance(pl_module, Task)
@@ -131,6 +138,6 @@ class _History(Callback):
                 train_loss=sum(losses) / len(losses),
                 val_loss=float(scores["val/loss"]),
                 score=float(scores[f"val/{pl_module.score_name}"]),
-                seconds=time.perf_counter() - self._began,
+                seconds=time.perf_counter() - self._start_time,
             )
         )

@@ -1,4 +1,4 @@
-"""BatchNorm over the batches of all processes, also on CPUs, where torch's SyncBatchNorm does not work."""
+"""Synchronised BatchNorm that also works on CPUs, where torch's SyncBatchNorm does not."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def _sum_over_processes(x: Tensor) -> Tensor:
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d with the statistics of all processes during training; the same parameters and buffers."""
+    """BatchNorm2d with training statistics over all processes, and the same parameters and buffers as BatchNorm2d."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
@@ -40,7 +40,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 class SyncNorm(LayerSync):
-    """Lightning's plugin for `trainer.sync_batchnorm`, on any device."""
+    """Lightning plugin for `trainer.sync_batchnorm` on any device."""
 
     def __init__(self) -> None:
         self.torch_sync = TorchSyncBatchNorm()
@@ -59,7 +59,7 @@ class SyncNorm(LayerSync):
 
 
 def _replace(model: nn.Module, old: type[nn.Module], new: Any) -> None:
-    """The two classes differ in their forward pass alone, so a module takes on the other in place."""
+    """Change the class of modules in place. This is safe because the two classes only differ in `forward`."""
     for module in model.modules():
         if type(module) is old:
             module.__class__ = new

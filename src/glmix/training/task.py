@@ -1,4 +1,4 @@
-"""What every task shares: the model and its average, optimiser, schedule, reproducible randomness, finite losses."""
+"""Base class of all tasks: model, EMA, optimizer, schedule, reproducible seeds, and the check for finite losses."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .checkpoint_info import BUILD_ARGS, DATA
+from .checkpoint_info import BUILD_ARGS, DATA_ATTRIBUTES
 from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
 from .randomness import seed_position
 from .sharding import shard
@@ -19,39 +19,39 @@ from .weights import INFO, build_model, check_tensors, load_weights
 
 __all__ = ["NonFiniteLossError", "Task"]
 
-NO_STEP = 2**62
+NO_STEP = 2**62  # value of `_bad_step` while all losses are finite
 
 
 class NonFiniteLossError(InputError):
-    """The loss was infinite or no number."""
+    """The loss is infinite or NaN."""
 
 
 class Task(L.LightningModule):
-    """Train a model: the optimiser, the average of the weights and checkpoints. Subclasses add loss and metrics.
+    """Lightning module with model, optimizer, EMA and checkpoint metadata. Subclasses add the loss and the metrics.
 
-    A subclass implements `training_step`, `evaluate` and `compute_scores`, and sets `score_name`, the metric that
-    decides which checkpoint is the best.
+    A subclass implements `training_step`, `evaluate` and `compute_scores`, and sets `score_name`, the validation metric
+    that selects the best checkpoint.
 
     Args:
-        model: a model's name: ours (`glmix models`) or any of timm's.
+        model: name of a GLNet model (`glmix models` lists them) or of any other model of timm.
         model_args: arguments of the model, such as drop_path_rate.
-        num_classes: outputs of the model; None takes the number from the data.
-        checkpoint: weights to begin from: an authors' file, safetensors or a `.ckpt`. Another number of classes is
-            allowed, its classifier begins anew.
-        fine_tuning: the recipe is meant for pretrained weights: warn where a training begins without `checkpoint`.
-        optimizer: what updates the weights.
-        schedule: how the learning rate moves.
-        ema_decay: keep an average of the weights with this decay, validate it too; None for none.
-        grad_checkpointing: compute activations again in the backward pass, to save memory.
+        num_classes: number of outputs of the model; None takes the number of classes of the data.
+        checkpoint: file with initial weights: an official file, safetensors or a `.ckpt`. The classifier is initialised
+            randomly if the file has another number of classes.
+        fine_tuning: whether the recipe expects pretrained weights: warn if a training starts without `checkpoint`.
+        optimizer: optimizer configuration.
+        schedule: learning rate schedule.
+        ema_decay: decay of an exponential moving average (EMA) of the weights, which is validated too; None for no EMA.
+        grad_checkpointing: use gradient checkpointing to save memory.
         compile: compile the model with torch.compile.
-        channels_last: hold convolution weights in the memory format that the models compute in.
-        seed: of dropping, mixing and everything else that is random in a training step.
+        channels_last: store convolution weights in the channels_last memory format.
+        seed: seed of all randomness in training steps, such as stochastic depth and Mixup.
     """
 
     model: nn.Module
     ema: ModelEmaV3 | None
     score_name: str
-    model_is_backbone = False  # whether the trained network has more parts than the model that `model` names
+    model_is_backbone = False  # whether `model` names only the backbone of the trained network
     _bad_step: Tensor
 
     def __init__(
@@ -71,7 +71,7 @@ class Task(L.LightningModule):
     ) -> None:
         super().__init__()
         if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise InputError(f"ema_decay must lie in [0, 1), or be null for no average, got {ema_decay}.")
+            raise InputError(f"ema_decay must lie in [0, 1), or be null for no EMA, got {ema_decay}.")
         self.model_name = model
         self.model_args = dict(model_args or {})
         self.num_classes = num_classes
@@ -92,26 +92,26 @@ class Task(L.LightningModule):
         self._built = False
         self.register_buffer("_bad_step", torch.tensor(NO_STEP), persistent=False)
 
-    # ---- the model
+    # ---- model
 
     def configure_model(self) -> None:
-        """Build the model once the data have told how many classes there are. Lightning may call this repeatedly."""
+        """Build the model, its EMA and the metrics on the first call, when the data module has been set up."""
         if self._built:
             return
         self.num_classes = self._resolve_classes()
         self.check_data(self._datamodule())
-        torch.manual_seed(self.seed)  # whatever was drawn before, such as by the data
+        torch.manual_seed(self.seed)  # independent of earlier random numbers, such as those of the data module
         self.model = self.build(self.num_classes)
         if self.channels_last and self.device_mesh is None:  # FSDP2 shards contiguous weights only
             self.model.to(memory_format=torch.channels_last)
         if self.ema_decay is not None:
-            # shards are not for the fast path, which takes plain tensors
+            # the foreach implementation does not support sharded tensors
             self.ema = ModelEmaV3(self.model, decay=self.ema_decay, foreach=self.device_mesh is None)
             self.ema.requires_grad_(False)
         if self.grad_checkpointing:
             self.model.set_grad_checkpointing(True)  # type: ignore[operator]
         mesh = self.device_mesh
-        if mesh is not None:  # FSDP2: a shard for every stage, one for the rest
+        if mesh is not None:
             for net in [self.model] + ([self.ema.module] if self.ema is not None else []):
                 shard(net, mesh["data_parallel"])
         if self.compile_model:
@@ -121,82 +121,82 @@ class Task(L.LightningModule):
         self._built = True
 
     def build(self, num_classes: int) -> nn.Module:
-        """The model, with the weights that training begins from."""
+        """Return the model with its initial weights."""
         model = build_model(self.model_name, self.model_args, num_classes)
         if self.checkpoint is not None:
             replaced = load_weights(model, self.checkpoint)
             if replaced and self._trainer is not None and self._trainer.evaluating:
                 raise InputError(
-                    f"{self.checkpoint} cannot be measured: its classifier is not for the {num_classes} classes of the "
-                    "data."
+                    f"{self.checkpoint} cannot be evaluated: its classifier is not for the {num_classes} classes of "
+                    "the data."
                 )
         return model
 
     def build_args(self) -> dict[str, Any]:
-        """Arguments of the task that `build` needs beside the model's: they are saved with the weights."""
+        """Return the arguments of the task that `build` needs besides those of the model. Checkpoints store them."""
         return {}
 
     def compile_parts(self) -> list[nn.Module]:
-        """What torch.compile is to compile."""
+        """Return the modules to compile with torch.compile."""
         return [self.model]
 
     def configure_metrics(self) -> None:
-        """Build metrics, which need to know the number of classes."""
+        """Build the metrics. `num_classes` is known when this is called."""
 
     def _datamodule(self) -> Any:
         return getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
 
     def check_data(self, data: Any) -> None:
-        """Raise InputError if the model cannot take what the data module gives; subclasses check more."""
-        wanted, size = self.model_args.get("in_chans", 3), getattr(data, "input_size", None)
-        if size is not None and size[0] != wanted:
+        """Raise InputError if the model does not fit the data module. Subclasses add checks."""
+        in_chans, size = self.model_args.get("in_chans", 3), getattr(data, "input_size", None)
+        if size is not None and size[0] != in_chans:
             raise InputError(
-                f"model.model_args.in_chans is {wanted}, but the images of {type(data).__name__} have {size[0]} "
+                f"model.model_args.in_chans is {in_chans}, but the images of {type(data).__name__} have {size[0]} "
                 "channels."
             )
 
     def _resolve_classes(self) -> int:
+        """Return the number of classes from the data module or from `num_classes`."""
         found: int | None = getattr(self._datamodule(), "num_classes", None)
         if self.num_classes is None and found is None:
-            raise InputError("The data do not say how many classes they have: set model.num_classes.")
+            raise InputError("The data module has no num_classes: set model.num_classes.")
         if found is not None and self.num_classes not in (None, found):
             raise InputError(
-                f"The data have {found} classes and the model was asked to have {self.num_classes}: set "
+                f"The data have {found} classes, but model.num_classes is {self.num_classes}: set "
                 f"model.num_classes to {found}, or leave it out."
             )
         return found if found is not None else self.num_classes  # type: ignore[return-value]
 
     def networks(self) -> dict[str, nn.Module]:
-        """Return the networks that are evaluated, by the suffix of their metrics: "" for the raw weights, "_ema" for
-        the averaged ones, if there are any."""
+        """Return the networks to evaluate by metric suffix: "" for raw weights, "_ema" for EMA weights."""
         networks: dict[str, nn.Module] = {"": self.model}
         if self.ema is not None:
             networks["_ema"] = self.ema.module
         return networks
 
     def best_network(self) -> nn.Module:
-        """Return the network with the raw or the averaged weights, whichever scored higher in the last validation."""
+        """Return the network, with raw or EMA weights, that had the higher score in the last validation."""
         return self.ema.module if self.ema is not None and self.ema_is_better else self.model
 
     def forward(self, images: Tensor) -> Any:
         return self.model(images)
 
-    # ---- optimiser and schedule
+    # ---- optimizer and schedule
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         trainer = self.trainer
         loader = trainer.fit_loop._data_source.dataloader()
         batch_size = getattr(trainer.datamodule, "batch_size", None) or getattr(loader, "batch_size", None)  # type: ignore[attr-defined]
         if not batch_size:
-            raise InputError("The data do not say their batch size, which the learning rate is scaled with.")
+            raise InputError("The data have no batch_size, which the learning rate is scaled with.")
         self.global_batch = batch_size * trainer.world_size * trainer.accumulate_grad_batches
         optimizer = build_optimizer(self.model, self.optimizer_config, self.global_batch)
-        steps, epochs = self._length(loader)
+        steps, epochs = self._training_length(loader)
         schedule = build_schedule(optimizer, self.schedule_config, steps, epochs)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _length(self, loader: Any) -> tuple[int, float]:
-        """Updates an epoch, and epochs."""
+    def _training_length(self, loader: Any) -> tuple[int, float]:
+        """Return the number of optimizer steps per epoch and the number of epochs."""
         trainer = self.trainer
         limit = trainer.limit_train_batches
         try:
@@ -208,12 +208,16 @@ class Task(L.LightningModule):
         elif math.isfinite(batches):
             batches = max(1, int(batches * limit))
         if not math.isfinite(batches):
-            raise InputError("These data do not say how long an epoch is: set trainer.limit_train_batches to a number.")
+            raise InputError(
+                "The length of an epoch of these data is unknown: set trainer.limit_train_batches to a number."
+            )
         steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
         if trainer.max_steps > 0:
             return steps, trainer.max_steps / steps
         if trainer.max_epochs is None or trainer.max_epochs < 0:
-            raise InputError("The schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
+            raise InputError(
+                "The schedule needs the length of the training: set trainer.max_epochs or trainer.max_steps."
+            )
         return steps, trainer.max_epochs
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
@@ -224,13 +228,13 @@ class Task(L.LightningModule):
         if self.ema is not None:
             self.ema.update(self.model)
 
-    # ---- one step
+    # ---- training step
 
     def on_fit_start(self) -> None:
         if self.fine_tuning and self.checkpoint is None and self.trainer.ckpt_path is None:
             rank_zero_warn(
-                f"{self.model_name} begins from random weights, but this recipe is meant for pretrained ones: give "
-                "them with --model.checkpoint FILE."
+                f"{self.model_name} starts from random weights, but this recipe expects pretrained weights: set "
+                "--model.checkpoint FILE."
             )
 
     def on_train_start(self) -> None:
@@ -249,8 +253,12 @@ class Task(L.LightningModule):
     def _seed(self, batch_idx: int, stream: int) -> None:
         seed_position(self.seed, self.trainer.global_rank, self.trainer.current_epoch, batch_idx, stream)
 
-    def watch(self, loss: Tensor) -> Tensor:
-        """Note the loss of a step; the first that is not finite stops the training before anything is saved."""
+    def check_loss(self, loss: Tensor) -> Tensor:
+        """Record, log and return the loss of a training step.
+
+        A loss that is not finite stops the training before the next checkpoint is saved: on one CPU process
+        immediately, otherwise at the next logging step or checkpoint, to avoid synchronising the device.
+        """
         self.last_loss = loss.detach()
         bad = torch.where(self.last_loss.isfinite(), NO_STEP, self.trainer.global_step)
         self._bad_step = torch.minimum(self._bad_step, bad)
@@ -263,7 +271,7 @@ class Task(L.LightningModule):
         return loss
 
     def learning_rate(self) -> float:
-        """The one of the next step; with layer decay that of the head, the highest."""
+        """Return the learning rate of the next step. With layer decay this is the highest one, that of the head."""
         return max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
 
     def _is_log_step(self) -> bool:
@@ -271,7 +279,7 @@ class Task(L.LightningModule):
         return every > 0 and self.trainer.fit_loop.epoch_loop.total_batch_idx % every == 0
 
     def check_finite(self) -> None:
-        """Raise if the loss of a step so far was not finite, on any process. This waits for the device."""
+        """Raise NonFiniteLossError if a loss so far was not finite on any process. This synchronises the device."""
         bad = self._bad_step
         if self.trainer.world_size > 1:
             bad = bad.clone()
@@ -279,21 +287,21 @@ class Task(L.LightningModule):
         step = int(bad)
         if step < NO_STEP:
             raise NonFiniteLossError(
-                f"The loss of step {step} (epoch {self.trainer.current_epoch}) is not finite, so training stops; the "
-                "last checkpoint was written before it. Lower the learning rate, train in float32 "
-                "(trainer.precision), or look at the data."
+                f"The loss of step {step} (epoch {self.trainer.current_epoch}) is not finite, so the training stops. "
+                "The last checkpoint was saved before this step. Lower the learning rate, train in float32 "
+                "(trainer.precision), or check the data."
             )
 
     # ---- validation and testing
 
     def evaluate(self, batch: Any) -> None:
-        """Update the metrics of every network in `networks()` with a batch."""
+        """Update the metrics of all networks in `networks()` with a batch."""
         raise NotImplementedError
 
     def compute_scores(self) -> dict[str, dict[str, Any]]:
-        """Return {suffix of the network: {metric: value}} over all processes, and reset the metrics.
+        """Return {network suffix: {metric name: value}} over all processes, and reset the metrics.
 
-        A metric of one class is named `METRIC/CLASS`.
+        A metric per class is named `METRIC/CLASS`.
         """
         raise NotImplementedError
 
@@ -305,17 +313,17 @@ class Task(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         scores = self.compute_scores()
-        self.record(self.score_name, {suffix: values.pop(self.score_name) for suffix, values in scores.items()})
-        self._log_scores("val", scores)
+        self.log_scores(self.score_name, {suffix: values.pop(self.score_name) for suffix, values in scores.items()})
+        self._log_metrics("val", scores)
 
     def on_test_epoch_end(self) -> None:
-        self._log_scores("test", self.compute_scores())
+        self._log_metrics("test", self.compute_scores())
 
-    def _log_scores(self, stage: str, scores: dict[str, dict[str, Any]]) -> None:
+    def _log_metrics(self, stage: str, scores: dict[str, dict[str, Any]]) -> None:
         for suffix, values in scores.items():
             for name, value in values.items():
-                metric, *of_class = name.split("/", 1)
-                self.log("/".join([stage, metric + suffix, *of_class]), value)
+                metric, *class_name = name.split("/", 1)
+                self.log("/".join([stage, metric + suffix, *class_name]), value)
 
     def on_validation_start(self) -> None:
         self._share_buffers(False)
@@ -327,9 +335,9 @@ class Task(L.LightningModule):
         self._share_buffers(False)
 
     def _share_buffers(self, training: bool) -> None:
-        """Between processes, validate the running statistics that will be saved, those of the first process.
+        """Under DDP, evaluate all processes with the buffers of the first process, which are saved in checkpoints.
 
-        DDP would share them before every batch, for which processes with fewer batches would not be there.
+        This replaces DDP's broadcast before every batch, which would wait forever for processes with fewer batches.
         """
         wrapper = self.trainer.strategy.model
         if not isinstance(wrapper, nn.parallel.DistributedDataParallel):
@@ -339,8 +347,13 @@ class Task(L.LightningModule):
                 torch.distributed.broadcast(buffer, 0)
         wrapper.broadcast_buffers = training
 
-    def record(self, name: str, scores: dict[str, Any]) -> None:
-        """Log the scores of the networks, by their suffix, and the best of any network so far."""
+    def log_scores(self, name: str, scores: dict[str, Any]) -> None:
+        """Log a validation score of all networks, and the best score so far of any network.
+
+        Args:
+            name: name of the metric.
+            scores: scores by network suffix.
+        """
         for suffix, score in scores.items():
             self.log(f"val/{name}{suffix}", score)
         if self.trainer.sanity_checking:
@@ -354,19 +367,19 @@ class Task(L.LightningModule):
     # ---- checkpoints
 
     @property
-    def kind(self) -> str:
-        """What checkpoints call the task: the name of its class, or of the class in `BUILD_ARGS` that it extends."""
+    def task_name(self) -> str:
+        """Name of the task in checkpoints: the name of the class, or of its base class in `BUILD_ARGS`."""
         names = [cls.__name__ for cls in type(self).__mro__]
         return next((name for name in names if name in BUILD_ARGS), names[0])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.check_finite()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        about = {name: getattr(data, name, None) for name in DATA}
+        data_info = {name: getattr(data, name, None) for name in DATA_ATTRIBUTES}
         checkpoint[INFO] = {
-            "task": self.kind,
+            "task": self.task_name,
             "build_args": self.build_args(),
-            **about,
+            **data_info,
             "model": self.model_name,
             "model_args": self.model_args,
             "num_classes": self.num_classes,
@@ -375,10 +388,10 @@ class Task(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self._built and self.device_mesh is None:  # shards are compared by who loads them
+        if self._built and self.device_mesh is None:  # for sharded weights, the strategy checks the tensors
             path = self._trainer.ckpt_path if self._trainer is not None else None
             check_tensors(checkpoint["state_dict"], self.state_dict(), str(path or "The checkpoint"))
-        checkpoint["lr_schedulers"] = []  # a function of the step and the configuration, which may have changed
+        checkpoint["lr_schedulers"] = []  # the schedule follows from the step and the current configuration
         info = checkpoint.get(INFO, {})
         self.ema_is_better = info.get("ema_is_better", False)
         self.best = info.get("best")

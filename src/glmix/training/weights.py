@@ -1,4 +1,4 @@
-"""Models by name for a task, and weights to begin from: the authors', safetensors, or checkpoints of our own runs."""
+"""Build models by name and load initial weights: official files, safetensors or checkpoints of `glmix fit`."""
 
 import inspect
 from pathlib import Path
@@ -12,18 +12,31 @@ from ..errors import InputError, nearest
 from ..models import MODEL_NAMES, GLNet, read_checkpoint
 from ..models.checkpoint_file import INFO, StateDict, mismatches, raise_on_mismatches, read_file, state_dict_in
 
-__all__ = ["INFO", "build_model", "check_tensors", "load_weights", "open_run", "run_weights"]
+__all__ = ["INFO", "build_model", "check_tensors", "load_weights", "read_run_checkpoint", "select_weights"]
 
 
 def build_model(name: str, model_args: dict[str, Any], num_classes: int) -> nn.Module:
-    """A model of timm, by name. The arguments of a GLNet are checked, as a misspelt one would go unnoticed in YAML."""
+    """Create a model of timm by name.
+
+    Args:
+        name: name of a registered model.
+        model_args: arguments of the model. Those of GLNet models are checked, so that a typo in YAML is an error.
+        num_classes: number of classes.
+
+    Raises:
+        InputError: if there is no such model, or if it does not accept an argument.
+    """
     if not timm.is_model(name):
-        raise InputError(f"No model is named {name!r}.{nearest(name, timm.list_models())} `glmix models` lists ours.")
+        raise InputError(
+            f"No model is named {name!r}.{nearest(name, timm.list_models())} `glmix models` lists the GLNet models."
+        )
     if name in MODEL_NAMES:
         accepted = set(inspect.signature(GLNet).parameters) - {"num_classes", "device", "dtype"}
         for key in model_args:
             if key == "num_classes":
-                raise InputError("model_args must not hold num_classes: set num_classes of the task, or leave it out.")
+                raise InputError(
+                    "model_args must not contain num_classes: set num_classes of the task, or leave it out."
+                )
             if key not in accepted:
                 raise InputError(
                     f"{name} has no argument {key!r}.{nearest(key, accepted)} It takes {', '.join(sorted(accepted))}."
@@ -32,47 +45,60 @@ def build_model(name: str, model_args: dict[str, Any], num_classes: int) -> nn.M
     return model
 
 
-def open_run(path: Path) -> dict[str, Any]:
-    """Read all that is in a `.ckpt` of `glmix fit`.
+def read_run_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the content of a `.ckpt` of `glmix fit`.
 
     Raises:
-        InputError: the file is malformed, or has no state_dict.
-        FileNotFoundError: there is no file.
+        InputError: if the file is malformed, or has no state_dict.
+        FileNotFoundError: if there is no such file.
     """
     content = read_file(path, mmap=True)
     if not isinstance(content.get("state_dict"), dict):
-        raise InputError(f"{path} is no checkpoint of `glmix fit`: it has no state_dict.")
+        raise InputError(f"{path} is not a checkpoint of `glmix fit`: it has no state_dict.")
     return content
 
 
-def run_weights(checkpoint: dict[str, Any], path: Path, use_ema: bool | None) -> StateDict:
-    """Return the model's raw or averaged weights in what `open_run` read; None takes the better ones."""
+def select_weights(checkpoint: dict[str, Any], path: Path, use_ema: bool | None) -> StateDict:
+    """Return the raw or the EMA weights of the model.
+
+    Args:
+        checkpoint: content of the checkpoint, from `read_run_checkpoint`.
+        path: path of the file, for error messages.
+        use_ema: use the EMA weights; None uses the weights with the better validation score.
+
+    Raises:
+        InputError: if the checkpoint does not contain these weights.
+    """
     weights = state_dict_in(checkpoint["state_dict"], path)
     info = checkpoint.get(INFO)
     ema_is_better = isinstance(info, dict) and info.get("ema_is_better") is True
     prefix = "ema.module." if (ema_is_better if use_ema is None else use_ema) else "model."
     found = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     if not found:
-        raise InputError(f"{path} holds no {'averaged' if prefix.startswith('ema') else 'raw'} weights.")
+        raise InputError(f"{path} has no {'averaged (EMA)' if prefix.startswith('ema') else 'raw'} weights.")
     return found
 
 
 def _read(path: Path, use_ema: bool | None) -> StateDict:
-    """Read the model's weights in any file that we know, under our names."""
+    """Return the weights of a model from a file of any supported format, with the parameter names of glmix."""
     if path.suffix != ".ckpt":
         return read_checkpoint(path, use_ema)
-    return run_weights(open_run(path), path, use_ema)
+    return select_weights(read_run_checkpoint(path), path, use_ema)
 
 
 def load_weights(model: nn.Module, path: str | Path, use_ema: bool | None = None) -> list[str]:
-    """Begin from a checkpoint. Classifiers for another number of classes stay as they are; their names are returned.
+    """Load initial weights into a model. A classifier layer for another number of classes keeps its own weights.
 
     Args:
-        path: an authors' `.pth`, a safetensors file or state dict, or a `.ckpt` of a run of ours.
-        use_ema: which weights of a file that has both; None takes the better ones.
+        model: model to load the weights into.
+        path: an official `.pth` file, a safetensors file, a state dict, or a `.ckpt` of `glmix fit`.
+        use_ema: use the EMA weights of a file that has both; None uses the better ones.
+
+    Returns:
+        Names of the classifier layers that were not loaded.
 
     Raises:
-        InputError: the file is malformed, or its weights do not fit the model.
+        InputError: if the file is malformed, or its weights do not fit the model.
     """
     path = Path(path)
     weights = _read(path, use_ema)
@@ -91,21 +117,29 @@ def _shape(weights: StateDict, name: str) -> torch.Size | None:
 
 
 def check_tensors(saved: StateDict, own: StateDict, path: str) -> None:
-    """Compare all tensors of a `.ckpt`, averages included, with those of the task that is to load them.
+    """Check that all tensors of a `.ckpt`, including the EMA weights, fit the task that loads them.
+
+    Args:
+        saved: state dict of the checkpoint.
+        own: state dict of the task.
+        path: path of the checkpoint, for error messages.
 
     Raises:
         InputError: if a tensor is missing on one side or has another shape.
     """
-    wrong = sorted(name for name in own.keys() | saved.keys() if _shape(saved, name) != _shape(own, name))
-    if not wrong:
+    different = sorted(name for name in own.keys() | saved.keys() if _shape(saved, name) != _shape(own, name))
+    if not different:
         return
-    if all(name.startswith("ema.") for name in wrong):
-        holds, wants = ("no ", "needs them") if wrong[0] in own else ("", "keeps none")
-        raise InputError(f"{path} holds {holds}averaged weights, but the configuration {wants}: see model.ema_decay.")
-    there, here = (
-        list(shape) if shape is not None else "none" for shape in (_shape(saved, wrong[0]), _shape(own, wrong[0]))
+    first = different[0]
+    if all(name.startswith("ema.") for name in different):
+        has, expects = ("no ", "needs them") if first in own else ("", "does not use them")
+        raise InputError(
+            f"{path} has {has}averaged (EMA) weights, but the configuration {expects}: see model.ema_decay."
+        )
+    saved_shape, own_shape = (
+        list(shape) if shape is not None else "none" for shape in (_shape(saved, first), _shape(own, first))
     )
     raise InputError(
-        f"{path} does not fit the configuration: {len(wrong)} tensors differ, such as {wrong[0]} ({there} in the file, "
-        f"{here} here); give the model, model_args and number of classes that it was trained with."
+        f"{path} does not fit the configuration: {len(different)} tensors differ, such as {first} (shape {saved_shape} "
+        f"in the file, {own_shape} in the model); set the model, model_args and number of classes of the checkpoint."
     )

@@ -1,4 +1,4 @@
-"""ScenesData and ImageData: batches, exact resume, shards."""
+"""ScenesData and ImageData: batches, exact resume and distributed sampling."""
 
 import random
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_scenes_have_normalised_images_and_classes() -> None:
     assert len(take(data.test_dataloader(), 1)[0][0]) == 5
 
 
-def test_scenes_of_several_objects_have_vectors_of_classes() -> None:
+def test_scenes_of_several_objects_have_multi_label_targets() -> None:
     data = scenes(scenes=SceneConfig(size=32))
     _, y = take(data.train_dataloader(), 1)[0]
     assert y.shape == (8, 6)
@@ -54,7 +54,7 @@ def test_scenes_of_several_objects_have_vectors_of_classes() -> None:
         ScenesData(scenes=SceneConfig(), multi_label=False)
 
 
-def test_token_labels_of_scenes_turn_with_the_image() -> None:
+def test_token_labels_of_scenes_are_rotated_with_the_image() -> None:
     data = scenes(token_labels=True)
     _, y, dense = take(data.train_dataloader(), 1)[0]
     assert dense.shape == (8, 7, 7, 6)
@@ -68,28 +68,28 @@ def test_token_labels_of_scenes_turn_with_the_image() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_scenes_resume_exactly(workers: int) -> None:
-    data = scenes(num_workers=workers)  # 5 batches an epoch
+    data = scenes(num_workers=workers)  # 5 batches per epoch
     resumes_exactly(data.train_dataloader, [0, 3, 5, 7, 10] if workers == 0 else [3, 5], total=12)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images_resume_exactly(folder: Path, workers: int) -> None:
-    data = images(folder, num_workers=workers)  # 6 batches an epoch
+    data = images(folder, num_workers=workers)  # 6 batches per epoch
     resumes_exactly(data.train_dataloader, [1, 6, 8] if workers == 0 else [6, 8], total=13)
 
 
-def test_workers_change_no_batch_and_disturb_no_generator(folder: Path) -> None:
+def test_batches_do_not_depend_on_workers_and_global_generators_are_unchanged(folder: Path) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
-    alone = take(images(folder).train_dataloader(), 7)
+    without_workers = take(images(folder).train_dataloader(), 7)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (random.getstate(), str(np.random.get_state()))
-    helped = take(images(folder, num_workers=2).train_dataloader(), 7)
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(alone, helped, strict=True))
-    assert not torch.equal(alone[0][0], take(images(folder, seed=1).train_dataloader(), 1)[0][0])
+    with_workers = take(images(folder, num_workers=2).train_dataloader(), 7)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(without_workers, with_workers, strict=True))
+    assert not torch.equal(without_workers[0][0], take(images(folder, seed=1).train_dataloader(), 1)[0][0])
 
 
-def test_epochs_differ_and_each_sees_everything_once() -> None:
+def test_epochs_differ_and_contain_every_sample_once() -> None:
     sampler = EpochSampler(24, 4, seed=1)
     epochs = [[draw.sample for draw in sampler] for _ in range(2)]
     assert epochs[0] != epochs[1]
@@ -98,7 +98,7 @@ def test_epochs_differ_and_each_sees_everything_once() -> None:
     assert [draw.sample for draw in sampler] == epochs[0]
 
 
-def test_two_processes_draw_what_one_draws() -> None:
+def test_two_processes_draw_the_same_samples_as_one() -> None:
     one = list(EpochSampler(50, 8, seed=5, repeats=2))
     halves = [list(EpochSampler(50, 4, seed=5, repeats=2, rank=rank, world=2)) for rank in (0, 1)]
     for batch in range(6):
@@ -106,7 +106,7 @@ def test_two_processes_draw_what_one_draws() -> None:
         assert sorted(together) == sorted(one[8 * batch : 8 * batch + 8])
 
 
-def test_repeated_augmentation_shows_one_image_in_several_ways(folder: Path) -> None:
+def test_repeated_augmentation_repeats_images_with_different_augmentation(folder: Path) -> None:
     draws = list(EpochSampler(24, 4, repeats=3))
     assert len(draws) == 24
     assert len({draw.sample for draw in draws}) == 8
@@ -115,7 +115,7 @@ def test_repeated_augmentation_shows_one_image_in_several_ways(folder: Path) -> 
     assert not torch.equal(x[0], x[1])
 
 
-def test_evaluation_sees_each_sample_once_over_uneven_shards() -> None:
+def test_evaluation_yields_each_sample_once_with_uneven_shards() -> None:
     shards = [list(ShardSampler(11, rank, 4)) for rank in range(4)]
     assert sorted(index for shard in shards for index in shard) == list(range(11))
     assert [len(shard) for shard in shards] == [3, 3, 3, 2]
@@ -127,7 +127,7 @@ def test_too_few_samples_for_a_batch_are_an_error() -> None:
         EpochSampler(10, 8, world=2)
 
 
-def test_seeded_puts_generators_back() -> None:
+def test_seeded_restores_the_generators() -> None:
     draws = []
     for _ in range(2):
         state = torch.get_rng_state()

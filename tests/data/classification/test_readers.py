@@ -1,4 +1,4 @@
-"""Every reader on a small data set of its own."""
+"""All readers on small data sets."""
 
 from collections import Counter
 from pathlib import Path
@@ -35,7 +35,7 @@ def labels(loader: Any) -> Counter[int]:
     return Counter(label for batch in loader for label in batch[1].tolist())
 
 
-def test_reader_gives_every_image_with_its_class(source: ImageSource) -> None:
+def test_reader_yields_every_image_with_its_class(source: ImageSource) -> None:
     from glmix.data.scenes import draw_scene
 
     data = module(source)
@@ -48,12 +48,12 @@ def test_reader_gives_every_image_with_its_class(source: ImageSource) -> None:
     assert labels(data.val_dataloader()) == expected["val"]
     train = labels(data.train_dataloader())
     assert train.total() == 24
-    if source.reader != "wds":  # of its shards some are longer than others: an epoch may hold a sample twice
+    if source.reader != "wds":  # shards differ in length: an epoch may contain a sample twice
         assert train == expected["train"]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_reader_resumes_exactly(source: ImageSource, workers: int) -> None:
     if source.reader == "folder":
-        pytest.skip("tested with the module")
+        pytest.skip("tested in test_modules.py")
     resumes_exactly(lambda: module(source, workers).train_dataloader(), [3, 8] if workers == 0 else [8], total=10)

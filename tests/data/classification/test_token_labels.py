@@ -1,4 +1,4 @@
-"""Dense labels lie where the image shows what they say, whatever the transform did to it."""
+"""Token labels: geometric transforms move them with the image, and invalid files are errors."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ PLAIN = TransformConfig(
 
 
 def painted(height: int, width: int) -> tuple[Image.Image, torch.Tensor]:
-    """A smooth picture, and the same picture as shares of three classes: red, green, blue."""
+    """Return a smooth image, and the same image as shares of three classes: red, green, blue."""
     coarse = torch.rand(1, 3, 5, 6, generator=torch.Generator().manual_seed(2))
     fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)[0]
     picture = Image.fromarray((fine.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy())
@@ -33,7 +33,7 @@ def painted(height: int, width: int) -> tuple[Image.Image, torch.Tensor]:
 
 
 @pytest.mark.parametrize("extent", ["image", "square"])
-def test_labels_stay_where_the_image_shows_them(tmp_path: Path, extent: str) -> None:
+def test_labels_move_with_the_image(tmp_path: Path, extent: str) -> None:
     picture, pixels = painted(180, 240)
     covered = pixels if extent == "image" else pixels[:, :, 30:210]
     save_label_map(tmp_path / "a" / "b.pt", torch.nn.functional.adaptive_avg_pool2d(covered, 36))
@@ -48,10 +48,10 @@ def test_labels_stay_where_the_image_shows_them(tmp_path: Path, extent: str) -> 
         inside = dense.sum(-1) > 0.95 * shown.sum(-1) if extent == "square" else torch.ones(7, 7, dtype=torch.bool)
         assert (dense - shown)[inside].abs().max() < 0.03, seed
         flips += bool(inside.any() and (dense.flip(1) - shown)[inside].abs().max() > 0.1)
-    assert flips > 20  # the picture tells its sides apart: the test would notice
+    assert flips > 20  # the image is asymmetric, so the test detects a missing flip
 
 
-def test_images_are_those_of_the_transform_without_labels(tmp_path: Path) -> None:
+def test_images_equal_those_of_the_transform_without_labels(tmp_path: Path) -> None:
     picture, pixels = painted(180, 240)
     save_label_map(tmp_path / "a" / "b.pt", torch.nn.functional.adaptive_avg_pool2d(pixels, 9))
     labels = TokenLabels(tmp_path, 3)
@@ -63,7 +63,7 @@ def test_images_are_those_of_the_transform_without_labels(tmp_path: Path) -> Non
             assert torch.equal(image, config.train()(picture))
 
 
-def test_layout_is_the_public_one(tmp_path: Path) -> None:
+def test_file_format_is_the_public_one(tmp_path: Path) -> None:
     shares = torch.rand(9, 4, 6)
     save_label_map(tmp_path / "n01" / "x_1.pt", shares)
     stored = torch.load(tmp_path / "n01" / "x_1.pt", weights_only=True)
@@ -77,15 +77,15 @@ def test_layout_is_the_public_one(tmp_path: Path) -> None:
     assert torch.allclose(dense.min(), torch.tensor(0.1 / 9))
 
 
-def test_logits_and_wrong_maps_are_told_apart(tmp_path: Path) -> None:
+def test_logits_and_invalid_label_maps(tmp_path: Path) -> None:
     save_label_map(tmp_path / "a" / "b.pt", 7 * torch.rand(6, 3, 3))
-    with pytest.raises(ValueError, match="no probabilities"):
+    with pytest.raises(ValueError, match=r"not probabilities.* logits"):
         TokenLabels(tmp_path, 6).load("a/b.jpg")
     assert torch.allclose(TokenLabels(tmp_path, 6, scores="logits").load("a/b.jpg")[0].sum(0), torch.ones(3, 3))
     with pytest.raises(ValueError, match="but there are 2"):
         TokenLabels(tmp_path, 2, scores="logits").load("a/b.jpg")
     torch.save(torch.zeros(3), tmp_path / "a" / "c.pt")
-    with pytest.raises(ValueError, match="no label map"):
+    with pytest.raises(ValueError, match="not a label map"):
         TokenLabels(tmp_path, 6).load("a/c.jpg")
 
 

@@ -1,4 +1,4 @@
-"""The transforms are the published ones, in their order."""
+"""Transforms: the defaults are the published recipe."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from glmix.data.scenes import SceneConfig, draw_scene
 PICTURE = Image.fromarray(draw_scene(SceneConfig(size=300), "train", 0).image)
 
 
-def test_training_is_the_published_recipe() -> None:
+def test_training_transform_is_the_published_recipe() -> None:
     crop, flip, augment, tensor, normalise, erase = TransformConfig().train().transforms  # type: ignore[attr-defined]
     assert isinstance(crop, RandomResizedCropAndInterpolation)
     assert tuple(crop.size) == (224, 224)
@@ -39,20 +39,20 @@ def test_training_is_the_published_recipe() -> None:
     assert erase.per_pixel
 
 
-def test_evaluation_is_the_published_crop() -> None:
+def test_evaluation_transform_is_the_published_crop() -> None:
     resize, crop, *_ = TransformConfig().eval().transforms  # type: ignore[attr-defined]
     assert resize.size == 248  # floor(224 / 0.9)
     assert resize.interpolation == InterpolationMode.BICUBIC
     assert tuple(crop.size) == (224, 224)
 
 
-def test_colour_jitter_acts_where_there_is_no_policy() -> None:
+def test_colour_jitter_is_used_without_auto_augment() -> None:
     kinds = [type(step) for step in TransformConfig(auto_augment=None).train().transforms]  # type: ignore[attr-defined]
     assert transforms.ColorJitter in kinds
     assert RandAugment not in kinds
 
 
-def test_numbers_are_arguments() -> None:
+def test_hyperparameters_are_arguments() -> None:
     config = TransformConfig(
         size=96, scale=(0.5, 1.0), hflip=0, vflip=1, auto_augment=None, color_jitter=None, erasing=0
     )
@@ -63,7 +63,7 @@ def test_numbers_are_arguments() -> None:
         "Normalize",
     ]
     assert config.eval()(PICTURE).shape == (3, 96, 96)
-    with pytest.raises(ValueError, match="scale must be two shares"):
+    with pytest.raises(ValueError, match="scale must be two fractions"):
         TransformConfig(scale=(0.5, 2.0))
     with pytest.raises(ValueError, match="erasing must be a probability"):
         TransformConfig(erasing=3)
@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_pixels() -> None:
     assert torch.equal(*results)
 
 
-def test_posterising_may_leave_nothing() -> None:
+def test_posterize_with_zero_bits_gives_a_black_image() -> None:
     augment = TransformConfig().train().transforms[2]  # type: ignore[attr-defined]
     posterise = next(op for op in augment.ops if op.name == "PosterizeIncreasing")
     posterise.prob, posterise.magnitude, posterise.magnitude_std = 1, 10, 0

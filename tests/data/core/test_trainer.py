@@ -1,4 +1,4 @@
-"""What Lightning saves of the loaders brings a stopped training to the very batch, wherever the checkpoint was made."""
+"""Lightning checkpoints restore the exact batch of the training loader, wherever they were saved."""
 
 import contextlib
 from pathlib import Path
@@ -14,7 +14,7 @@ from glmix.data.scenes import SceneConfig
 
 
 class Recorder(pl.LightningModule):
-    """Learns nothing and remembers what it was shown."""
+    """Module that records its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,10 +76,10 @@ def train(folder: Path, limit: int | None, stop: int | None = None, resume: Path
     ],
     ids=["steps", "epoch ends", "validations"],
 )
-def test_training_resumes_at_the_very_batch(tmp_path: Path, limit: int | None, when: dict[str, Any]) -> None:
+def test_training_resumes_at_the_exact_batch(tmp_path: Path, limit: int | None, when: dict[str, Any]) -> None:
     batches = limit or 4
     whole = train(tmp_path / "whole", limit, every_n_epochs=9)
-    assert len(whole) == len({total for _, _, total in whole}) == 3 * batches  # no two batches are equal
+    assert len(whole) == len({total for _, _, total in whole}) == 3 * batches  # all batches differ
     for stop in (batches + 1, batches + 2):
         folder = tmp_path / str(stop)
         before = train(folder, limit, stop, **when)

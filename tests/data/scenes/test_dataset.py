@@ -1,4 +1,4 @@
-"""What scenes promise to a training loop."""
+"""SceneDataset: targets, transforms, cache and errors."""
 
 import pickle
 from dataclasses import replace
@@ -18,18 +18,18 @@ MANY = SceneConfig()
 ONE = SceneConfig(objects=(1, 1))
 
 
-def test_images_are_the_scenes_channels_first() -> None:
+def test_images_are_channels_first() -> None:
     image, _ = SceneDataset(ONE, "val", 5)[3]
     assert isinstance(image, tv_tensors.Image)
     assert np.array_equal(image.permute(1, 2, 0).numpy(), draw_scene(ONE, "val", 3).image)
 
 
-def test_a_label_is_the_class_of_the_one_object() -> None:
+def test_label_is_the_class_of_the_object() -> None:
     data = SceneDataset(ONE, "train", 8)
     assert [data[i][1] for i in range(8)] == [int(draw_scene(ONE, "train", i).labels[0]) for i in range(8)]
 
 
-def test_labels_are_ones_for_the_classes_that_are_present() -> None:
+def test_labels_are_one_for_present_classes() -> None:
     data = SceneDataset(MANY, "train", 8, target="labels")
     for index in range(8):
         present = data[index][1]
@@ -37,14 +37,14 @@ def test_labels_are_ones_for_the_classes_that_are_present() -> None:
         assert present.nonzero().flatten().tolist() == sorted(set(draw_scene(MANY, "train", index).labels.tolist()))
 
 
-def test_semantic_masks_are_ready_for_cross_entropy() -> None:
+def test_semantic_masks_have_class_indices() -> None:
     mask = SceneDataset(MANY, "train", 8, target="semantic")[2][1]
     assert isinstance(mask, tv_tensors.Mask)
     assert mask.dtype == torch.int64
     assert np.array_equal(mask.numpy(), draw_scene(MANY, "train", 2).semantic)
 
 
-def test_instances_are_what_torchvision_detectors_take() -> None:
+def test_instances_have_the_format_of_torchvision_detectors() -> None:
     data = SceneDataset(MANY, "train", 20, target="instances")
     for index in range(20):
         target = data[index][1]
@@ -53,14 +53,14 @@ def test_instances_are_what_torchvision_detectors_take() -> None:
         assert target["boxes"].shape == (n, 4)
         assert target["masks"].shape == (n, 64, 64)
         assert target["labels"].min() >= 1, "0 is the background"
-        # torchvision's boxes end on the last pixel inside, ours on the first outside
+        # the maximum of torchvision's boxes is inclusive, that of scenes exclusive
         assert torch.equal(
             masks_to_boxes(target["masks"]) + torch.tensor([0, 0, 1, 1]), target["boxes"].as_subclass(torch.Tensor)
         )
         assert torch.equal(target["masks"].sum((1, 2)).float(), target["area"])
 
 
-def test_joint_transforms_move_image_boxes_and_masks_together() -> None:
+def test_joint_transforms_apply_to_image_boxes_and_masks() -> None:
     plain = SceneDataset(MANY, "train", 4, target="instances")
     flipped = SceneDataset(MANY, "train", 4, target="instances", transforms=v2.RandomHorizontalFlip(1.0))
     (image, target), (mirror, mirrored) = plain[1], flipped[1]
@@ -69,7 +69,7 @@ def test_joint_transforms_move_image_boxes_and_masks_together() -> None:
     assert torch.equal(64 - target["boxes"][:, [2, 0]], mirrored["boxes"][:, [0, 2]])
 
 
-def test_a_transform_for_the_image_alone_can_begin_with_pil() -> None:
+def test_image_transform_with_pil() -> None:
     transform = v2.Compose([v2.ToPILImage(), v2.Resize(32), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
     image, label = SceneDataset(ONE, "train", 4, transform=transform)[0]
     assert image.shape == (3, 32, 32)
@@ -78,7 +78,7 @@ def test_a_transform_for_the_image_alone_can_begin_with_pil() -> None:
 
 
 @pytest.mark.parametrize("target", ["labels", "semantic", "instances"])
-def test_workers_and_shuffling_give_the_same_bytes(target: Any) -> None:
+def test_samples_do_not_depend_on_workers_and_order(target: Any) -> None:
     data = SceneDataset(MANY, "train", 24, target=target)
     here = [data[index] for index in range(24)]
     loader = DataLoader(data, batch_size=None, num_workers=2, sampler=list(range(24))[::-1])
@@ -115,7 +115,7 @@ def test_the_cache_draws_each_scene_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sorted(drawn) == list(range(6))
 
 
-def test_what_is_done_to_an_item_stays_out_of_the_cache() -> None:
+def test_in_place_changes_do_not_affect_the_cache() -> None:
     data = SceneDataset(MANY, "train", 2, target="semantic", cache=True)
     image, mask = data[0]
     image.zero_()
@@ -125,7 +125,7 @@ def test_what_is_done_to_an_item_stays_out_of_the_cache() -> None:
     assert again_mask.sum() > 0
 
 
-def test_a_data_set_survives_pickling() -> None:
+def test_pickling() -> None:
     data = SceneDataset(ONE, "val", 3, cache=True)
     data.preload()
     assert torch.equal(pickle.loads(pickle.dumps(data))[2][0], data[2][0])
@@ -150,11 +150,11 @@ def test_iteration_ends() -> None:
         ((ONE, "val", 3), {"transform": abs, "transforms": max}, "not both"),
     ],
 )
-def test_bad_arguments_are_refused_in_words(arguments: Any, options: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_errors(arguments: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SceneDataset(*arguments, **options)
 
 
-def test_preloading_without_a_cache_is_refused() -> None:
+def test_preload_without_a_cache_is_an_error() -> None:
     with pytest.raises(ValueError, match="build it with cache=True"):
         SceneDataset(replace(ONE, seed=1), "train", 2).preload()

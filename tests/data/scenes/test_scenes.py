@@ -1,4 +1,4 @@
-"""What one scene promises."""
+"""Scenes: labels, masks, boxes, statistics and determinism."""
 
 import zlib
 from dataclasses import replace
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glmix.data.scenes import SHAPES, TEXTURES, Scene, SceneConfig, Split, draw_scene
-from glmix.data.scenes.patterns import clouds, turned, unit_grid
+from glmix.data.scenes.patterns import power_law_noise, rotate_axes, unit_grid
 
 SINGLE = SceneConfig(objects=(1, 1))
 LATIN = replace(SINGLE, labelling="latin", textures=("stripes", "checks", "dots"))
@@ -35,14 +35,14 @@ def same(a: Scene, b: Scene) -> bool:
 
 @settings(max_examples=150, deadline=None)
 @given(configs, splits, indices)
-def test_every_scene_is_whole(config: SceneConfig, split: Split, index: int) -> None:
+def test_scenes_are_consistent(config: SceneConfig, split: Split, index: int) -> None:
     scene = draw_scene(config, split, index)
     n = len(scene.labels)
     assert scene.image.shape == (config.size, config.size, 3)
     assert scene.image.dtype == np.uint8
     assert scene.instances.shape == (config.size, config.size)
-    assert 1 <= n <= config.objects[1], "never empty, never too full"
-    assert set(np.unique(scene.instances)) - {0} == set(range(1, n + 1)), "objects are numbered without a gap"
+    assert 1 <= n <= config.objects[1], "number of objects"
+    assert set(np.unique(scene.instances)) - {0} == set(range(1, n + 1)), "objects have consecutive numbers"
     assert (scene.labels >= 0).all()
     assert (scene.labels < config.num_classes).all()
     assert (scene.areas >= 0.6 * scene.whole_areas).all(), "at least 60 % of each object is visible"
@@ -52,7 +52,7 @@ def test_every_scene_is_whole(config: SceneConfig, split: Split, index: int) -> 
         mask = scene.instances == k + 1
         rows, columns = np.nonzero(mask)
         box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        assert scene.boxes[k].tolist() == box, "boxes are tight around what is visible"
+        assert scene.boxes[k].tolist() == box, "boxes are tight around the visible part"
         assert (scene.semantic[mask] == scene.labels[k] + 1).all()
         assert np.array_equal(scene.masks[k], mask)
 
@@ -90,10 +90,10 @@ OTHER = SceneConfig(
         (OTHER, "test", 123456, 1462415558, [1], [172.73, 169.48, 143.53, 149.6]),
     ],
 )
-def test_scenes_are_those_of_every_other_machine_and_day(
+def test_scenes_do_not_change(
     config: SceneConfig, split: Split, index: int, crc: int, labels: list[int], quarters: list[float]
 ) -> None:
-    # Masks to the bit; images by the mean of each quarter, as FFTs differ in their last bits from machine to machine.
+    # Masks must be identical. Images are compared by the means of quarters, because FFTs vary slightly by machine.
     scene = draw_scene(config, split, index)
     half = config.size // 2
     assert zlib.crc32(scene.instances.tobytes()) == crc
@@ -101,7 +101,7 @@ def test_scenes_are_those_of_every_other_machine_and_day(
     assert scene.image.reshape(2, half, 2, half, 3).mean((1, 3, 4)).ravel().tolist() == pytest.approx(quarters, abs=0.1)
 
 
-def test_configurations_that_differ_in_looks_agree_in_every_mask() -> None:
+def test_appearance_options_do_not_change_the_masks() -> None:
     plain, hidden = SceneConfig(camouflage=0.0, noise=0.0), SceneConfig(camouflage=1.0)
     for index in range(20):
         one, other = draw_scene(plain, "train", index), draw_scene(hidden, "train", index)
@@ -112,7 +112,7 @@ def test_configurations_that_differ_in_looks_agree_in_every_mask() -> None:
 
 
 def counts(config: SceneConfig) -> np.ndarray[Any, Any]:
-    """How many of many objects have each (shape, texture, class)."""
+    """Return the number of objects with each (shape, texture, class) in 1200 scenes."""
     table = np.zeros((len(config.shapes), len(config.textures), config.num_classes), int)
     for index in range(1200):
         scene = draw_scene(config, "train", index)
@@ -121,11 +121,11 @@ def counts(config: SceneConfig) -> np.ndarray[Any, Any]:
 
 
 def best_share(table: np.ndarray[Any, Any]) -> float:
-    """Accuracy of the best guess of the class (last axis) from the cue (first axis)."""
+    """Return the accuracy of the best prediction of the class (last axis) from the cue (other axes)."""
     return float(table.max(-1).sum() / table.sum())
 
 
-def test_neither_cue_decides_a_pair_and_both_do() -> None:
+def test_pair_labelling_needs_both_cues() -> None:
     table = counts(replace(SINGLE, size=16))
     assert best_share(table.sum(1)) == pytest.approx(1 / 2, abs=0.04), "shape alone"
     assert best_share(table.sum(0)) == pytest.approx(1 / 3, abs=0.04), "texture alone"
@@ -133,7 +133,7 @@ def test_neither_cue_decides_a_pair_and_both_do() -> None:
     assert table.sum((0, 1)) == pytest.approx(np.full(6, 200), abs=60), "classes are equally frequent"
 
 
-def test_in_latin_labelling_either_cue_tells_nothing() -> None:
+def test_single_cues_are_uninformative_in_latin_labelling() -> None:
     table = counts(replace(LATIN, size=16))
     assert best_share(table.sum(1)) == pytest.approx(1 / 3, abs=0.05), "shape alone"
     assert best_share(table.sum(0)) == pytest.approx(1 / 3, abs=0.05), "texture alone"
@@ -141,21 +141,21 @@ def test_in_latin_labelling_either_cue_tells_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", TEXTURES)
-def test_textures_show_both_colours_equally_often(name: str) -> None:
+def test_textures_have_both_colours_equally_often(name: str) -> None:
     grid = unit_grid(600) * 20
-    u, v = turned(grid, grid[:, None], 0.3)
+    u, v = rotate_axes(grid, grid[:, None], 0.3)
     assert TEXTURES[name](u, v).mean() == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_shapes_reach_the_unit_circle_and_stay_within(name: str) -> None:
+def test_shapes_touch_the_unit_circle_and_stay_inside(name: str) -> None:
     grid = (unit_grid(800) - 0.5) * 3
-    u, v = turned(grid, grid[:, None], 0.4)
+    u, v = rotate_axes(grid, grid[:, None], 0.4)
     reach = np.hypot(u, v)[SHAPES[name](u, v)].max()
     assert 0.97 < reach < 1.001
 
 
-def test_objects_have_the_promised_sizes() -> None:
+def test_object_sizes_are_in_their_range() -> None:
     def radii(config: SceneConfig) -> list[float]:
         scenes = [draw_scene(config, "train", index) for index in range(200)]
         areas = np.concatenate([scene.whole_areas for scene in scenes])
@@ -168,14 +168,14 @@ def test_objects_have_the_promised_sizes() -> None:
     assert 0.38 < max(radii(replace(discs, objects=(1, 1)))) < 0.405
 
 
-def test_one_to_three_objects_appear() -> None:
+def test_scenes_have_one_to_three_objects() -> None:
     numbers = np.bincount([len(draw_scene(SceneConfig(), "train", index).labels) for index in range(300)])
     assert len(numbers) == 4
     assert numbers[0] == 0
     assert (numbers[1:] > 60).all()
 
 
-def test_crowds_that_find_no_place_are_thinned_out() -> None:
+def test_objects_without_space_are_dropped() -> None:
     scene = draw_scene(SceneConfig(objects=(60, 60)), "train", 0)
     assert 3 <= len(scene.labels) < 60
     assert (scene.areas >= 0.6 * scene.whole_areas).all()
@@ -183,8 +183,8 @@ def test_crowds_that_find_no_place_are_thinned_out() -> None:
 
 @pytest.mark.parametrize("size", [64, 65])
 @pytest.mark.parametrize("exponent", [1.4, 2.6])
-def test_the_amplitude_of_the_background_falls_with_frequency(size: int, exponent: float) -> None:
-    fields = [clouds(np.random.default_rng(seed), size, exponent) for seed in range(40)]
+def test_background_amplitude_follows_a_power_law(size: int, exponent: float) -> None:
+    fields = [power_law_noise(np.random.default_rng(seed), size, exponent) for seed in range(40)]
     spectrum = np.sqrt(np.mean([np.abs(np.fft.fft2(field)) ** 2 for field in fields], axis=0))
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
     band = (frequency > 0.05) & (frequency < 0.45)
@@ -197,8 +197,8 @@ def overlap(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     return float((a & b).sum() / (a | b).sum())
 
 
-def test_no_threshold_on_colour_finds_the_objects() -> None:
-    """Two-means on colours, its better side chosen by an oracle, does about as well as calling all foreground."""
+def test_colour_clustering_does_not_find_the_objects() -> None:
+    """2-means on colours with the better cluster chosen by ground truth is about as good as "all foreground"."""
     found, everything = [], []
     for index in range(100):
         scene = draw_scene(SceneConfig(), "train", index)
@@ -216,14 +216,14 @@ def test_no_threshold_on_colour_finds_the_objects() -> None:
     ("options", "message"),
     [
         ({"size": 15}, "size must be at least 16 pixels, got 15"),
-        ({"shapes": ("disc", "blob")}, "shapes has no 'blob'; it may name disc, cross, ring"),
-        ({"textures": ("plaid",)}, "textures has no 'plaid'; it may name stripes, checks"),
+        ({"shapes": ("disc", "blob")}, "shapes has no 'blob'; accepted are disc, cross, ring"),
+        ({"textures": ("plaid",)}, "textures has no 'plaid'; accepted are stripes, checks"),
         ({"shapes": "disc"}, "shapes must be a sequence, got the single string 'disc'"),
         ({"shapes": ()}, "shapes must be one or more different names"),
         ({"textures": ("dots", "dots")}, "textures must be one or more different names"),
         ({"labelling": "greek"}, "labelling must be 'pair' or 'latin', got 'greek'"),
         ({"labelling": "latin"}, "as many textures as shapes, got 3 shapes and 2 textures"),
-        ({"objects": (0, 2)}, "objects must be two numbers, 1 <= fewest <= most <= 255"),
+        ({"objects": (0, 2)}, "objects must be two numbers, 1 <= minimum <= maximum <= 255"),
         ({"objects": (3, 1)}, "objects must be two numbers"),
         ({"objects": (1,)}, "objects must be two numbers"),
         ({"camouflage": 1.5}, "camouflage must be a probability from 0 to 1, got 1.5"),
@@ -232,25 +232,25 @@ def test_no_threshold_on_colour_finds_the_objects() -> None:
         ({"seed": -1}, "seed must be from 0"),
     ],
 )
-def test_a_bad_option_is_refused_in_words(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         SceneConfig(**options)
 
 
-def test_a_bad_split_or_index_is_refused_in_words() -> None:
+def test_invalid_split_and_index_are_errors() -> None:
     with pytest.raises(ValueError, match="split must be one of train, val, test, got 'valid'"):
         draw_scene(SceneConfig(), "valid", 0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="index must be 0 or more, got -1"):
         draw_scene(SceneConfig(), "train", -1)
 
 
-def test_lists_as_yaml_gives_them_make_the_same_configuration() -> None:
+def test_lists_from_yaml_give_the_same_configuration() -> None:
     config = SceneConfig(shapes=["disc", "ring"], objects=[1, 2])  # type: ignore[arg-type]
     assert config == SceneConfig(shapes=("disc", "ring"), objects=(1, 2))
     assert hash(config) == hash(replace(config))
 
 
-def test_names_of_classes_follow_their_numbers() -> None:
+def test_class_names_match_class_numbers() -> None:
     config = SceneConfig()
     assert config.class_names[0] == "disc_stripes"
     assert len(set(config.class_names)) == config.num_classes == 6

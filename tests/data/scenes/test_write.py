@@ -1,4 +1,4 @@
-"""What scenes on disk promise, told by the readers that people use."""
+"""Scenes on disk, read with common readers of each format."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def pixels(path: Path) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(path))
 
 
-def test_torchvision_reads_an_imagefolder_with_the_generators_classes(tmp_path: Path) -> None:
+def test_torchvision_reads_an_imagefolder_with_the_same_classes(tmp_path: Path) -> None:
     write_scenes(tmp_path / "out", "imagefolder", ONE, {"train": 60, "val": 40})
     for split, count in (("train", 60), ("val", 40)):
         folder = ImageFolder(tmp_path / "out" / split)
@@ -37,7 +37,7 @@ def test_torchvision_reads_an_imagefolder_with_the_generators_classes(tmp_path: 
             assert np.array_equal(pixels(Path(path)), scene.image)
 
 
-def test_a_segmentation_folder_has_ade20k_names_and_exact_masks(tmp_path: Path) -> None:
+def test_segmentation_layout_has_ade20k_names_and_exact_masks(tmp_path: Path) -> None:
     write_scenes(tmp_path / "out", "segmentation", MANY, {"train": 12, "val": 5})
     for split, long_name, count in (("train", "training", 12), ("val", "validation", 5)):
         images = sorted((tmp_path / "out" / "images" / long_name).iterdir())
@@ -52,7 +52,7 @@ def test_a_segmentation_folder_has_ade20k_names_and_exact_masks(tmp_path: Path) 
             assert np.abs(pixels(image).astype(int) - scene.image).mean() < 4, "JPEG, of high quality"
 
 
-def test_a_segmentation_folder_has_a_table_of_classes(tmp_path: Path) -> None:
+def test_segmentation_layout_has_a_table_of_classes(tmp_path: Path) -> None:
     write_scenes(tmp_path / "out", "segmentation", MANY, {"train": 12, "val": 5})
     header, *rows = [line.split("\t") for line in (tmp_path / "out" / "objectInfo.txt").read_text().splitlines()]
     assert header == ["Idx", "Ratio", "Train", "Val", "Name"]
@@ -85,18 +85,18 @@ def test_pycocotools_reads_exact_masks_boxes_and_areas(tmp_path: Path) -> None:
                 assert item["iscrowd"] == 0
 
 
-def test_coco_evaluation_gives_the_truth_full_marks(tmp_path: Path) -> None:
+def test_coco_evaluation_of_the_ground_truth_is_perfect(tmp_path: Path) -> None:
     coco = pytest.importorskip("pycocotools.coco")
     evaluation = pytest.importorskip("pycocotools.cocoeval")
     write_scenes(tmp_path / "out", "coco", MANY, {"val": 12})
     reader = coco.COCO(tmp_path / "out" / "annotations" / "instances_val2017.json")
     for kind in ("bbox", "segm"):
         perfect = reader.loadRes([dict(item, score=1.0) for item in reader.dataset["annotations"]])
-        judge = evaluation.COCOeval(reader, perfect, kind)
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-        assert judge.stats[0] == pytest.approx(1.0)
+        evaluator = evaluation.COCOeval(reader, perfect, kind)
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+        assert evaluator.stats[0] == pytest.approx(1.0)
 
 
 def test_torchvision_reads_a_coco_folder(tmp_path: Path) -> None:
@@ -119,20 +119,20 @@ def test_ids_in_a_coco_file_are_unique_and_from_one(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(hnp.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_run_lengths_say_every_pixel_of_a_mask(mask: np.ndarray[Any, Any]) -> None:
+def test_run_lengths_decode_to_the_mask(mask: np.ndarray[Any, Any]) -> None:
     lengths = run_lengths(mask)
     values = np.arange(len(lengths)) % 2 == 1
     assert np.array_equal(np.repeat(values, lengths).reshape(mask.shape, order="F"), mask)
     assert all(length > 0 for length in lengths[1:])
 
 
-def test_progress_is_told_once_a_scene(tmp_path: Path) -> None:
+def test_progress_is_called_once_per_scene(tmp_path: Path) -> None:
     ticks: list[None] = []
     write_scenes(tmp_path / "out", "coco", MANY, {"train": 3, "val": 2}, lambda: ticks.append(None))
     assert len(ticks) == 5
 
 
-def test_an_empty_folder_is_filled_and_a_full_one_refused(tmp_path: Path) -> None:
+def test_empty_folder_is_accepted_and_non_empty_folder_is_an_error(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     write_scenes(out, "coco", MANY, {"val": 2})
@@ -149,14 +149,14 @@ def interrupt() -> None:
 
 
 @pytest.mark.parametrize("layout", ["imagefolder", "segmentation", "voc", "coco"])
-def test_an_interrupted_write_leaves_nothing_behind(layout: Any, tmp_path: Path) -> None:
+def test_interrupted_write_leaves_no_files(layout: Any, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_scenes(tmp_path / "out", layout, ONE, {"train": 30}, interrupt)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_class_without_an_image_is_told_and_nothing_is_left(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"Among the scenes of train none shows the class .*: ask for more scenes"):
+def test_class_without_an_image_is_an_error_and_leaves_no_files(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"split train has the class .*number of scenes"):
         write_scenes(tmp_path / "out", "imagefolder", ONE, {"train": 3})
     assert list(tmp_path.iterdir()) == []
 
@@ -171,13 +171,13 @@ def test_a_class_without_an_image_is_told_and_nothing_is_left(tmp_path: Path) ->
         (lambda root: write_scenes(root, "coco", MANY, {}), "Every split needs at least one scene"),
     ],
 )
-def test_bad_requests_are_refused_in_words(call: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+def test_invalid_arguments_are_errors(call: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         call(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_latin_classes_are_written_under_their_names(tmp_path: Path) -> None:
+def test_latin_class_names_in_an_imagefolder(tmp_path: Path) -> None:
     latin = replace(ONE, labelling="latin", textures=("stripes", "checks", "dots"))
     write_scenes(tmp_path / "out", "imagefolder", latin, {"train": 30})
     assert sorted(path.name for path in (tmp_path / "out" / "train").iterdir()) == [

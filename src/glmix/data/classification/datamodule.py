@@ -1,11 +1,11 @@
-"""Lightning's data modules: what a YAML file says about data, made into loaders.
+"""Lightning data modules for image classification and token labelling.
 
-After `setup` each tells `num_classes`, `class_names` (None where the data has no names), and what an image must look
-like: `input_size`, `mean`, `std`, `crop_pct`. `multi_label` tells whether an image may have several labels.
+After `setup` each has `num_classes`, `class_names` (None if the data have no names) and the preprocessing parameters
+`input_size`, `mean`, `std` and `crop_pct`. `multi_label` is true if an image may have several labels.
 
 A training batch is (images, targets), or (images, targets, dense) for token labelling: images (B, C, H, W) float,
-normalised; targets (B,) int64, or (B, K) float with `multi_label`; dense (B, G, G, K) float, for each cell of a G x G
-grid over the image, row by row, how much of each class it shows. `batch_size` is that of one process.
+normalised; targets (B,) int64, or (B, K) float with `multi_label`; dense (B, G, G, K) float, the share of each class in
+each cell of a G x G grid over the image. `batch_size` is per process.
 """
 
 from typing import Any
@@ -27,23 +27,28 @@ PUBLISHED = TransformConfig()
 
 
 class ScenesData(DataModule):
-    """Procedural scenes, drawn once at the start and kept in memory: the data set that needs no file.
+    """Data module of procedural scenes, which are drawn once and kept in memory. It needs no files.
 
-    Scenes of one object give the class as target; of more objects, or with `multi_label`, which classes are present.
+    The target is the class for scenes of one object. For scenes of several objects, or with `multi_label`, it is the
+    vector of present classes.
 
     Args:
-        scenes: what they look like.
-        train_count, val_count, test_count: how many scenes of each split.
-        batch_size: scenes a batch in one process.
-        eval_batch_size: the same where nothing is trained; None: twice `batch_size`.
-        multi_label: targets are vectors (K,) of the classes present; None: where there may be several objects.
-        token_labels: add dense labels, made from the exact masks, to training batches.
-        token_grid: their cells a side.
-        augment: turn and flip the scenes of training, each of the eight ways equally often.
-        repeats: repeated augmentation: how often a scene comes in a row.
-        seed: of order and augmentation; what the scenes show has its own in `scenes`.
-        num_workers: processes that load; 0 is fastest for scenes in memory.
-        mean, std: of each colour, white being 1.
+        scenes: configuration of the scenes.
+        train_count: number of training scenes.
+        val_count: number of validation scenes.
+        test_count: number of test scenes.
+        batch_size: training scenes per batch and process.
+        eval_batch_size: scenes per batch and process in validation and testing; None for twice `batch_size`.
+        multi_label: use vectors (K,) of the present classes as targets; None uses them if a scene may have several
+            objects.
+        token_labels: add dense labels, computed from the exact masks, to training batches.
+        token_grid: cells per side of the dense labels.
+        augment: rotate and flip training scenes randomly, with all eight combinations equally likely.
+        repeats: number of consecutive draws of each scene (repeated augmentation).
+        seed: seed of the sample order and of the augmentation; `scenes` has the seed of the scenes.
+        num_workers: worker processes of each loader; 0 is fastest for scenes in memory.
+        mean: mean of each channel, for values from 0 to 1.
+        std: standard deviation of each channel, for values from 0 to 1.
     """
 
     def __init__(
@@ -75,8 +80,8 @@ class ScenesData(DataModule):
         multi_label = not scenes.single if multi_label is None else multi_label
         if not multi_label and not scenes.single:
             raise InputError(
-                f"Scenes of {scenes.objects[0]} to {scenes.objects[1]} objects have several classes: leave "
-                "multi_label out or set it to true, or ask for scenes.objects [1, 1]."
+                f"Scenes of {scenes.objects[0]} to {scenes.objects[1]} objects may have several classes: leave "
+                "multi_label out, set it to true, or set scenes.objects to [1, 1]."
             )
         self.scenes = scenes
         self.counts: dict[Split, int] = {"train": train_count, "val": val_count, "test": test_count}
@@ -103,17 +108,17 @@ class ScenesData(DataModule):
 
 
 class ImageData(DataModule):
-    """Images on a disk or behind a network, read by timm and augmented as the published recipes do.
+    """Data module of local or streamed images, read by timm, with the augmentation of the published recipes.
 
     Args:
-        source: where the images are and how they are read.
-        transforms: what happens to them.
-        batch_size: images a batch in one process.
-        eval_batch_size: the same where nothing is trained; None: `batch_size`.
-        num_workers: processes that load, for each process that trains.
-        repeats: repeated augmentation: how often an image comes in a row; 1 is without.
-        seed: of order and augmentation.
-        token_labels: add dense labels to training batches, as this says.
+        source: location and format of the images.
+        transforms: augmentation and preprocessing.
+        batch_size: training images per batch and process.
+        eval_batch_size: images per batch and process in validation and testing; None for `batch_size`.
+        num_workers: worker processes of each loader, per training process.
+        repeats: number of consecutive draws of each image (repeated augmentation); 1 turns it off.
+        seed: seed of the sample order and of the augmentation.
+        token_labels: configuration of dense labels for training batches; None for no dense labels.
     """
 
     def __init__(
@@ -135,9 +140,11 @@ class ImageData(DataModule):
             repeats=repeats,
         )
         if source.streams and repeats > 1:
-            raise InputError(f"Repeated augmentation needs random access, which the reader {source.reader} has not.")
+            raise InputError(
+                f"repeats of {repeats} need random access, but the reader {source.reader} streams its data."
+            )
         if source.streams and token_labels is not None:
-            raise InputError(f"Token labels need files with names, which the reader {source.reader} has not.")
+            raise InputError(f"token_labels need file names, but the reader {source.reader} has none.")
         self.source, self.transforms, self.token_labels = source, transforms, token_labels
         self.input_size: tuple[int, int, int] = (3, transforms.size, transforms.size)
         self.mean, self.std, self.crop_pct = transforms.mean, transforms.std, transforms.crop

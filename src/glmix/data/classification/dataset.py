@@ -1,4 +1,4 @@
-"""Images of a reader that gives any one at any time, read, augmented and labelled."""
+"""Map-style data set over a timm reader with random access."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,26 +18,27 @@ ImageTransform = Callable[[Image.Image], Tensor]
 
 
 def checked_label(label: Any, num_classes: int, name: str) -> int:
-    """The label, if it is one of the classes."""
+    """Return the label as an int. Raise InputError if it is not in [0, num_classes)."""
     if not 0 <= int(label) < num_classes:
         raise InputError(
-            f"{name} has the label {label}, but with num_classes={num_classes} labels go from 0 to {num_classes - 1}."
+            f"{name} has the label {label}, but num_classes is {num_classes}: accepted are 0 to {num_classes - 1}."
         )
     return int(label)
 
 
 class ImageSamples(Dataset[Any]):
-    """Image and label for a draw of training or an index of evaluation; what a draw gives depends on it alone.
+    """Data set of (image, label) pairs, indexed with a `Draw` in training and with an integer in evaluation.
 
-    Where a file cannot be read, training takes the next one in its place and evaluation gives None.
+    A training sample depends only on its draw. If a file cannot be read, training uses the next readable file and
+    evaluation returns None.
 
     Args:
-        reader: one of timm's, with random access.
-        transform: what becomes of an image; a `TokenLabelTransform` adds dense labels as a third part.
-        num_classes: how many labels there may be.
-        bad: counts the files that cannot be read.
-        seed: of the augmentation.
-        at_least: see `decode`.
+        reader: reader of timm with random access.
+        transform: transform of the image; a `TokenLabelTransform` adds dense labels as the third element of a sample.
+        num_classes: number of classes.
+        bad: counter of unreadable files.
+        seed: seed of the augmentation.
+        at_least: decode large JPEGs at a reduced size, see `decode`.
     """
 
     def __init__(
@@ -57,21 +58,22 @@ class ImageSamples(Dataset[Any]):
         return len(self.reader)
 
     def name_of(self, index: int) -> str:
-        """What messages call the image."""
+        """Return the file name of an image for messages, or its number if it has none."""
         return self.reader.filename(index, absolute=True) or f"Image {index}"
 
     def __getitem__(self, place: int | Draw) -> Any:
         if not isinstance(place, Draw):
             return self._read(place)
         for step in range(len(self)):
-            # 2: another stream than those of the order and of the scenes
+            # 2 selects another random stream than those of the sample order and of the scenes
             with seeded(self.seed, place.epoch, place.position, 2):
                 sample = self._read((place.sample + step) % len(self))
             if sample is not None:
                 return sample
-        raise InputError("Not one of the images can be read.")
+        raise InputError("None of the images can be read.")
 
     def _read(self, index: int) -> Any:
+        """Return the sample with this index; None if its file cannot be read."""
         try:
             file, label = self.reader[index][:2]
             image = decode(file, self.at_least)
@@ -86,7 +88,7 @@ class ImageSamples(Dataset[Any]):
 
 
 def collate_readable(samples: Sequence[Any]) -> Any:
-    """A batch of the samples that could be read."""
+    """Collate the samples that are not None into a batch."""
     readable = [sample for sample in samples if sample is not None]
     if not readable:
         raise InputError(f"None of the {len(samples)} images of a batch can be read.")

@@ -1,4 +1,4 @@
-"""timm's readers, opened with the trouble that can be known at the start told at the start."""
+"""Functions that open the readers of timm and check the data before training starts."""
 
 import importlib
 import os
@@ -18,7 +18,7 @@ ReaderKind = Literal["folder", "tar", "wds", "hfds", "hfds-streaming"]
 
 
 def require(module: str) -> Any:
-    """An optional package, or ImportError saying how it is installed."""
+    """Import and return an optional package. Raise MissingExtraError with the pip command if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -26,18 +26,26 @@ def require(module: str) -> Any:
 
 
 def open_folder(path: Path, class_map: Mapping[str, int] | str | None = None) -> Any:
-    """Images in one folder a class. An empty class, an unknown one and an image of no class are errors."""
+    """Open a folder with one subfolder per class.
+
+    Args:
+        path: folder of the split.
+        class_map: numbers of the classes, or a text file with the class names; None for the alphabetical order.
+
+    Raises:
+        InputError: if there is an empty class folder, an unknown class, or an image outside the class folders.
+    """
     known = get_img_extensions(as_set=True)
     classes = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
     if not classes:
-        raise InputError(f"{path} has no folders of classes: images belong in {path / 'CLASS'}.")
+        raise InputError(f"{path} has no class folders: images must be in {path / 'CLASS'}.")
     for name in classes:
         if not any(Path(file).suffix.lower() in known for _, _, files in os.walk(path / name) for file in files):
             raise InputError(
-                f"The class folder {path / name} has no image ({', '.join(sorted(known))}): fill it or remove it."
+                f"The class folder {path / name} has no image ({', '.join(sorted(known))}): add images or remove it."
             )
     if any(Path(entry.name).suffix.lower() in known for entry in os.scandir(path) if entry.is_file()):
-        raise InputError(f"{path} has images outside of its class folders ({', '.join(classes[:8])}).")
+        raise InputError(f"{path} has images outside its class folders ({', '.join(classes[:8])}).")
     if isinstance(class_map, Mapping):
         unknown = [name for name in classes if name not in class_map]
         if unknown:
@@ -46,15 +54,15 @@ def open_folder(path: Path, class_map: Mapping[str, int] | str | None = None) ->
 
 
 class _TarReader(ReaderImageInTar):  # type: ignore[misc]
-    """timm's reader, with names that tell the class also where a tar file is one."""
+    """Reader of timm for tar files, whose file names include the class also with one tar file per class."""
 
     samples: Any
     targets: Any
 
     def __init__(self, path: Path, class_map: Mapping[str, int] | str | None) -> None:
-        # not cached: workers that share an open file move each other's place in it
+        # not cached: workers that share an open file would move each other's read position
         super().__init__(str(path), class_map=class_map or "", cache_tarfiles=False)
-        # timm leaves samples of one name in the order in which the disk lists the tar files
+        # the order of timm for files of the same name depends on the directory listing
         order = sorted(range(len(self)), key=lambda i: (str(self.samples[i][1]), self.samples[i][0].path))
         self.samples, self.targets = self.samples[order], self.targets[order]
         self.class_to_idx = self.class_name_to_idx
@@ -66,17 +74,17 @@ class _TarReader(ReaderImageInTar):  # type: ignore[misc]
 
 
 def open_tar(path: Path, class_map: Mapping[str, int] | str | None = None) -> Any:
-    """Images in one tar file, or in a folder of tar files, one folder or file a class."""
+    """Open one tar file with a folder per class, or a folder with one tar file per class."""
     if path.is_dir() and not any(path.glob("*.tar")):
         raise InputError(f"{path} has no .tar files.")
     try:
         return _TarReader(path, class_map)
     except ValueError as error:
-        raise InputError(f"{path} holds no images in folders of the known classes.") from error
+        raise InputError(f"{path} has no images in folders of the known classes.") from error
 
 
 def open_hfds(name: str, root: str | None, split: str, input_key: str, target_key: str) -> Any:
-    """A Hugging Face data set with random access; `root` is the cache folder."""
+    """Open a Hugging Face data set with random access; `root` is the cache folder."""
     require("datasets")
     from timm.data.readers.reader_hfds import ReaderHfds
 
@@ -95,7 +103,7 @@ def open_hfds_streaming(
     seed: int,
     shuffle_buffer: int | None,
 ) -> Any:
-    """A Hugging Face data set that is read while it arrives."""
+    """Open a Hugging Face data set in streaming mode."""
     require("datasets")
     from timm.data.readers.reader_hfids import ReaderHfids
 
@@ -104,7 +112,7 @@ def open_hfds_streaming(
         root=root,
         split=split,
         is_training=training,
-        num_samples=num_samples or (None if training else 1),  # its length matters to training alone
+        num_samples=num_samples or (None if training else 1),  # only training uses the length
         seed=seed,
         input_key=input_key,
         target_key=target_key,
@@ -123,12 +131,12 @@ def open_wds(
     shuffle_buffer: int | None,
     processes: int,
 ) -> Any:
-    """WebDataset shards: a split of `_info.json`, or a pattern of file names such as `train-{000..127}.tar`."""
+    """Open WebDataset shards: a split of `_info.json`, or a pattern of file names such as `train-{000..127}.tar`."""
     require("webdataset")
     from timm.data.readers.reader_wds import ReaderWds
 
     if "://" not in root and not Path(root).is_dir():
-        raise FileNotFoundError(f"There is no folder {root}: root must be the folder that holds the shards.")
+        raise FileNotFoundError(f"There is no folder {root}: root must be the folder of the shards.")
     reader = ReaderWds(
         root,
         split=split,
@@ -146,7 +154,7 @@ def open_wds(
             raise FileNotFoundError(f"{len(missing)} of {len(shards)} shards are missing: {Path(root, missing[0])}.")
     if training and len(shards) < processes:
         raise InputError(
-            f"{len(shards)} shards are too few for {processes} loading processes (num_workers in each process of "
-            "training): every one needs a shard of its own."
+            f"{len(shards)} shards are too few for {processes} workers (num_workers per training process): each worker "
+            "needs at least one shard."
         )
     return reader

@@ -1,4 +1,4 @@
-"""Where images are: one description for every reader, opened a split at a time and made into loaders."""
+"""Image sources: one configuration for all readers, which opens splits and builds their loaders."""
 
 import functools
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ __all__ = ["ImageSource", "OpenSplit", "TokenLabelConfig"]
 
 @dataclass(frozen=True)
 class TokenLabelConfig:
-    """Dense labels for training: see `TokenLabels`, whose `root` and settings these are."""
+    """Configuration of dense labels for training; see `TokenLabels` for the arguments."""
 
     root: str
     grid: int = 7
@@ -36,25 +36,29 @@ class TokenLabelConfig:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where images are and how they are read.
+    """Location and format of images.
 
     Args:
-        root: the folder that holds the data; with `hfds` the cache folder.
-        reader: `folder`: root/SPLIT/CLASS/image files. `tar`: root/SPLIT.tar with folders of classes, or a folder
-            root/SPLIT of tar files, one a class. `wds`: WebDataset shards under root. `hfds`: a Hugging Face data set
-            with random access; `hfds-streaming`: the same, read while it arrives.
-        name: the Hugging Face data set: its name, or a folder.
-        train, val, test: names of the splits; with `wds` also a pattern of file names. Folders may have a usual
-            synonym, such as validation for val. `test` None: the split `val` is tested on.
-        num_classes: how many classes the data must have; None takes what they have. Shards do not tell, and need it.
-        class_map: a text file of class names in the order of their numbers, or None for the alphabetical order.
-        train_samples: number of training samples, for streams that do not tell it.
-        input_key, target_key: what holds image and label, with `hfds` (None: image and label) and `wds` (None: the
-            usual suffixes and the part cls; a target_key is a field of the part json).
-        shuffle_buffer: samples of a stream among which the next one is drawn; None: timm's default.
-        max_bad_images: how many files that cannot be read are skipped before training stops.
-        draft: decode JPEGs for training at 1/2, 1/4 or 1/8 of their size where even the smallest crop keeps all the
-            pixels that the network sees. Faster for photographs of many megapixels; the pixels differ slightly.
+        root: folder of the data; with `hfds` the cache folder.
+        reader: `folder`: image files root/SPLIT/CLASS/*. `tar`: root/SPLIT.tar with one folder per class, or a folder
+            root/SPLIT with one tar file per class. `wds`: WebDataset shards in root. `hfds`: a Hugging Face data set
+            with random access. `hfds-streaming`: a Hugging Face data set in streaming mode.
+        name: name or folder of the Hugging Face data set.
+        train: name of the training split; with `wds` also a pattern of file names. Folders may have a common synonym
+            of the name, such as validation for val.
+        val: name of the validation split.
+        test: name of the test split; None tests on `val`.
+        num_classes: number of classes that the data must have; None takes it from the data. Required for `wds`, whose
+            shards do not contain it.
+        class_map: text file with class names in the order of their numbers; None for the alphabetical order.
+        train_samples: number of training samples, for streams that do not contain it.
+        input_key: key of the image, with `hfds` (None: image) and `wds` (None: the common image suffixes).
+        target_key: key of the label, with `hfds` (None: label) and `wds` (a field of the json part;
+            None: the cls part).
+        shuffle_buffer: size of the shuffle buffer of a stream; None for the default of timm.
+        max_bad_images: number of unreadable files that are skipped before training stops with an error.
+        draft: decode training JPEGs at 1/2, 1/4 or 1/8 of their size if even the smallest crop keeps the resolution of
+            the network input. This is faster for photographs of many megapixels; the pixels differ slightly.
     """
 
     root: str | None = None
@@ -75,33 +79,44 @@ class ImageSource:
     def __post_init__(self) -> None:
         if self.reader.startswith("hfds"):
             if self.name is None:
-                raise InputError(f"The reader {self.reader} needs the name of a data set.")
+                raise InputError(f"The reader {self.reader} needs name, the name of a data set.")
         elif self.root is None:
-            raise InputError(f"The reader {self.reader} needs root, the folder that holds the data.")
+            raise InputError(f"The reader {self.reader} needs root, the folder of the data.")
         if self.reader == "wds" and self.num_classes is None:
-            raise InputError("Shards do not say how many classes there are: the reader wds needs num_classes.")
+            raise InputError("The reader wds needs num_classes, because shards do not contain the number of classes.")
         if self.class_map is not None and not Path(self.class_map).is_file():
-            raise FileNotFoundError(f"There is no class map {self.class_map}.")
+            raise FileNotFoundError(f"There is no class_map file {self.class_map}.")
 
     @property
     def streams(self) -> bool:
-        """Whether the data can only be read from end to end."""
+        """Whether the data can only be read sequentially."""
         return self.reader in ("wds", "hfds-streaming")
 
     def open(self, split: Split, num_workers: int, seed: int, classes: Mapping[str, int] | None = None) -> "OpenSplit":
-        """Look at what is there; errors name what is wrong. `classes` are those of training, where they are known."""
+        """Open and check a split.
+
+        Args:
+            split: split to open.
+            num_workers: worker processes of the loader.
+            seed: seed of the shuffling of streams.
+            classes: numbers of the classes of the training split, if they are known.
+
+        Raises:
+            InputError: if the number of classes is unknown or differs from `num_classes`.
+            FileNotFoundError: if there is no such split.
+        """
         reader = self._reader(split, split == "train", num_workers, seed, classes)
         classes = getattr(reader, "class_to_idx", None)
         found = max(classes.values()) + 1 if classes else None
         if self.num_classes is not None and found is not None and found != self.num_classes:
-            raise InputError(f"num_classes is {self.num_classes}, but {self._where(split)} has {found} classes.")
+            raise InputError(f"num_classes is {self.num_classes}, but {self._describe(split)} has {found} classes.")
         num_classes = found or self.num_classes
         if num_classes is None:
-            raise InputError(f"{self._where(split)} does not say how many classes it has: give num_classes.")
+            raise InputError(f"The number of classes of {self._describe(split)} is unknown: set num_classes.")
         names = sorted(classes, key=classes.__getitem__) if classes else None
         return OpenSplit(self, reader, num_classes, names, seed)
 
-    def _where(self, split: Split) -> str:
+    def _describe(self, split: Split) -> str:
         return f"the split {self._name_of(split)} of {self.name or self.root}"
 
     def _name_of(self, split: Split) -> str:
@@ -147,14 +162,14 @@ class ImageSource:
         path = split_path(self.root, name, suffix)
         if self.class_map is not None:
             return opener(path, self.class_map)
-        # numbers are those of the training classes, though the split may lack some
+        # use the class numbers of the training split: this split may lack some classes
         if classes is None and not training and (train := find_split(self.root, self.train, suffix)) is not None:
             classes = opener(train).class_to_idx
         return opener(path, classes)
 
 
 class OpenSplit:
-    """A split that has been looked at: its classes, and loaders over it."""
+    """An opened split, with its classes and loaders."""
 
     def __init__(
         self, source: ImageSource, reader: Any, num_classes: int, class_names: list[str] | None, seed: int
@@ -166,7 +181,7 @@ class OpenSplit:
         self.labels: TokenLabels | None = None
 
     def add_labels(self, config: TokenLabelConfig) -> None:
-        """Let training batches have dense labels, which must exist for every image."""
+        """Add dense labels to training batches. Raise FileNotFoundError if an image has no label map."""
         self.labels = TokenLabels(
             config.root,
             self.num_classes,
@@ -188,7 +203,7 @@ class OpenSplit:
         num_workers: int,
         seed: int,
     ) -> Any:
-        """A loader of augmented whole batches that resumes exactly."""
+        """Return a training loader with augmentation and exact resume; see `train_loader` for the arguments."""
         dataset: Any
         if self.source.streams:
             dataset = TrainStream(self._open_pass, transforms.train(), self.num_classes, self.bad, seed)
@@ -204,7 +219,7 @@ class OpenSplit:
             batch_size,
             seed=seed,
             repeats=repeats,
-            shuffle=not self.source.streams,  # a stream shuffles itself
+            shuffle=not self.source.streams,  # streams shuffle their samples themselves
             limit=limit,
             epoch=epoch,
             num_workers=num_workers,
@@ -212,7 +227,7 @@ class OpenSplit:
         )
 
     def eval_loader(self, transforms: TransformConfig, batch_size: int, num_workers: int) -> DataLoader[Any]:
-        """A loader that gives each sample once."""
+        """Return a loader that yields each sample once."""
         if self.source.streams:
             stream = EvalStream(self._open_pass, transforms.eval(), self.num_classes, self.bad)
             return stream_loader(stream, batch_size, num_workers=num_workers)
@@ -221,6 +236,7 @@ class OpenSplit:
 
     @property
     def _open_pass(self) -> Any:
+        """Function (epoch, pass) -> iterator over the samples of this worker in a stream."""
         if self.source.reader == "wds":
             return functools.partial(read_wds, self.reader, self.seed)
         return functools.partial(read_hfds, self.reader)

@@ -1,8 +1,8 @@
-"""Data read from end to end, by timm's readers: WebDataset shards and streamed Hugging Face data sets.
+"""Sequential data sets on readers of timm: WebDataset shards and streamed Hugging Face data sets.
 
-The place in a stream, too, is a function of the draw: every batch of a process goes to its workers in turn, so that
-the number of a batch tells how much its worker has read before. A worker that is elsewhere, because training has been
-resumed, opens the stream of that epoch and passes over as many samples without decoding them.
+The position in a stream is a function of the draw: the batches of a process are distributed to its workers in turn, so
+the number of a batch determines how many samples its worker has read before. After a resume, a worker opens the stream
+of the epoch and skips that many samples without decoding them.
 """
 
 import itertools
@@ -24,43 +24,43 @@ __all__ = ["EvalStream", "RawSample", "TrainStream", "read_hfds", "read_wds"]
 
 
 class RawSample(NamedTuple):
-    """One image of a stream, not decoded yet."""
+    """An encoded image of a stream with its label."""
 
     name: str
     content: bytes
     label: Any
 
 
-Open = Callable[[int, int], Iterator[RawSample]]  # (epoch, pass within it) -> this worker's share
+Open = Callable[[int, int], Iterator[RawSample]]  # (epoch, pass in the epoch) -> samples of this worker
 
 
-def read_wds(reader: Any, seed: int, epoch: int, turn: int) -> Iterator[RawSample]:
-    """One pass of timm's ReaderWds over this worker's shards, in an order of (seed, epoch, turn)."""
+def read_wds(reader: Any, seed: int, epoch: int, pass_index: int) -> Iterator[RawSample]:
+    """Yield one pass of ReaderWds over the shards of this worker. The order depends on (seed, epoch, pass_index)."""
     rank, _ = process_rank()
     info = get_worker_info()
     reader.ds = None
     reader.worker_info = info
     reader.worker_id, reader.num_workers = (info.id, info.num_workers) if info else (0, 1)
-    reader.worker_seed = seed_of(seed, epoch, turn, rank, reader.worker_id)
+    reader.worker_seed = seed_of(seed, epoch, pass_index, rank, reader.worker_id)
     reader.set_epoch(epoch)
     reader._lazy_init()
-    undecoded = reader.ds.pipeline[:-2]  # all but timm's decoding, whose failures name no file, and the renaming
+    undecoded = reader.ds.pipeline[:-2]  # without timm's decoding, whose errors do not name the file, and its renaming
     for sample in require("webdataset").DataPipeline(*undecoded).iterator1():
         name = f"{sample['__key__']} in {sample['__url__']}"
         content = next((sample[key] for key in reader.input_key.split(";") if key in sample), None)
         if content is None:
-            raise InputError(f"{name} has no image: its parts are {', '.join(sorted(sample))}.")
+            raise InputError(f"{name} has no image: it has the parts {', '.join(sorted(sample))}.")
         if reader.target_key:
             label = json.loads(sample["json"])[reader.target_key]
         elif "cls" in sample:
             label = int(sample["cls"])
         else:
-            raise InputError(f"{name} has no label: it needs a part .cls, or target_key and a part .json.")
+            raise InputError(f"{name} has no label: it needs a .cls part, or a .json part and target_key.")
         yield RawSample(name, content, label)
 
 
-def read_hfds(reader: Any, epoch: int, turn: int) -> Iterator[RawSample]:
-    """One pass of timm's ReaderHfids over this worker's share, in an order of (its seed, epoch)."""
+def read_hfds(reader: Any, epoch: int, pass_index: int) -> Iterator[RawSample]:
+    """Yield one pass of ReaderHfids over the samples of this worker. The order depends on (reader seed, epoch)."""
     if getattr(reader, "ds", None) is None:
         reader._lazy_init()
         reader.ds = reader.ds.cast_column(reader.input_key, require("datasets").Image(decode=False))
@@ -76,38 +76,38 @@ def read_hfds(reader: Any, epoch: int, turn: int) -> Iterator[RawSample]:
 
 
 class TrainStream(Dataset[Any]):
-    """Whole batches of a stream that begins anew when it ends; asked for the draws of a batch, gives its samples.
+    """Data set that reads batches from a stream, which restarts when it ends. It is indexed with the draws of a batch.
 
-    In place of an image that cannot be read stands the readable one before it in the batch.
+    An unreadable image is replaced by the readable image before it in the batch.
 
     Args:
-        open: begins a pass.
-        transform: what becomes of an image.
-        num_classes: how many labels there may be.
-        bad: counts the images that cannot be read.
-        seed: of the augmentation.
+        open: function that starts a pass.
+        transform: transform of an image.
+        num_classes: number of classes.
+        bad: counter of unreadable images.
+        seed: seed of the augmentation.
     """
 
     def __init__(
         self, open: Open, transform: Callable[[Image.Image], Tensor], num_classes: int, bad: BadImages, seed: int = 0
     ) -> None:
         self.open, self.transform, self.num_classes, self.bad, self.seed = open, transform, num_classes, bad, seed
-        self._place = (-1, -1)  # epoch, and how many samples of it this worker has read
+        self._position = (-1, -1)  # epoch, and number of its samples that this worker has read
         self._samples: Iterator[RawSample] = iter(())
 
     def __getitem__(self, index: int) -> Any:
-        raise TypeError("A stream is read in batches.")
+        raise TypeError("A stream can only be read in batches.")
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[Any]:
         _, world = process_rank()
         info = get_worker_info()
         epoch, position, _ = draws[0]
-        batch = position // (world * len(draws))  # batches are whole
+        batch = position // (world * len(draws))  # all batches are full
         before = batch // (info.num_workers if info else 1) * len(draws)
-        if self._place != (epoch, before):
-            self._samples = itertools.islice(self._endless(epoch), before, None)
+        if self._position != (epoch, before):
+            self._samples = itertools.islice(self._repeat_passes(epoch), before, None)
         raw = list(itertools.islice(self._samples, len(draws)))
-        self._place = (epoch, before + len(draws))
+        self._position = (epoch, before + len(draws))
 
         readable = {n: image for n, sample in enumerate(raw) if (image := self._decode(sample)) is not None}
         if not readable:
@@ -120,16 +120,16 @@ class TrainStream(Dataset[Any]):
                 samples.append((self.transform(readable[chosen]), label))
         return samples
 
-    def _endless(self, epoch: int) -> Iterator[RawSample]:
-        for turn in itertools.count():
+    def _repeat_passes(self, epoch: int) -> Iterator[RawSample]:
+        for pass_index in itertools.count():
             empty = True
-            for sample in self.open(epoch, turn):
+            for sample in self.open(epoch, pass_index):
                 empty = False
                 yield sample
             if empty:
                 info = get_worker_info()
                 raise InputError(
-                    f"The stream gave worker {info.id if info else 0} no sample: num_workers times the number of "
+                    f"Worker {info.id if info else 0} got no sample from the stream: num_workers times the number of "
                     "processes may be at most the number of shards."
                 )
 
@@ -142,7 +142,7 @@ class TrainStream(Dataset[Any]):
 
 
 class EvalStream(IterableDataset[Any]):
-    """One pass over a stream, shards being dealt to processes and workers: no sample comes twice, none is left out."""
+    """Data set of one pass over a stream. Processes and workers share the shards and yield each sample once."""
 
     def __init__(
         self, open: Open, transform: Callable[[Image.Image], Tensor], num_classes: int, bad: BadImages

@@ -1,10 +1,10 @@
-"""Dense labels for token labelling, in the layout of the public `label_top5_train_nfnet`.
+"""Dense labels for token labelling, in the format of the public `label_top5_train_nfnet`.
 
-For every image `train/CLASS/NAME.JPEG` there is a file `CLASS/NAME.pt`, a tensor (2, 5, h, w) of float16: the five
-highest scores at each place of a coarse grid over the image, and the classes which they belong to. Half precision
-holds class numbers up to 2048 exactly.
+For every image `train/CLASS/NAME.JPEG` there is a file `CLASS/NAME.pt` with a float16 tensor (2, 5, h, w): the five
+highest scores in each cell of a coarse grid over the image, and their classes. Half precision represents class numbers
+up to 2048 exactly.
 
-    S  scores kept at a place, 5      K  classes      h w  the stored grid      G  cells a side of a batch's labels
+    S  stored scores per cell, 5      K  classes      h w  stored grid      G  cells per side of the labels of a batch
 """
 
 import os
@@ -29,21 +29,21 @@ __all__ = ["Extent", "Scores", "TokenLabelTransform", "TokenLabels", "save_label
 
 Scores = Literal["probabilities", "logits"]
 Extent = Literal["image", "square"]
-Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of the stored grid
+Box = tuple[float, float, float, float]  # left, top, right, bottom, relative to the stored grid
 KEPT = 5
 
 
 class TokenLabels:
-    """Finds, checks and reads the label maps of images.
+    """Reader of the label maps of images.
 
     Args:
-        root: folder that holds a folder a class.
-        num_classes: K.
-        grid: G.
-        scores: what the files hold; of logits the softmax over the kept ones is taken.
-        smoothing: share of a label that is spread evenly over all classes.
-        extent: what the stored grid covers: the whole `image`, or the central `square` that a resize and centre crop
-            left of it. Published recipes read their maps the first way.
+        root: folder with one subfolder per class.
+        num_classes: number of classes K.
+        grid: cells per side of the dense labels, G.
+        scores: `probabilities` or `logits` in the files. Logits get a softmax over the stored scores.
+        smoothing: label smoothing.
+        extent: area that the stored grid covers: the whole `image`, or the central `square` of a resize and centre
+            crop. Published recipes use `image`.
     """
 
     def __init__(
@@ -60,27 +60,27 @@ class TokenLabels:
         if not self.root.is_dir():
             raise FileNotFoundError(f"There is no folder of label maps at {self.root}.")
         if grid < 1:
-            raise InputError(f"The grid of dense labels needs at least 1 cell a side, got {grid}.")
+            raise InputError(f"grid must be at least 1 cell per side, got {grid}.")
         if not 0 <= smoothing < 1:
             raise InputError(f"smoothing must be from 0 to below 1, got {smoothing}.")
         self.num_classes, self.grid, self.scores, self.extent = num_classes, grid, scores, extent
         self.smoothing = smoothing
 
     def path_of(self, image: str) -> Path:
-        """The label map of an image: the same folder of its class, the same name, another suffix."""
+        """Return the label map file of an image: the same class folder and name, with the suffix `.pt`."""
         path = Path(image)
         return self.root / path.parent.name / f"{path.stem}.pt"
 
     def check(self, images: Sequence[str]) -> None:
-        """Raise FileNotFoundError if any image has no label map, and ValueError if the first map is none."""
-        have = {
+        """Raise FileNotFoundError if an image has no label map, and InputError if the first label map is invalid."""
+        existing = {
             (folder.name, Path(entry.name).stem)
             for folder in os.scandir(self.root)
             if folder.is_dir()
             for entry in os.scandir(folder.path)
             if entry.name.endswith(".pt")
         }
-        missing = [image for image in images if (Path(image).parent.name, Path(image).stem) not in have]
+        missing = [image for image in images if (Path(image).parent.name, Path(image).stem) not in existing]
         if missing:
             raise FileNotFoundError(
                 f"{len(missing)} of {len(images)} images have no label map under {self.root}: the first is "
@@ -89,7 +89,7 @@ class TokenLabels:
         self.load(images[0])
 
     def load(self, image: str) -> Tensor:
-        """(2, S, h, w) of float32: probabilities, and the classes that they belong to."""
+        """Return the label map of an image as float32 (2, S, h, w): probabilities and their classes."""
         path = self.path_of(image)
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True)
@@ -97,31 +97,37 @@ class TokenLabels:
             raise FileNotFoundError(f"The image {image} has no label map: there is no {path}.") from None
         if not isinstance(stored, Tensor) or stored.ndim != 4 or len(stored) != 2:
             found = tuple(stored.shape) if isinstance(stored, Tensor) else type(stored).__name__
-            raise InputError(f"{path} is no label map: it must hold a tensor (2, 5, h, w), got {found}.")
+            raise InputError(f"{path} is not a label map: it must contain a tensor (2, 5, h, w), got {found}.")
         stored = stored.float()
         values, classes = stored
         if classes.max() >= self.num_classes or classes.min() < 0:
             raise InputError(
-                f"{path} speaks of class {int(classes.max())}, but there are {self.num_classes}: they must be the "
-                "classes of the data."
+                f"{path} has the class {int(classes.max())}, but there are {self.num_classes} classes: they must be "
+                "the classes of the data."
             )
         if self.scores == "logits":
             stored[0] = values.softmax(0)
         elif values.min() < 0 or values.max() > 1.01:
             raise InputError(
-                f"{path} holds scores from {values.min():.3g} to {values.max():.3g}, which are no probabilities: if "
-                "they are logits, say so (token_scores: logits)."
+                f"{path} has scores from {values.min():.3g} to {values.max():.3g}, which are not probabilities: if "
+                "they are logits, set scores to logits."
             )
         return stored
 
     def dense(self, stored: Tensor, box: Box, hflip: bool = False, vflip: bool = False) -> Tensor:
-        """(G, G, K): the labels of a part of the image, each cell the mean of what it covers.
+        """Return the dense labels (G, G, K) of a crop of the image. Each cell is the mean over its area.
 
-        A row of K sums to at most one: what is missing are the scores that were not kept and what lies outside.
+        The K values of a cell sum to at most 1: scores that are not stored and areas outside the grid are missing.
+
+        Args:
+            stored: label map from `load`.
+            box: crop, relative to the stored grid.
+            hflip: flip left-right.
+            vflip: flip up-down.
         """
         values, classes = stored
         height, width = values.shape[1:]
-        # only the classes that appear are pooled: they are few of many
+        # pool only the classes that occur, a small fraction of all classes
         present, places = classes.long().unique(return_inverse=True)
         maps = values.new_zeros(len(present), height, width).scatter_add_(0, places, values)
         left, top, right, bottom = box
@@ -132,21 +138,21 @@ class TokenLabels:
         dense[..., present] = pooled.flip(flips).permute(1, 2, 0)
         return dense * (1 - self.smoothing) + self.smoothing / self.num_classes
 
-    def share(self, size: tuple[int, int], crop: tuple[int, int, int, int]) -> Box:
-        """A crop (top, left, height, width) of an image (width, height), as shares of what the grid covers."""
-        across, down = size
+    def box_of(self, size: tuple[int, int], crop: tuple[int, int, int, int]) -> Box:
+        """Return the box of a crop (top, left, height, width) of an image (width, height), relative to the grid."""
+        full_width, full_height = size
         top, left, height, width = crop
         if self.extent == "square":
             side = min(size)
-            left, top = left - (across - side) // 2, top - (down - side) // 2
-            across = down = side
-        return left / across, top / down, (left + width) / across, (top + height) / down
+            left, top = left - (full_width - side) // 2, top - (full_height - side) // 2
+            full_width = full_height = side
+        return left / full_width, top / full_height, (left + width) / full_width, (top + height) / full_height
 
 
 class TokenLabelTransform:
-    """The transform of training that takes dense labels along: crop and flips move them with the image.
+    """Training transform of an image and its dense labels: crop and flips are applied to both.
 
-    It draws as the transform for images alone does, so that both see the same crops.
+    It draws the same random numbers as the transform without labels, so that both give the same images.
     """
 
     def __init__(self, config: TransformConfig, labels: TokenLabels) -> None:
@@ -159,14 +165,14 @@ class TokenLabelTransform:
         for step in self.geometry.transforms:
             if isinstance(step, RandomResizedCropAndInterpolation):
                 crop = step.get_params(image, step.scale, step.ratio)
-                box = self.labels.share(image.size, crop)
+                box = self.labels.box_of(image.size, crop)
                 image = functional.resized_crop(image, *crop, list(step.size), _resampling(step))
             elif type(step) in flips:
                 if torch.rand(1) < step.p:
                     flips[type(step)] = True
                     image = image.transpose(_MIRROR[type(step)])
             else:
-                raise TypeError(f"Dense labels cannot follow {type(step).__name__}; crop and flips they can.")
+                raise TypeError(f"Dense labels do not support {type(step).__name__}, only RandomResizedCrop and flips.")
         hflip, vflip = flips.values()
         return self.rest(image), self.labels.dense(stored, box, hflip, vflip)
 
@@ -178,20 +184,28 @@ _MIRROR: dict[type, Any] = {
 
 
 def _resampling(step: Any) -> Any:
-    """The interpolation of timm's crop, drawn where it is a choice of several, as timm draws it."""
+    """Return the interpolation of timm's crop, drawn at random like in timm if there are several."""
     import random
 
     return random.choice(step.interpolation) if isinstance(step.interpolation, tuple | list) else step.interpolation
 
 
 def save_label_map(path: str | os.PathLike[str], shares: Tensor) -> None:
-    """Write how much of each class each place shows, shares (K, h, w), in the stored layout."""
+    """Write a label map file.
+
+    Args:
+        path: file to write. Missing folders are created.
+        shares: share of each class in each cell (K, h, w).
+
+    Raises:
+        InputError: if there are more than 2048 classes.
+    """
     if shares.ndim != 3 or len(shares) > 2048:
-        raise InputError(f"shares must be (K, h, w) of at most 2048 classes, got {tuple(shares.shape)}.")
+        raise InputError(f"shares must have the shape (K, h, w) with K of at most 2048, got {tuple(shares.shape)}.")
     if len(shares) < KEPT:
         shares = torch.cat([shares, shares.new_zeros(KEPT - len(shares), *shares.shape[1:])])
     values, classes = shares.topk(KEPT, dim=0)
-    classes = torch.where(values > 0, classes, 0)  # a class without a score need not exist
+    classes = torch.where(values > 0, classes, 0)  # the class of a zero score might not exist
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     torch.save(torch.stack([values.half(), classes.half()]), path)
 
@@ -199,7 +213,7 @@ def save_label_map(path: str | os.PathLike[str], shares: Tensor) -> None:
 def write_scene_label_maps(
     root: str | os.PathLike[str], config: SceneConfig, split: Split, count: int, grid: int = 16
 ) -> None:
-    """Label maps from the exact masks, for the images that `write_scenes` puts in the layout `imagefolder`."""
+    """Write label maps from the exact masks for the images of `write_scenes` with the layout `imagefolder`."""
     names = [f"{k:02d}_{name}" for k, name in enumerate(config.class_names)]
     for index in range(count):
         scene = draw_scene(config, split, index)

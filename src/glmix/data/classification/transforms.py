@@ -1,4 +1,4 @@
-"""What happens to an image between file and batch: timm's transforms with the published numbers, each an argument."""
+"""Image transforms of timm for training and evaluation, with the published hyperparameters as defaults."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,20 +17,24 @@ __all__ = ["TransformConfig"]
 
 @dataclass(frozen=True)
 class TransformConfig:
-    """The defaults are the published recipe: crop, flip, RandAugment, normalise, erase.
+    """Configuration of the transforms. The defaults are the published recipe: crop, flip, RandAugment, random erasing.
 
     Args:
-        size: pixels a side of what the network sees.
-        scale: smallest and largest share of the image's area that a crop of training covers.
-        ratio: narrowest and widest crop, width / height.
-        hflip, vflip: probabilities of mirroring left-right and up-down.
-        auto_augment: timm's name of a policy, or None for none.
-        color_jitter: strength. As in timm and in the published recipe it acts only where there is no `auto_augment`.
-        erasing: probability that a rectangle of the normalised image is erased.
-        erasing_mode: `pixel`: filled with noise; `rand`: one random colour; `const`: the mean colour.
-        interpolation: of every resize.
-        crop: what evaluation keeps of the shorter side, after a resize that makes the rest `size` pixels.
-        mean, std: of each colour, white being 1.
+        size: side of the network input in pixels.
+        scale: smallest and largest area of a training crop, as a fraction of the image area.
+        ratio: smallest and largest aspect ratio of a training crop, width / height.
+        hflip: probability of a left-right flip.
+        vflip: probability of an up-down flip.
+        auto_augment: name of an augmentation policy of timm; None for none.
+        color_jitter: strength of colour jitter. As in timm and in the published recipe, it is only used without
+            `auto_augment`.
+        erasing: probability of random erasing in the normalised image.
+        erasing_mode: fill of the erased rectangle: `pixel` for noise, `rand` for one random colour, `const` for the
+            mean colour.
+        interpolation: interpolation of all resizes.
+        crop: centre crop of evaluation as a fraction of the shorter side (timm's crop_pct). The crop has `size` pixels.
+        mean: mean of each channel, for values from 0 to 1.
+        std: standard deviation of each channel, for values from 0 to 1.
     """
 
     size: int = 224
@@ -48,40 +52,41 @@ class TransformConfig:
     std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
 
     def __post_init__(self) -> None:
-        for name in ("scale", "ratio", "mean", "std"):  # lists, which YAML gives, become tuples
+        for name in ("scale", "ratio", "mean", "std"):  # YAML gives lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.size < 1:
             raise InputError(f"size must be at least 1 pixel, got {self.size}.")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise InputError(f"scale must be two shares, 0 < smallest <= largest <= 1, got {self.scale}.")
+            raise InputError(f"scale must be two fractions, 0 < smallest <= largest <= 1, got {self.scale}.")
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise InputError(f"ratio must be two numbers, 0 < narrowest <= widest, got {self.ratio}.")
+            raise InputError(f"ratio must be two numbers, 0 < smallest <= largest, got {self.ratio}.")
         for name in ("hflip", "vflip", "erasing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must be a probability from 0 to 1, got {getattr(self, name)}.")
         if not 0 < self.crop <= 1:
-            raise InputError(f"crop must be a share of the side, above 0 and at most 1, got {self.crop}.")
+            raise InputError(f"crop must be a fraction of the shorter side, above 0 and at most 1, got {self.crop}.")
 
     def train(self) -> Callable[[Image.Image], Tensor]:
-        """The transform of training; it draws from the global generators of Python, numpy and torch."""
+        """Return the training transform. It uses the global generators of Python, numpy and torch."""
         geometry, rest = self.train_in_parts()
         return Compose([*geometry.transforms, *rest.transforms])
 
     def train_in_parts(self) -> tuple[Any, Any]:
-        """The same in two: what moves pixels in ways that dense labels follow (crop, flips), and all that is after."""
+        """Return the training transform in two parts: the geometric steps (crop, flips), and all later steps."""
         geometry, colours, tensor = create_transform(**self._training(), separate=True)
         for step in colours.transforms:
             _allow_no_bits(step)
         return geometry, Compose([*colours.transforms, *tensor.transforms])
 
     def eval(self) -> Callable[[Image.Image], Tensor]:
-        """The transform of evaluation, which draws nothing."""
+        """Return the evaluation transform, which is deterministic."""
         interpolation = "bicubic" if self.interpolation == "random" else self.interpolation
         return create_transform(
             self.size, interpolation=interpolation, crop_pct=self.crop, mean=self.mean, std=self.std
         )
 
     def _training(self) -> dict[str, Any]:
+        """Return the arguments of timm's `create_transform` for training."""
         return {
             "input_size": self.size,
             "is_training": True,
@@ -100,9 +105,10 @@ class TransformConfig:
 
 
 def _allow_no_bits(step: Any) -> None:
-    """Let the posterising of a policy keep no bit at all.
+    """Let the posterize operation of a policy keep zero bits.
 
-    The published policy asks for that about once in 700 images. Pillow made them black until version 13 refused.
+    The published policy does this for about one in 700 images. Pillow returned a black image before version 13 made it
+    an error.
     """
     for ops in (getattr(step, "ops", ()), *getattr(step, "policy", ())):
         for op in ops:

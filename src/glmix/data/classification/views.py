@@ -1,4 +1,4 @@
-"""The part of an image that a classifier is given: the centre crop of its evaluation transform, or the whole image."""
+"""Classifier input: the centre crop of the evaluation transform, or the whole image."""
 
 import math
 from typing import Any, Literal
@@ -26,19 +26,19 @@ VIEW_NAMES: dict[View, str] = {"crop": "centre crop", "whole": "whole image"}
 
 
 def input_config(model: nn.Module, size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Return timm's data configuration of the evaluation transform of a model.
+    """Return the data configuration of timm for the evaluation transform of a model.
 
     Args:
-        model: any model of timm's.
-        size: height and width to which the whole image is resized. None: the model's own size and centre crop.
+        model: any model of timm.
+        size: height and width to resize the whole image to. None uses the input size and centre crop of the model.
 
     Raises:
-        InputError: the model takes neither grey nor RGB images.
+        InputError: if the model takes neither greyscale nor RGB images.
     """
     config = dict(timm.data.resolve_model_data_config(model))
     channels = getattr(model, "in_chans", config["input_size"][0])
     if channels not in (1, 3):
-        raise InputError(f"Images are shown to models of 1 or 3 channels, and this one takes {channels}.")
+        raise InputError(f"The model must have 1 or 3 input channels, got {channels}.")
     config["input_size"] = (channels, *(config["input_size"][1:] if size is None else size))
     if size is not None:
         config |= {"crop_pct": 1.0, "crop_mode": "squash"}
@@ -48,7 +48,7 @@ def input_config(model: nn.Module, size: tuple[int, int] | None = None) -> dict[
 
 
 def shorter_side(model: nn.Module, view: View) -> int:
-    """Return to how many pixels the shorter side of an image is resized for a view, before any cropping."""
+    """Return the length in pixels that the shorter side of an image is resized to for a view, before cropping."""
     config = input_config(model)
     if view == "whole":
         return min(config["input_size"][1:])
@@ -56,10 +56,12 @@ def shorter_side(model: nn.Module, view: View) -> int:
 
 
 def whole_size(image: Image.Image, model: nn.Module, shorter: int | None = None) -> tuple[int, int]:
-    """Return the height and width at which a model sees a whole upright image, aspect ratio kept.
+    """Return the height and width that a whole upright image is resized to, with its aspect ratio.
 
     Args:
-        shorter: pixels of the shorter side. None: the shorter side of the model's own input size.
+        image: upright image.
+        model: any model of timm.
+        shorter: length of the shorter side in pixels; None for the shorter side of the input size of the model.
     """
     if shorter is None:
         shorter = min(timm.data.resolve_model_data_config(model)["input_size"][1:])
@@ -68,22 +70,23 @@ def whole_size(image: Image.Image, model: nn.Module, shorter: int | None = None)
 
 
 def upright(image: Image.Image, channels: int) -> Image.Image:
-    """Turn an image as its EXIF tag says and convert it to 8 bits, grey for 1 channel and RGB for 3."""
+    """Apply the EXIF orientation and convert an image to 8-bit greyscale (1 channel) or RGB (3 channels)."""
     return to_8_bit(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
 
 
 def model_input(image: Image.Image, model: nn.Module, size: tuple[int, int] | None = None) -> Tensor:
-    """Return the normalised tensor (C, H, W) that a model takes; `size` as in `input_config`."""
+    """Return the normalised input tensor (C, H, W) of a model; see `input_config` for `size`."""
     config = input_config(model, size)
     pixels: Tensor = timm.data.create_transform(**config, is_training=False)(upright(image, config["input_size"][0]))
     return pixels
 
 
 def describe_view(view: View | None, size: tuple[int, int]) -> str:
-    """Say a view and its size (height, width) in words, width first: "whole image, 336 x 224 pixels".
+    """Return a description such as "whole image, 336 x 224 pixels", with the width first.
 
     Args:
-        view: None leaves it out.
+        view: view to name; None leaves it out.
+        size: height and width.
     """
     height, width = size
     pixels = f"{width} x {height} pixels"

@@ -1,1 +1,1 @@
-"""What all tasks share: image decoding, sampling, loaders that resume exactly, and the base data module."""
+"""Data code shared by all tasks: image decoding, sampling, loaders with exact resume, and the base data module."""

@@ -1,4 +1,4 @@
-"""The base data module: splits, loaders and exact resume, shared by all tasks."""
+"""Base class of all data modules: splits, loaders and exact resume."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,22 +21,22 @@ SPLITS: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validat
 
 
 def already_collated(batch: Any) -> Any:
-    """Return the batch of a data set that puts its batches together itself (`__getitems__`)."""
+    """Return `batch` unchanged: the collate function of data sets that build whole batches in `__getitems__`."""
     return batch
 
 
 class DataModule(LightningDataModule):
-    """Open splits on demand and build loaders that resume exactly. Subclasses implement `open_split`.
+    """Lightning data module whose training loader resumes at the exact sample. Subclasses implement `open_split`.
 
-    After `setup`, a data module has `num_classes`, `class_names` (None if the classes have no names) and what its
-    task needs to know about the images, such as `input_size`, `mean` and `std`.
+    After `setup`, a data module has `num_classes`, `class_names` (None if the classes have no names) and image
+    properties that its task needs, such as `input_size`, `mean` and `std`.
 
     Args:
         batch_size: training samples per batch and process.
         eval_batch_size: samples per batch and process in validation and testing.
         num_workers: worker processes of each loader.
-        seed: seed of the sample order and of augmentation.
-        repeats: repeated augmentation: how many times in a row each sample is drawn.
+        seed: seed of the sample order and of the augmentation.
+        repeats: number of consecutive draws of each sample (repeated augmentation).
         collate: function that turns a list of samples into a batch; None for torch's default.
     """
 
@@ -65,7 +65,7 @@ class DataModule(LightningDataModule):
         self.splits: dict[Split, Any] = {}
 
     def open_split(self, split: Split) -> Dataset[Any]:
-        """Return the data set of a split. The training split is indexed by `Draw`s, the others by numbers."""
+        """Return the data set of a split, indexed with `Draw`s for training and with integers otherwise."""
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
@@ -93,21 +93,21 @@ class DataModule(LightningDataModule):
         return self.eval_dataloader("test")
 
     def eval_dataloader(self, split: Split) -> DataLoader[Any]:
-        """Return a loader that yields each sample of a split once."""
+        """Return a loader that yields each sample of a split exactly once."""
         dataset = self.splits[split]
         return eval_loader(
             dataset, len(dataset), self.eval_batch_size, num_workers=self.num_workers, collate=self.collate
         )
 
     def resume_position(self) -> dict[str, Any]:
-        """Return what a training loader needs to know about the trainer: batches per epoch and the first epoch.
+        """Return the keyword arguments `limit` (batches per epoch) and `epoch` (first epoch) of the training loader.
 
-        Lightning does not restore the loader's state from a checkpoint that was written between two epochs, and it
-        asks for the first batch before it announces the epoch.
+        Lightning does not restore the state of the loader from a checkpoint that was saved between two epochs, and it
+        requests the first batch before it calls `set_epoch`.
         """
         trainer = self.trainer
         limit = getattr(trainer, "limit_train_batches", None)
-        counted = isinstance(limit, int) and not isinstance(limit, bool) and limit > 0
-        # `processed` is the number that Lightning gives to samplers; `current_epoch` is incremented later
+        is_count = isinstance(limit, int) and not isinstance(limit, bool) and limit > 0
+        # Lightning passes `processed` to `set_epoch` of samplers; it increments `current_epoch` later
         progress: Any = trainer.fit_loop.epoch_progress.current if trainer is not None else None
-        return {"limit": limit if counted else None, "epoch": progress.processed if progress else 0}
+        return {"limit": limit if is_count else None, "epoch": progress.processed if progress else 0}

@@ -1,4 +1,4 @@
-"""Bytes to images, and a count of those that are none."""
+"""Image decoding, and counting of unreadable image files."""
 
 import io
 import os
@@ -15,31 +15,35 @@ from PIL import Image, ImageOps
 
 from ...errors import InputError
 
-__all__ = ["UNREADABLE", "BadImages", "decode", "to_8_bit", "opened", "read_image", "reduced_side"]
+__all__ = ["UNREADABLE", "BadImages", "decode", "to_8_bit", "open_image", "read_image", "reduced_side"]
 
-# what Pillow raises for files that are no image, are cut off, or would fill the memory
+# exceptions of Pillow for files that are not images, are truncated, or would use too much memory
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
-    """An image of 16 bits in grey as one of 8, where Pillow would clip; any other as it is. Fractions are refused."""
+    """Convert a 16-bit greyscale image to 8 bits, which Pillow would clip. Return other images unchanged.
+
+    Raises:
+        InputError: if the image has float values, whose range is unknown.
+    """
     if image.mode == "F":
-        raise InputError("its values are fractions, and nothing says which of them is white: save it in 8 or 16 bits")
+        raise InputError("it has float values of unknown range: save it with 8 or 16 bits per channel")
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
 
 
 def decode(source: bytes | BinaryIO, at_least: int | None = None) -> Image.Image:
-    """The RGB image in a file.
+    """Decode an image file to RGB with Pillow.
 
-    Pillow's decoder, because torchvision's gives the same pixels and is slower once they have become an image again
+    The decoder of torchvision gives the same pixels but is slower if the result must be a Pillow image
     (`studies/timing/loading.py` measures both).
 
     Args:
-        source: a file's content, or the open file, which is closed.
-        at_least: decode a JPEG at 1/2, 1/4 or 1/8 of its size if no side falls below this many pixels. That is
-            faster and the pixels differ.
+        source: content of the file, or the open file, which is closed.
+        at_least: decode a JPEG at 1/2, 1/4 or 1/8 of its size if no side gets shorter than this many pixels. This is
+            faster, but the pixels differ.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else source as file, Image.open(file) as image:
         if at_least is not None:
@@ -48,21 +52,21 @@ def decode(source: bytes | BinaryIO, at_least: int | None = None) -> Image.Image
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str], kind: str = "image", *, bounded: bool = True) -> Iterator[Image.Image]:
-    """Open a file with Pillow; only its header is read before its pixels are asked for.
+def open_image(path: str | os.PathLike[str], kind: str = "image", *, bounded: bool = True) -> Iterator[Image.Image]:
+    """Open an image with Pillow, which reads only the header until the pixels are accessed.
 
     Args:
-        path: a regular file. A FIFO or a device might never end.
-        kind: what the file is called in messages.
-        bounded: refuse images with more pixels than Pillow's own limit, `Image.MAX_IMAGE_PIXELS`.
+        path: a regular file. Reading a FIFO or a device might never end.
+        kind: name of the file type in error messages.
+        bounded: refuse images with more pixels than Pillow's limit, `Image.MAX_IMAGE_PIXELS`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        InputError: it cannot be read as an image.
+        FileNotFoundError: if there is no such file.
+        InputError: if the file cannot be read as an image.
     """
     if not Path(path).is_file():
         if Path(path).exists():
-            raise InputError(f"The {kind} {path} cannot be read: it is no regular file.")
+            raise InputError(f"The {kind} {path} cannot be read: it is not a regular file.")
         raise FileNotFoundError(f"There is no {kind} {path}.")
     limit = Image.MAX_IMAGE_PIXELS
     try:
@@ -86,18 +90,23 @@ def read_image(
     max_pixels: int | None = None,
     at_least: int | None = None,
 ) -> Image.Image:
-    """Read an image in a mode of Pillow's. CMYK, grey of 8 or 16 bits, palettes and transparency are converted.
+    """Read an image and convert it to a mode of Pillow.
+
+    CMYK, 8-bit and 16-bit greyscale, palette and transparent images are supported.
 
     Args:
-        upright: turn it as its EXIF tag says.
-        max_pixels: decode no image with more pixels; None for Pillow's own limit.
-        at_least: decode a JPEG above `max_pixels` at 1/2, 1/4 or 1/8 of its size, with no side below this many pixels.
+        path: image file.
+        mode: mode of Pillow.
+        upright: apply the EXIF orientation.
+        max_pixels: refuse images with more pixels; None for Pillow's limit.
+        at_least: decode a JPEG with more than `max_pixels` at 1/2, 1/4 or 1/8 of its size, with no side shorter than
+            this many pixels.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        InputError: it is no image, or too large.
+        FileNotFoundError: if there is no such file.
+        InputError: if the file is not an image, or is too large.
     """
-    with opened(path, bounded=max_pixels is None) as image:
+    with open_image(path, bounded=max_pixels is None) as image:
         width, height = image.size
         if max_pixels is not None and image.width * image.height > max_pixels and at_least is not None:
             image.draft(None, (at_least, at_least))
@@ -111,41 +120,42 @@ def read_image(
 
 
 def reduced_side(size: int, smallest_crop: float) -> int:
-    """The shortest side at which a crop of this share of a square's area still has `size` pixels a side."""
+    """Return the shortest image side at which a crop of this fraction of a square's area has sides of `size` pixels."""
     return int(size / smallest_crop**0.5) + 1
 
 
 class BadImages:
-    """Counts the files that cannot be read, over all workers and epochs, and stops when they are too many.
+    """Counter of unreadable files over all workers and epochs. Each file counts once.
 
-    A file counts once however often it is met.
+    Args:
+        limit: number of unreadable files to skip. One more is an error.
     """
 
     def __init__(self, limit: int) -> None:
         if limit < 0:
             raise InputError(f"max_bad_images must be 0 or more, got {limit}.")
         self.limit = limit
-        # in shared memory: workers mark a place that the name decides, so that none needs a lock
+        # A table in shared memory, indexed by a hash of the file name: workers set entries without a lock.
         self._seen = torch.zeros(2**16, dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
         return int(self._seen.sum())
 
     def add(self, name: str, error: BaseException) -> None:
-        """Count an unreadable file.
+        """Count an unreadable file and warn.
 
         Raises:
-            InputError: if there are now more than `limit`.
+            InputError: if there are now more than `limit` unreadable files.
         """
-        place = zlib.crc32(name.encode()) % len(self._seen)
-        if self._seen[place]:
+        slot = zlib.crc32(name.encode()) % len(self._seen)
+        if self._seen[slot]:
             return
-        self._seen[place] = 1
+        self._seen[slot] = 1
         reason = f"{type(error).__name__}: {error}"
         if len(self) > self.limit:
             raise InputError(
-                f"{name} cannot be read as an image ({reason}). That makes {len(self)} such files, and max_bad_images "
-                f"allows {self.limit}."
+                f"{name} cannot be read as an image ({reason}). There are {len(self)} unreadable files, but "
+                f"max_bad_images allows {self.limit}."
             ) from error
         warnings.warn(
             f"{name} cannot be read as an image ({reason}) and is skipped, {len(self)} of at most {self.limit}.",

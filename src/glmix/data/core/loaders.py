@@ -1,4 +1,4 @@
-"""The two loaders of every data module: one that trains and resumes exactly, one that sees each sample once."""
+"""Data loaders: training with exact resume, evaluation with each sample once, and streams."""
 
 import warnings
 from collections.abc import Callable
@@ -21,10 +21,10 @@ __all__ = ["TrainLoader", "eval_loader", "stream_loader", "train_loader"]
 
 
 class TrainLoader(StatefulDataLoader):  # type: ignore[misc]
-    """torchdata's loader, which saves its position, mended for checkpoints from the end of an epoch.
+    """`StatefulDataLoader` of torchdata with a fix for checkpoints from the end of an epoch.
 
-    Whoever counts batches never asks for the one after the last, so the loader does not know that the epoch is over
-    and would resume with nothing left of it.
+    A trainer that counts batches does not request the batch after the last one. The loader therefore does not notice
+    that the epoch has ended, and would resume with an empty epoch.
     """
 
     def _get_iterator(self) -> Any:
@@ -47,9 +47,19 @@ def train_loader(
     num_workers: int = 0,
     collate: Callable[[Any], Any] | None = None,
 ) -> TrainLoader:
-    """A loader whose data set is asked for draws (see `EpochSampler`), in this process's share of whole batches.
+    """Return the training loader of this process. It indexes the data set with the draws of an `EpochSampler`.
 
-    It begins with `epoch`, unless a state that is loaded says otherwise.
+    Args:
+        dataset: data set that is indexed with `Draw`s.
+        length: number of samples in the data set.
+        batch_size: samples per batch and process.
+        seed: seed of the sample order.
+        repeats: number of consecutive draws of each sample (repeated augmentation).
+        shuffle: shuffle the samples in every epoch.
+        limit: maximum number of batches per epoch.
+        epoch: first epoch. A loaded state replaces it.
+        num_workers: worker processes.
+        collate: function that turns a list of samples into a batch; None for torch's default.
     """
     rank, world = process_rank()
     sampler = EpochSampler(
@@ -57,7 +67,7 @@ def train_loader(
     )
     sampler.set_epoch(epoch)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*set_vital.*")  # torchdata calls it; nobody here can mend that
+        warnings.filterwarnings("ignore", message=".*set_vital.*")  # torchdata causes this warning
         return TrainLoader(
             dataset,
             batch_size=batch_size,
@@ -67,7 +77,7 @@ def train_loader(
             worker_init_fn=leave_signals_to_main_process,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            # its own: otherwise every epoch would take a number from the global generator, which belongs to the task
+            # without it, the loader would draw from the global generator, which belongs to the task, in every epoch
             generator=torch.Generator(),
         )
 
@@ -80,7 +90,7 @@ def eval_loader(
     num_workers: int = 0,
     collate: Callable[[Any], Any] | None = None,
 ) -> DataLoader[Any]:
-    """A loader of this process's share in order: no sample is left out, none comes twice."""
+    """Return a loader of the samples of this process, in order. All processes together yield each sample once."""
     rank, world = process_rank()
     return DataLoader(
         dataset,
@@ -95,7 +105,7 @@ def eval_loader(
 
 
 def stream_loader(dataset: IterableDataset[Any], batch_size: int, *, num_workers: int = 0) -> DataLoader[Any]:
-    """A loader of a stream that deals its samples to processes and workers itself."""
+    """Return a loader of a stream that distributes its samples to processes and workers itself."""
     return DataLoader(
         dataset,
         batch_size=batch_size,

@@ -1,7 +1,7 @@
-"""Which sample stands at which place of an epoch: a pure function of (seed, epoch, position), on any number of ranks.
+"""Sample order of training as a pure function of (seed, epoch, position), for any number of processes.
 
-A training sampler yields draws, not bare indices. A draw carries all that the randomness of a sample may depend on,
-so that workers keep no generator and a run that was killed and resumed sees the same batches to the bit.
+The training sampler yields `Draw`s instead of indices. A draw contains everything that the augmentation of a sample
+depends on. Workers therefore need no generator state, and a resumed run gets bit-identical batches.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ __all__ = ["Draw", "EpochSampler", "ShardSampler", "process_rank", "seed_of", "s
 
 
 class Draw(NamedTuple):
-    """One sample of training: where it stands in the epoch, over all processes, and which one of the data set it is."""
+    """One training sample: the epoch, the position in the epoch over all processes, and the index in the data set."""
 
     epoch: int
     position: int
@@ -29,22 +29,22 @@ class Draw(NamedTuple):
 
 
 def process_rank() -> tuple[int, int]:
-    """This process's rank and the number of processes that train together."""
+    """Return the rank of this process and the number of processes."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
 
 
 def seed_of(*parts: int) -> int:
-    """A seed of 63 bits, different and unrelated for every sequence of non-negative numbers."""
+    """Return a 63-bit seed that is statistically independent for every sequence of non-negative integers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @contextlib.contextmanager
 def seeded(*parts: int) -> Iterator[None]:
-    """Let the global generators of Python, numpy and torch begin at `seed_of(*parts)`, and put them back after.
+    """Seed the global generators of Python, numpy and torch with `seed_of(*parts)` and restore their states afterwards.
 
-    timm's and torchvision's transforms draw from all three.
+    The transforms of timm and torchvision use all three.
     """
     seed = seed_of(*parts)
     outer = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -60,21 +60,22 @@ def seeded(*parts: int) -> Iterator[None]:
 
 
 class EpochSampler(Sampler[Draw]):
-    """Shuffled whole batches of one process, in an order that depends on (seed, epoch) alone.
+    """Sampler of shuffled full batches for one process, in an order that only depends on (seed, epoch).
 
-    Ranks take turns: batch b of all processes together holds the positions from b * batch_size * world on, so that
-    two processes with half the batch see what one process sees. Samples that fill no whole batch are left out of an
-    epoch. Its length is a whole number of batches.
+    Positions are distributed to the processes in turn. Batch b of all processes together has the positions from
+    b * batch_size * world, so that two processes with half the batch size see the same samples as one process. An
+    incomplete last batch is dropped.
 
     Args:
         length: number of samples in the data set.
-        batch_size: samples a batch in each process.
-        seed: gives other orders.
-        repeats: how often a sample stands in the order before the next one comes, with different augmentation each
-            time (repeated augmentation). An epoch stays as long as it was: it sees `1 / repeats` of the samples.
-        shuffle: without it the order is that of the data set.
-        limit: most batches in an epoch.
-        rank, world: this process and how many there are.
+        batch_size: samples per batch and process.
+        seed: seed of the order.
+        repeats: number of consecutive draws of each sample, each with another augmentation (repeated augmentation).
+            The length of an epoch does not change: it contains `1 / repeats` of the samples.
+        shuffle: shuffle the samples in every epoch; otherwise keep the order of the data set.
+        limit: maximum number of batches per epoch.
+        rank: rank of this process.
+        world: number of processes.
     """
 
     def __init__(
@@ -109,11 +110,11 @@ class EpochSampler(Sampler[Draw]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration draws this epoch; without a call, the one after that which ended last."""
+        """Set the epoch of the next iteration. Without a call, it is the one after the last completed epoch."""
         self.epoch = epoch
 
     def order(self, epoch: int) -> Tensor:
-        """(length,): the data set's indices as this epoch draws them, before they are repeated."""
+        """Return the order of the data set indices (length,) in an epoch, before repetition."""
         if not self.shuffle:
             return torch.arange(self.length)
         return torch.randperm(self.length, generator=torch.Generator().manual_seed(seed_of(self.seed, epoch)))
@@ -126,7 +127,7 @@ class EpochSampler(Sampler[Draw]):
 
 
 class _EpochIterator(Iterator[Draw]):
-    """One epoch of an `EpochSampler`, with a state that torchdata's loader saves and restores."""
+    """Iterator over one epoch of an `EpochSampler`, with a state that `StatefulDataLoader` saves and restores."""
 
     def __init__(self, sampler: EpochSampler) -> None:
         self.sampler = sampler
@@ -150,12 +151,12 @@ class _EpochIterator(Iterator[Draw]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch, self.drawn = state["epoch"], state["drawn"]
         self.order = None
-        # a checkpoint from the end of an epoch begins the next one
+        # a checkpoint from the end of an epoch resumes with the next epoch
         self.sampler.epoch = self.epoch + (self.drawn >= len(self.sampler))
 
 
 class ShardSampler(Sampler[int]):
-    """Every index once over all processes, in order; shards differ by at most one, and none is filled up."""
+    """Sampler that distributes all indices to the processes in order, without padding. Shard sizes may differ by 1."""
 
     def __init__(self, length: int, rank: int = 0, world: int = 1) -> None:
         self.indices = range(rank, length, world)

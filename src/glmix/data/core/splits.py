@@ -1,4 +1,4 @@
-"""Where a split lies: its folder or file, also under a usual synonym of its name."""
+"""Folders and files of data splits, including common synonyms of split names."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ _SYNONYMS = (("train", "training"), ("val", "valid", "validation", "eval"), ("te
 
 
 def find_split(root: str | os.PathLike[str], split: str, suffix: str = "") -> Path | None:
-    """Return the folder (or, with a suffix, the file) of a split, also under a usual synonym; None if there is none."""
+    """Return the folder, or with a suffix the file, of a split or of a synonym of its name; None if there is none."""
     for names in _SYNONYMS:
         if split in names:
             candidates = (split, *(name for name in names if name != split))
@@ -24,11 +24,11 @@ def find_split(root: str | os.PathLike[str], split: str, suffix: str = "") -> Pa
 
 
 def split_path(root: str | os.PathLike[str], split: str, suffix: str = "") -> Path:
-    """Return what `find_split` finds, or raise FileNotFoundError with what there is instead."""
+    """Return the path from `find_split`. Raise FileNotFoundError, with the names that exist, if there is none."""
     if not Path(root).exists():
-        raise FileNotFoundError(f"There is no {root}: root must be the folder that holds the data.")
+        raise FileNotFoundError(f"There is no {root}: root must be the folder of the data.")
     found = find_split(root, split, suffix)
     if found is None:
-        there = sorted(entry.name for entry in Path(root).iterdir())[:8] if Path(root).is_dir() else []
-        raise FileNotFoundError(f"{root} has no {split}{suffix}; it has {', '.join(there) or 'nothing'}.")
+        existing = sorted(entry.name for entry in Path(root).iterdir())[:8] if Path(root).is_dir() else []
+        raise FileNotFoundError(f"{root} has no {split}{suffix}; it has {', '.join(existing) or 'nothing'}.")
     return found

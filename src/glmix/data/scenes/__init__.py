@@ -1,4 +1,4 @@
-"""The embedded data set of every task: procedural images with exact masks, boxes and labels."""
+"""Built-in synthetic data set for all tasks: procedural images with exact masks, boxes and labels."""
 
 from .baselines import baseline_accuracies
 from .dataset import SceneDataset, Target, collate_instances

@@ -1,6 +1,6 @@
-"""What colours alone, and local texture alone, tell about scenes of one object: what a network must leave behind.
+"""Baseline classifiers for scenes of one object: colour only and local texture only.
 
-Both baselines are a histogram of the whole image and a logistic regression on it.
+Both are a logistic regression on a histogram of the whole image. A useful network must be more accurate.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ WEIGHT_DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def baseline_accuracies(train: Sequence[Scene], test: Sequence[Scene]) -> dict[str, float]:
-    """Accuracy on `test` of both baselines, fitted on `train`: values from 0 to 1 by name."""
+    """Return {name: accuracy on `test`} of both baselines, fitted on `train`. Accuracies are from 0 to 1."""
     images, labels = _stack(train)
     test_images, test_labels = _stack(test)
     words = patch_words(images)
@@ -28,50 +28,50 @@ def baseline_accuracies(train: Sequence[Scene], test: Sequence[Scene]) -> dict[s
         "3x3 patches": (patch_histograms(images, words), patch_histograms(test_images, words)),
     }
     return {
-        name: _accuracy(fit_logistic(of_train, labels), of_test, test_labels)
-        for name, (of_train, of_test) in features.items()
+        name: _accuracy(fit_logistic(train_features, labels), test_features, test_labels)
+        for name, (train_features, test_features) in features.items()
     }
 
 
 def _stack(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W), uint8, and labels (B,)."""
+    """Return images (B, 3, H, W) of uint8 and labels (B,)."""
     if any(len(scene.labels) != 1 for scene in scenes):
-        raise InputError("The baselines classify scenes of exactly one object: draw them with objects=(1, 1).")
+        raise InputError("The baselines need scenes of exactly one object: draw them with objects=(1, 1).")
     images = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2)
     return images, torch.from_numpy(np.concatenate([scene.labels for scene in scenes]))
 
 
 def colour_histograms(images: Tensor, bins: int = 8) -> Tensor:
-    """Joint histograms of red, green and blue: (B, 3, H, W), uint8 -> (B, bins ** 3), square roots of shares."""
+    """Return square roots of joint RGB histograms: (B, 3, H, W) of uint8 -> (B, bins ** 3)."""
     r, g, b = (images.long() * bins // 256).unbind(1)
     return _histograms(((r * bins + g) * bins + b).flatten(1), bins**3)
 
 
 def patch_words(images: Tensor, count: int = 128, samples: int = 50_000, iterations: int = 15) -> Tensor:
-    """A vocabulary of 3x3 patches, the means that k-means finds: (B, 3, H, W) -> (count, 9)."""
+    """Return a vocabulary of 3x3 patches, the centroids of k-means: (B, 3, H, W) -> (count, 9)."""
     generator = torch.Generator().manual_seed(0)
-    some = images[torch.randperm(len(images), generator=generator)[:200]]
-    patches = _patches(some).flatten(0, 1)
+    sampled_images = images[torch.randperm(len(images), generator=generator)[:200]]
+    patches = _patches(sampled_images).flatten(0, 1)
     patches = patches[torch.randperm(len(patches), generator=generator)[:samples]]
     words = patches[:count].clone()
     for _ in range(iterations):
         nearest = _nearest(patches, words)
         sums = torch.zeros_like(words).index_add_(0, nearest, patches)
-        numbers = torch.bincount(nearest, minlength=len(words)).unsqueeze(1)
-        words = torch.where(numbers > 0, sums / numbers.clamp_min(1), words)
+        counts = torch.bincount(nearest, minlength=len(words)).unsqueeze(1)
+        words = torch.where(counts > 0, sums / counts.clamp_min(1), words)
     return words
 
 
 def patch_histograms(images: Tensor, words: Tensor) -> Tensor:
-    """How often each word is the nearest to a patch: (B, 3, H, W) -> (B, count), square roots of shares."""
+    """Return square roots of histograms of the nearest words of all patches: (B, 3, H, W) -> (B, count)."""
     nearest = torch.cat([_nearest(_patches(part), words) for part in images.split(100)])
     return _histograms(nearest, len(words))
 
 
 def _patches(images: Tensor) -> Tensor:
-    """Grey 3x3 patches two pixels apart, free of their mean and contrast: (B, 3, H, W) -> (B, N, 9).
+    """Return greyscale 3x3 patches at stride 2, normalised in mean and contrast: (B, 3, H, W) -> (B, N, 9).
 
-    In colour, where one texture comes in many palettes, the same number of words tells textures apart less well.
+    Colour patches separate the textures less well for the same vocabulary size, because a texture has many palettes.
     """
     grey = images.float().mean(1, keepdim=True) / 255
     patches = F.unfold(grey, 3, stride=2).transpose(1, 2)
@@ -80,12 +80,12 @@ def _patches(images: Tensor) -> Tensor:
 
 
 def _nearest(patches: Tensor, words: Tensor) -> Tensor:
-    """Index of the nearest word: (..., 9), (count, 9) -> (...)."""
+    """Return the index of the nearest word: (..., 9), (count, 9) -> (...)."""
     return (patches @ words.t() - words.square().sum(1) / 2).argmax(-1)
 
 
 def _histograms(bins: Tensor, count: int) -> Tensor:
-    """Indices (B, N) below `count` -> (B, count), the square root of the share of each."""
+    """Return square roots of relative frequencies: indices (B, N) below `count` -> (B, count)."""
     histograms = torch.zeros(len(bins), count).scatter_add_(1, bins, torch.ones(1).expand(bins.shape))
     return (histograms / bins.shape[1]).sqrt()
 
@@ -94,7 +94,7 @@ Classifier = tuple[Tensor, Tensor, Tensor]  # mean of the features, weights, bia
 
 
 def fit_logistic(features: Tensor, labels: Tensor) -> Classifier:
-    """Multinomial logistic regression, its weight decay the best of `WEIGHT_DECAYS` on the last fifth of the data."""
+    """Fit a multinomial logistic regression. The last fifth of the data selects the weight decay."""
     cut = len(features) * 4 // 5
     scores = {
         decay: _accuracy(_minimise(features[:cut], labels[:cut], decay), features[cut:], labels[cut:])

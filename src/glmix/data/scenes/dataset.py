@@ -1,4 +1,4 @@
-"""Scenes as a map-style data set: one class, and a target function for each task."""
+"""Map-style data set of scenes, with a target format for each task."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -19,19 +19,19 @@ Target = Literal["label", "labels", "semantic", "instances"]
 
 
 class SceneDataset(Dataset[tuple[Any, Any]]):
-    """Pairs of an image, a uint8 `tv_tensors.Image` (3, H, W), and a target. Where there is a background it is class 0.
+    """Data set of (image, target) pairs. The image is a uint8 `tv_tensors.Image` (3, H, W).
 
     Args:
-        config: what the scenes look like.
-        split: `train`, `val` or `test`; they share no scene.
+        config: configuration of the scenes.
+        split: `train`, `val` or `test`. Splits have no common scenes.
         length: number of scenes.
-        target: `label`: the class from 0, an int, for scenes of one object. `labels`: which classes are present, a
-            float tensor (num_classes,). `semantic`: a Mask (H, W) of int64, class + 1 on objects. `instances`: a
-            dictionary in the format of torchvision's detectors, with labels of class + 1.
-        transform: applied to the image alone.
-        transforms: applied to image and target together, as those of `torchvision.transforms.v2` are.
-        cache: keep every scene once it is drawn, about 16 kB each at 64 pixels. Worker processes keep their own
-            unless `preload` has been called before they start.
+        target: `label`: the class from 0, an int, for scenes of one object. `labels`: a float tensor (num_classes,)
+            with 1 for present classes. `semantic`: a Mask (H, W) of int64 with class + 1 on objects and 0 on the
+            background. `instances`: a dictionary in the format of torchvision's detectors, with labels of class + 1.
+        transform: transform of the image.
+        transforms: joint transform of image and target, such as those of `torchvision.transforms.v2`.
+        cache: keep drawn scenes in memory, about 16 kB each at 64 pixels. Every worker process has its own cache
+            unless `preload` was called before the workers start.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class SceneDataset(Dataset[tuple[Any, Any]]):
         if target == "label" and not config.single:
             raise InputError(
                 f"The target 'label' needs scenes of one object, objects=(1, 1), got {config.objects}; "
-                "'labels' takes any number."
+                "'labels' supports any number of objects."
             )
         if transform is not None and transforms is not None:
-            raise InputError("Give transform, for the image alone, or transforms, for image and target: not both.")
+            raise InputError("Set transform (image only) or transforms (image and target), not both.")
         self.config = config
         self.split: Split = split
         self.length = length
@@ -70,10 +70,10 @@ class SceneDataset(Dataset[tuple[Any, Any]]):
         return self.length
 
     def scene(self, index: int) -> Scene:
-        """Everything that is known about one image."""
+        """Return a scene with all its labels."""
         index = operator.index(index)
         if not 0 <= index < self.length:
-            raise IndexError(f"Scene {index} of a data set with {self.length}.")
+            raise IndexError(f"Scene {index} of a data set with {self.length} scenes is out of range.")
         if self.cache is None:
             return draw_scene(self.config, self.split, index)
         if index not in self.cache:
@@ -81,15 +81,15 @@ class SceneDataset(Dataset[tuple[Any, Any]]):
         return self.cache[index]
 
     def preload(self) -> None:
-        """Fill the cache now."""
+        """Draw all scenes into the cache."""
         if self.cache is None:
-            raise InputError("This data set keeps no scenes: build it with cache=True to preload them.")
+            raise InputError("The data set has no cache: build it with cache=True to preload scenes.")
         for index in range(self.length):
             self.scene(index)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         scene = self.scene(index)
-        # a copy, in the order of channels first: what is done to it in place stays out of the cache
+        # a copy, so that in-place operations do not change the cache
         image: Any = tv_tensors.Image(torch.from_numpy(scene.image.transpose(2, 0, 1).copy()))
         target = _TARGETS[self.target](scene, self.config, index)
         if self.transform is not None:
@@ -100,7 +100,7 @@ class SceneDataset(Dataset[tuple[Any, Any]]):
 
 
 def collate_instances(batch: Sequence[tuple[Any, Any]]) -> tuple[Tensor, list[Any]]:
-    """Images in one tensor, targets in a list, for they differ in their number of objects."""
+    """Collate images to one tensor and targets to a list, because their numbers of objects differ."""
     images, targets = zip(*batch, strict=True)
     return torch.stack(images), list(targets)
 

@@ -1,4 +1,4 @@
-"""The vocabulary of the scenes: shapes, textures and the clouds behind them, as pure functions of coordinates."""
+"""Shapes, textures and background noise of scenes, as functions of coordinates."""
 
 import functools
 import math
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SHAPES", "TEXTURES", "Floats", "Mask", "clouds", "turned", "unit_grid"]
+__all__ = ["SHAPES", "TEXTURES", "Floats", "Mask", "power_law_noise", "rotate_axes", "unit_grid"]
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -15,19 +15,19 @@ Mask = NDArray[np.bool_]
 
 @functools.lru_cache(maxsize=8)
 def unit_grid(size: int) -> Floats:
-    """The centres of `size` pixels in a row, as fractions of the side: read-only, for it is shared."""
+    """Return the centres of `size` pixels in a row, as fractions of the side. The array is cached and read-only."""
     grid = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
     grid.flags.writeable = False
     return grid
 
 
-def turned(x: Floats, y: Floats, angle: float) -> tuple[Floats, Floats]:
-    """The same places in axes turned by `angle`; a row x and a column y give two full grids."""
+def rotate_axes(x: Floats, y: Floats, angle: float) -> tuple[Floats, Floats]:
+    """Return coordinates in axes rotated by `angle` radians. A row x and a column y give two full grids."""
     cos, sin = math.cos(angle), math.sin(angle)
     return x * cos + y * sin, y * cos - x * sin
 
 
-# Shapes: (u, v) in units of the object's radius -> inside or not. All reach the unit circle and none leaves it.
+# Shapes: (u, v) in units of the object radius -> inside or not. All touch the unit circle and stay inside it.
 
 
 def disc(u: Floats, v: Floats) -> Mask:
@@ -56,7 +56,7 @@ def crescent(u: Floats, v: Floats) -> Mask:
     return (u * u + v * v <= 1) & ((u - 0.6) ** 2 + v * v > 0.5)
 
 
-# Textures: (u, v) in periods -> which of two colours. Each shows both equally often: a count of colours says nothing.
+# Textures: (u, v) in periods -> which of two colours. Both are equally frequent, so colour counts are uninformative.
 
 
 def stripes(u: Floats, v: Floats) -> Mask:
@@ -83,16 +83,16 @@ TEXTURES: dict[str, Pattern] = {f.__name__: f for f in (stripes, checks, dots, z
 
 @functools.lru_cache(maxsize=8)
 def _log_frequency(size: int) -> Floats:
-    """Logarithm of the spatial frequency of every coefficient of a real FFT: (size, size // 2 + 1)."""
+    """Return the logarithm of the spatial frequency of all coefficients of a real FFT (size, size // 2 + 1)."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :]) * size
-    frequency[0, 0] = np.inf  # the mean is no cloud
+    frequency[0, 0] = np.inf  # removes the mean
     return np.log(frequency).astype(np.float32)
 
 
-def clouds(rng: np.random.Generator, size: int, exponent: float) -> Floats:
-    """Gaussian noise whose amplitude falls as 1 / frequency ** exponent, of mean 0 and deviation 1: (size, size).
+def power_law_noise(rng: np.random.Generator, size: int, exponent: float) -> Floats:
+    """Return Gaussian noise (size, size) with amplitude 1 / frequency ** exponent, mean 0 and standard deviation 1.
 
-    It is drawn as the spectrum of white noise, not transformed to it, and like every inverse FFT it is periodic.
+    The spectrum of white noise is drawn directly. Like every inverse FFT, the result is periodic.
     """
     white = rng.standard_normal((size, size // 2 + 1, 2), dtype=np.float32).view(np.complex64)[..., 0]
     field = np.fft.irfft2(white * np.exp(_log_frequency(size) * -exponent), s=(size, size)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Scenes held as tensors: a batch is gathered, turned and normalised at once, at a fraction of a training step."""
+"""In-memory data set of scenes that gathers, augments and normalises whole batches."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -18,31 +18,39 @@ SceneTarget = Literal["label", "labels", "semantic"]
 
 
 def dihedral(x: Tensor, codes: Tensor) -> Tensor:
-    """One of the eight flips and turns of the square for each image: x (B, C, S, S), codes (B,) from 0 to 7."""
+    """Apply one of the eight rotations and flips of the square to each image.
+
+    Args:
+        x: images (B, C, S, S).
+        codes: index of the transform of each image (B,), from 0 to 7.
+    """
     size = x.shape[-1]
-    places = torch.arange(size * size).view(size, size)
-    turns = [torch.rot90(places, quarter) for quarter in range(4)]
-    table = torch.stack([way.reshape(-1) for turn in turns for way in (turn, turn.flip(1))])  # (8, S * S)
-    where = table[codes].unsqueeze(1).expand(-1, x.shape[1], -1)  # (B, C, S * S)
-    return x.flatten(2).gather(2, where).view_as(x)
+    indices = torch.arange(size * size).view(size, size)
+    rotations = [torch.rot90(indices, quarter) for quarter in range(4)]
+    # (8, S * S)
+    table = torch.stack([grid.reshape(-1) for rotation in rotations for grid in (rotation, rotation.flip(1))])
+    index = table[codes].unsqueeze(1).expand(-1, x.shape[1], -1)  # (B, C, S * S)
+    return x.flatten(2).gather(2, index).view_as(x)
 
 
 class SceneTensors(Dataset[tuple[Tensor, ...]]):
-    """The first scenes of a split, drawn once; asked for a batch, it gives the batch, already put together.
+    """Data set of the first scenes of a split, drawn once and kept in memory. It returns collated batches.
 
-    Draws of training are turned and flipped by (seed, epoch, position), plain indices are left as they are.
+    Samples that are indexed with a `Draw` are rotated and flipped as a function of (seed, epoch, position). Samples
+    that are indexed with an integer are not augmented.
 
     Args:
-        config: what the scenes look like.
+        config: configuration of the scenes.
         split: `train`, `val` or `test`.
         length: number of scenes.
-        target: `label`: the class (B,), for scenes of one object; `labels`: which classes are present (B, K);
-            `semantic`: class + 1 at each pixel (B, S, S), 0 for the background, turned as its image is.
-        mean, std: of each colour, white being 1.
-        seed: gives other turns and flips.
-        augment: whether draws are turned and flipped.
-        grid: cells a side of the dense labels that stand third in a batch, (B, grid, grid, K): the share of a
-            cell's pixels that show each class. The background shows none. None leaves them out.
+        target: `label`: the class (B,), for scenes of one object. `labels`: 1 for present classes (B, K). `semantic`:
+            class + 1 at each pixel (B, S, S), 0 for the background, augmented with the image.
+        mean: mean of each channel, for values from 0 to 1.
+        std: standard deviation of each channel, for values from 0 to 1.
+        seed: seed of the augmentation.
+        augment: whether draws are augmented.
+        grid: cells per side of the dense labels (B, grid, grid, K), the third element of a batch: the fraction of the
+            pixels of a cell in each class, without the background. None for no dense labels.
     """
 
     def __init__(
@@ -88,12 +96,12 @@ class SceneTensors(Dataset[tuple[Tensor, ...]]):
         return len(self.images)
 
     def __getitem__(self, index: int | Draw) -> tuple[Tensor, ...]:
-        """One sample, without the dimension of the batch."""
+        """Return one sample, without the batch dimension."""
         return tuple(part[0] for part in self.__getitems__([index]))
 
-    def __getitems__(self, places: Sequence[int | Draw]) -> tuple[Tensor, ...]:
-        draws = [place for place in places if isinstance(place, Draw)]
-        indices = torch.tensor([draw.sample for draw in draws] if draws else list(places))
+    def __getitems__(self, keys: Sequence[int | Draw]) -> tuple[Tensor, ...]:
+        draws = [key for key in keys if isinstance(key, Draw)]
+        indices = torch.tensor([draw.sample for draw in draws] if draws else list(keys))
         parts = [self.images[indices]]
         targets = self.targets[indices]
         if self._target == "semantic":
@@ -109,10 +117,10 @@ class SceneTensors(Dataset[tuple[Tensor, ...]]):
         return images, targets, *(part.permute(0, 2, 3, 1) for part in parts)
 
     def _codes_of(self, draws: Sequence[Draw]) -> Tensor:
-        """Which turn each draw has, from one table an epoch."""
+        """Return the rotation and flip of each draw, from one table per epoch."""
         if self._epoch != draws[0].epoch:
             self._epoch = draws[0].epoch
-            # 1: another stream than that of the sampler, which has the same seed
+            # 1 selects another random stream than that of the sampler, which has the same seed
             generator = torch.Generator().manual_seed(seed_of(self.seed, self._epoch, 1))
             self._codes = torch.randint(8, (len(self),), generator=generator)
         return self._codes[[draw.position for draw in draws]]

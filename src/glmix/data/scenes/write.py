@@ -1,4 +1,4 @@
-"""Scenes on disk, in the layouts that other people's readers expect. PNG files and masks hold exact values."""
+"""Writing of scenes to disk in common data set formats. PNG files and masks have exact values."""
 
 import contextlib
 import json
@@ -28,34 +28,37 @@ def write_scenes(
     counts: Mapping[Split, int],
     progress: Callable[[], object] | None = None,
 ) -> None:
-    """Write the first scenes of some splits. The folder appears when it is complete, or not at all.
+    """Write the first scenes of some splits. The folder is created atomically, when all files are complete.
 
-    `imagefolder`: `train/00_disc_stripes/00000000.png`, `val/...`. The number before the name keeps the alphabetical
-    order, by which readers number classes, that of the generator. One object a scene.
+    `imagefolder`: `train/00_disc_stripes/00000000.png`, `val/...`. The numbers in the folder names make the
+    alphabetical order, by which readers number classes, that of the configuration. Only for scenes of one object.
 
-    `segmentation`, as ADE20K (its scene parsing benchmark) has it: `images/training/scene_train_00000001.jpg`,
-    `annotations/training/scene_train_00000001.png`, the same under `validation`, and `objectInfo.txt`. Annotations
-    are grey PNGs of indices: 0 for what belongs to no class, here the background, and class + 1. Images are JPEGs of
-    high quality, because readers of ADE20K look for that suffix.
+    `segmentation`, the format of the ADE20K scene parsing benchmark: `images/training/scene_train_00000001.jpg`,
+    `annotations/training/scene_train_00000001.png`, the same in `validation`, and `objectInfo.txt`. Annotations are
+    greyscale PNGs with 0 for pixels without a class, here the background, and class + 1. Images are JPEGs of high
+    quality, because readers of ADE20K expect that suffix.
 
-    `voc`, as Pascal VOC has it: `JPEGImages/scene_train_00000001.jpg`, and under `SegmentationClass` and
-    `SegmentationObject` palette PNGs of the same name, with class + 1 and with the number of the object, 0 being the
-    background; boxes in `Annotations/*.xml`, the splits in `ImageSets/Segmentation/*.txt` and, the same, in
-    `ImageSets/Main`; `classes.txt` with the background's name first.
+    `voc`, the format of Pascal VOC: `JPEGImages/scene_train_00000001.jpg`; palette PNGs of the same name in
+    `SegmentationClass`, with class + 1, and in `SegmentationObject`, with the number of the object, both with 0 for the
+    background; bounding boxes in `Annotations/*.xml`; the same lists of the splits in `ImageSets/Segmentation/*.txt`
+    and in `ImageSets/Main`; `classes.txt` with the name of the background first.
 
     `coco`: `train2017/000000000001.png`, `annotations/instances_train2017.json`, and `val2017`. Category ids are
-    class + 1; segmentations are uncompressed run lengths, because polygons have no holes and a ring has.
+    class + 1. Segmentations are uncompressed run-length encodings (RLE), because polygons cannot have the hole of a
+    ring.
 
     Args:
-        root: a folder that does not exist yet, or is empty.
-        counts: number of scenes in each split.
-        progress: called after each scene.
+        root: folder that does not exist or is empty.
+        layout: format of the files.
+        config: configuration of the scenes.
+        counts: number of scenes per split.
+        progress: function to call after each scene.
     """
     if layout not in _WRITERS:
         raise InputError(f"layout must be one of {', '.join(_WRITERS)}, got {layout!r}.")
     if layout == "imagefolder" and not config.single:
         raise InputError(
-            f"The layout imagefolder has one class an image and needs objects=(1, 1), got {config.objects}."
+            f"The layout imagefolder has one class per image and needs objects=(1, 1), got {config.objects}."
         )
     if not counts or any(count < 1 for count in counts.values()):
         raise InputError(f"Every split needs at least one scene, got {dict(counts)}.")
@@ -66,18 +69,18 @@ def write_scenes(
             if progress is not None:
                 progress()
 
-    with _all_or_nothing(Path(root).resolve()) as folder:
+    with _atomic_folder(Path(root).resolve()) as folder:
         _WRITERS[layout](folder, config, {split: scenes(split) for split in counts})
 
 
 @contextlib.contextmanager
-def _all_or_nothing(root: Path) -> Iterator[Path]:
-    """A new folder beside `root`, which takes its place at the end and is removed if there was an error."""
+def _atomic_folder(root: Path) -> Iterator[Path]:
+    """Yield a temporary folder and rename it to `root` at the end. It is removed after an error."""
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise FileExistsError(f"{root} exists and is not an empty folder: name another.")
+        raise FileExistsError(f"{root} exists and is not an empty folder: choose another.")
     root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as beside:
-        folder = Path(beside, root.name)
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as parent:
+        folder = Path(parent, root.name)
         folder.mkdir()
         yield folder
         folder.replace(root)
@@ -95,7 +98,7 @@ def _write_imagefolder(folder: Path, config: SceneConfig, splits: dict[Split, It
             Image.fromarray(scene.image).save(folder / split / names[label] / f"{index:08d}.png")
         if len(seen) < len(names):
             missing = names[min(set(range(len(names))) - seen)]
-            raise InputError(f"Among the scenes of {split} none shows the class {missing}: ask for more scenes.")
+            raise InputError(f"No scene of the split {split} has the class {missing}: increase the number of scenes.")
 
 
 def _write_segmentation(folder: Path, config: SceneConfig, splits: dict[Split, Iterable[Scene]]) -> None:
@@ -144,7 +147,7 @@ def _write_voc(folder: Path, config: SceneConfig, splits: dict[Split, Iterable[S
 
 
 def _write_boxes(path: Path, file: str, scene: Scene, config: SceneConfig) -> None:
-    """The boxes of a scene in Pascal VOC's form, which counts pixels from 1 and includes the last."""
+    """Write the bounding boxes of a scene in Pascal VOC format: pixels count from 1 and the maximum is inclusive."""
 
     def add(parent: ElementTree.Element, **texts: object) -> None:
         for name, text in texts.items():
@@ -163,7 +166,10 @@ def _write_boxes(path: Path, file: str, scene: Scene, config: SceneConfig) -> No
 
 
 def voc_palette() -> list[int]:
-    """Pascal VOC's 256 colours, flat. Bits 0, 3, 6 of an index are red's highest, 1, 4, 7 green's and 2, 5 blue's."""
+    """Return the 256 colours of Pascal VOC as a flat list.
+
+    Bits 0, 3 and 6 of an index are the highest bits of red, bits 1, 4 and 7 of green, and bits 2 and 5 of blue.
+    """
     index = np.arange(256)
     channels = [sum((index >> (3 * k + c) & 1) << (7 - k) for k in range(3)) for c in range(3)]
     colours: list[int] = np.stack(channels, axis=1).ravel().tolist()
@@ -208,7 +214,7 @@ def _write_coco(folder: Path, config: SceneConfig, splits: dict[Split, Iterable[
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
-    """COCO's run-length code of a mask (H, W): lengths of runs down its columns, the first of background, maybe 0."""
+    """Return the uncompressed COCO RLE of a mask (H, W): run lengths in column order, starting with the background."""
     flat = np.concatenate(([False], mask.ravel(order="F")))
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     lengths: list[int] = np.diff(np.concatenate(([0], changes, [mask.size]))).tolist()

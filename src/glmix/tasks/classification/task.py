@@ -121,7 +121,7 @@ class Classification(Task):
                     f"mixup and cutmix pair the images of a batch, so its size must be even, got {len(images)}."
                 )
             images, targets = self.mix(images, targets)
-        return self.watch(self.train_loss(self.model(images), targets))
+        return self.check_loss(self.train_loss(self.model(images), targets))
 
     def evaluate(self, batch: Any) -> None:
         images, targets = batch[0], batch[1]

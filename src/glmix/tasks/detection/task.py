@@ -108,7 +108,7 @@ class Detection(Task):
         if self._is_log_step():
             logged = {f"train/loss_{name.removeprefix('loss_')}": loss.detach() for name, loss in losses.items()}
             self.log_dict(logged, on_step=True, on_epoch=False)
-        return self.watch(torch.stack(list(losses.values())).sum())
+        return self.check_loss(torch.stack(list(losses.values())).sum())
 
     def evaluate(self, batch: Any) -> None:
         images, targets = batch

@@ -123,7 +123,7 @@ class Segmentation(Task):
         loss = pixel_cross_entropy(logits, masks)
         if aux_logits is not None:
             loss = loss + self.auxiliary * pixel_cross_entropy(aux_logits, masks)
-        return self.watch(loss)
+        return self.check_loss(loss)
 
     def evaluate(self, batch: Any) -> None:
         images, masks = batch

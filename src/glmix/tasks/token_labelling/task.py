@@ -81,7 +81,7 @@ class TokenLabelling(Classification):
             share = (bottom - top) * (right - left) / (aux.shape[1] * aux.shape[2])
             image_targets = (1 - share) * image_targets + share * image_targets.flip(0)
         loss = dense_cross_entropy(cls, image_targets) + self.dense_weight * dense_cross_entropy(aux, dense)
-        return self.watch(loss)
+        return self.check_loss(loss)
 
     def _image_targets(self, targets: Tensor, dense: Tensor) -> Tensor:
         """Return the targets of the image-level classifier (B, K): the label if all dense labels are empty."""
