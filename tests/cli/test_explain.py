@@ -262,7 +262,7 @@ def test_a_checkpoint_of_fit_is_shown_with_its_classes(explain, tmp_path):
         ([], "give --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained"),
         (["--model", "glnet_4g"], "glnet_4g has no weights: give --checkpoint, or --untrained to see random ones"),
         (["--model", "glnet_4g", "--checkpoint", "absent.pth"], "No checkpoint at absent.pth"),
-        (["--model", "glnet_5g", "--untrained"], "glnet_5g is no model that timm knows"),
+        (["--model", "glnet_5g", "--untrained"], "glnet_5g is not a timm model"),
         (["--untrained"], "--untrained needs the --model"),
         (["--model", "test_glnet", "--untrained", "--checkpoint", "x.pth"], "leave --checkpoint out, or --untrained"),
         (["--model", "test_resnet", "--untrained"], "ResNet has no block with slots"),
