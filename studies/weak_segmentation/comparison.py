@@ -31,7 +31,7 @@ from glmix.tasks.weak_segmentation.methods import SeedConfig, class_maps, seed_m
 from glmix.tasks.weak_segmentation.metrics import THRESHOLDS, curve_of
 from glmix.tasks.weak_segmentation.seeds import SeedMaps
 from glmix.tasks.weak_segmentation.threshold import explained_shares
-from glmix.tasks.weak_segmentation.views import look
+from glmix.tasks.weak_segmentation.views import run_views
 from glmix.training.optim import OptimizerConfig, ScheduleConfig
 from glmix.training.short_training import Recipe, train_on_scenes
 
@@ -140,8 +140,10 @@ def _seeds(
 ) -> Iterator[tuple[list[SeedMaps], Tensor]]:
     """For each batch the seeds of every way, and the true masks. What several ways need is computed once."""
     for images, masks, present in scenes.batches():
-        seen = {views: look(model, images, views) for views in {way.config.views for way in ways}}
-        blank = {views: look(untrained, images, views) for views in {way.config.views for way in ways if way.untrained}}
+        seen = {views: run_views(model, images, views) for views in {way.config.views for way in ways}}
+        blank = {
+            views: run_views(untrained, images, views) for views in {way.config.views for way in ways if way.untrained}
+        }
         before: dict[tuple[SeedConfig, bool, str | None], SeedMaps] = {}
         classes: dict[tuple[int, bool], Tensor] = {}
         found = []
@@ -156,7 +158,7 @@ def _seeds(
                 cut = blank[views] if way.untrained else None
                 before[key] = seed_maps(seen[views], classes[kind], plain, cut_maps=cut)
             polish, size = way.config.polish, (images.shape[2], images.shape[3])
-            found.append(before[key].polished(images) if polish else before[key].at(size))
+            found.append(before[key].refined_by_pamr(images) if polish else before[key].at(size))
         yield found, masks
 
 
@@ -219,7 +221,7 @@ def threshold_choices(
     ways = [way for way in rows(config) if way.name in names]
     held_out = _Scenes(config, "train", config.train_count, config.held_out)
     chosen = list(_seeds(held_out, ways, model, model))
-    features = [look(model, images).features[0][0] for images, _, _ in held_out.batches()]
+    features = [run_views(model, images).features[0][0] for images, _, _ in held_out.batches()]
     test = list(_seeds(_Scenes(config, "test", 0, config.test_count), ways, model, model))
     found = {}
     for k, way in enumerate(ways):

@@ -168,7 +168,7 @@ def test_the_demo_and_the_help_name_shipped_recipes(glmix):
         (["--help"], "scenes/single"),
         (["fit", "--help"], "scenes/single"),
         (["validate", "--help"], "scenes/single"),
-        (["weakseg", "--help"], "weakseg/scenes"),
+        (["weakseg", "--help"], "weak_segmentation/scenes"),
     ):
         text = " ".join(glmix(*arguments).stdout.split())
         assert name in text

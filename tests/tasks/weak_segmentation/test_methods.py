@@ -8,7 +8,7 @@ from glmix import GLNet
 from glmix.slots.cam import class_activation
 from glmix.slots.maps import slot_maps
 from glmix.tasks.weak_segmentation.methods import SeedConfig, dense_cut, seeds_of
-from glmix.tasks.weak_segmentation.views import look
+from glmix.tasks.weak_segmentation.views import run_views
 
 METHODS = ("cam", "slots", "slotcut", "dense", "gradcam", "layercam")
 
@@ -21,7 +21,7 @@ def model() -> GLNet:
 
 def test_one_look_is_class_activation_and_slot_maps(model: GLNet) -> None:
     images = torch.randn(2, 3, 64, 48)
-    seen = look(model, images)
+    seen = run_views(model, images)
     torch.testing.assert_close(seen.activation, class_activation(model, images))
     for found, wanted in zip(seen.maps, slot_maps(model, images), strict=True):
         torch.testing.assert_close(found.assignment, wanted.assignment)
@@ -31,7 +31,7 @@ def test_one_look_is_class_activation_and_slot_maps(model: GLNet) -> None:
 @pytest.mark.parametrize("views", [2, 8])
 def test_views_come_back_to_the_frame_of_the_image(model: GLNet, views: int) -> None:
     images = torch.randn(1, 3, 64, 48)
-    seen = look(model, images, views)
+    seen = run_views(model, images, views)
     assert seen.activation.shape == (1, 4, 8, 6)
     blocks = len(slot_maps(model, images))
     assert len(seen.maps) == views * blocks
@@ -40,13 +40,13 @@ def test_views_come_back_to_the_frame_of_the_image(model: GLNet, views: int) -> 
     torch.testing.assert_close(
         seen.maps[blocks].assignment.unflatten(2, (16, 12)), mirrored.assignment.unflatten(2, (16, 12)).flip(3)
     )
-    torch.testing.assert_close(seen.features[1][0], look(model, images.flip(3)).features[0][0].flip(3))
+    torch.testing.assert_close(seen.features[1][0], run_views(model, images.flip(3)).features[0][0].flip(3))
 
 
 def test_eight_views_of_a_turned_image_are_the_turned_views(model: GLNet) -> None:
     images = torch.randn(1, 3, 64, 48)
-    upright = look(model, images, 8).activation
-    turned = look(model, torch.rot90(images, 1, (2, 3)), 8).activation
+    upright = run_views(model, images, 8).activation
+    turned = run_views(model, torch.rot90(images, 1, (2, 3)), 8).activation
     torch.testing.assert_close(turned, torch.rot90(upright, 1, (2, 3)), atol=1e-4, rtol=1e-4)
 
 
@@ -72,10 +72,10 @@ def test_images_do_not_see_each_other(model: GLNet) -> None:
 
 
 def test_blocks_may_be_chosen_and_unknown_ones_are_refused(model: GLNet) -> None:
-    seen = look(model, torch.randn(1, 3, 64, 64), 2)
-    assert [block.index for block in seen.of((0, -1))] == [0, 4, 0, 4]
+    seen = run_views(model, torch.randn(1, 3, 64, 64), 2)
+    assert [block.index for block in seen.maps_of((0, -1))] == [0, 4, 0, 4]
     with pytest.raises(ValueError, match=r"5 blocks with slots, 0 to 4 .* got 7"):
-        seen.of((7,))
+        seen.maps_of((7,))
 
 
 def test_the_dense_control_parts_two_kinds_of_features() -> None:

@@ -1,4 +1,4 @@
-"""Refinement: by slots, which share claims among their pixels, and by pixels of similar colour."""
+"""Refinement: by slots, which share normalise_activation among their pixels, and by pixels of similar colour."""
 
 import pytest
 import torch

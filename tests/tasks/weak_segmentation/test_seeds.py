@@ -3,19 +3,19 @@
 import pytest
 import torch
 
-from glmix.tasks.weak_segmentation.seeds import SeedMaps, claims
+from glmix.tasks.weak_segmentation.seeds import SeedMaps, normalise_activation
 
 
 def test_claims_are_shares_of_the_highest_and_absent_classes_claim_nothing() -> None:
     activation = torch.tensor([[[[2.0, -1.0], [1.0, 0.0]], [[9.0, 9.0], [9.0, 9.0]], [[-1.0, -2.0], [-3.0, -4.0]]]])
-    found = claims(activation, torch.tensor([[1, 0, 1]]))
+    found = normalise_activation(activation, torch.tensor([[1, 0, 1]]))
     torch.testing.assert_close(found[0, 0], torch.tensor([[1.0, 0.0], [2 / 3, 1 / 3]]))
     assert (found[0, 1] == 0).all()
     torch.testing.assert_close(found[0, 2], torch.tensor([[1.0, 2 / 3], [1 / 3, 0.0]]))
 
 
 def test_a_constant_activation_claims_nothing() -> None:
-    assert (claims(torch.full((1, 2, 3, 3), 7.0), torch.ones(1, 2)) == 0).all()
+    assert (normalise_activation(torch.full((1, 2, 3, 3), 7.0), torch.ones(1, 2)) == 0).all()
 
 
 def test_the_score_is_the_mean_of_class_and_objectness() -> None:
@@ -41,7 +41,7 @@ def test_masks_are_background_below_the_threshold_and_the_strongest_class_above(
 def test_other_sizes_and_polish_keep_the_parts(objectness: torch.Tensor | None) -> None:
     seeds = SeedMaps(torch.rand(2, 3, 4, 6), objectness)
     images = torch.rand(2, 3, 16, 24)
-    for found in (seeds.at((16, 24)), seeds.polished(images)):
+    for found in (seeds.at((16, 24)), seeds.refined_by_pamr(images)):
         assert found.classes.shape == (2, 3, 16, 24)
         assert (found.objectness is None) == (objectness is None)
         assert found.masks(0.5).shape == (2, 16, 24)
