@@ -67,7 +67,7 @@ def test_a_resized_assignment_is_an_assignment():
     torch.testing.assert_close(resize_assignment(even, (6, 8), (9, 7)), torch.full((1, 5, 63), 0.2))
     centre = finer.unflatten(2, (30, 40))[..., 2::5, 2::5].flatten(2)  # of each coarse pixel
     torch.testing.assert_close(centre, assignment)
-    with pytest.raises(ValueError, match="48 pixels does not lie on a grid 7 x 7"):
+    with pytest.raises(ValueError, match="48 pixels .* 7 x 7"):
         resize_assignment(assignment, (7, 7), (14, 14))
 
 
@@ -230,11 +230,11 @@ def test_blocks_are_numbered_from_0_and_sizes_are_width_by_height():
 
 def test_what_cannot_be_drawn_says_why(tmp_path):
     image, maps = look(64, 64)
-    with pytest.raises(ValueError, match=r"as many blocks each, and at least one; got \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"number of blocks per model.* got \[2, 3\]"):
         slot_figure(image, [Column("a", maps), Column("b", maps[:2])])
-    with pytest.raises(ValueError, match="as many blocks each"):
+    with pytest.raises(ValueError, match="number of blocks per model"):
         slot_figure(image, [])
-    with pytest.raises(ValueError, match="1 to 8 slots can represent"):
+    with pytest.raises(ValueError, match="1 to 8 slots, got"):
         slot_figure(image, [Column("a", maps)], representatives=9)
     figure = slot_figure(image, [Column("a", maps[:1])])
     with pytest.raises(ValueError, match=r"as .png or .svg, got 'a.gif'"):

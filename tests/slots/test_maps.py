@@ -133,10 +133,10 @@ def test_blocks_are_chosen_by_their_place_and_a_wrong_place_is_told():
     assert chosen_blocks(model, [-1, 0, 0]) == [0, 2]
     assert chosen_blocks(model) == last_blocks(model) == [0, 1, 2]
     assert last_blocks(timm.create_model("glnet_4g", device="meta")) == [3, 7, 16]
-    for wrong, words in (([3], "asked for: 3"), ([0, -4, 7], "asked for: -4, 7"), ([], "asked for: none")):
-        with pytest.raises(ValueError, match=r"3 blocks with slots, numbered 0 to 2 \(stages.0.blocks.0 to") as told:
+    for wrong, words in (([3], "got 3"), ([0, -4, 7], "got -4, 7"), ([], "got none")):
+        with pytest.raises(ValueError, match=r"3 blocks with slots, numbered 0 to 2 \(stages.0.blocks.0 to") as raised:
             slot_maps(model, x, wrong)
-        assert words in str(told.value)
+        assert words in str(raised.value)
 
 
 def test_what_has_no_slots_says_so():

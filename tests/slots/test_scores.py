@@ -163,7 +163,7 @@ def test_a_perfect_segmentation_scores_one():
     for score in SHAPES:
         assert score(objects, objects) == (0 if score is scores.undersegmentation_error else 1), score.__name__
     assert scores.foreground_iou(objects > 0, objects) == 1
-    assert scores.localised(objects == 1, objects) == 1
+    assert scores.is_localised(objects == 1, objects) == 1
 
 
 def test_one_segment_for_everything_scores_as_it_must():
@@ -175,7 +175,7 @@ def test_one_segment_for_everything_scores_as_it_must():
     assert scores.boundary_recall(whole, objects) == 0
     assert math.isnan(scores.boundary_precision(whole, objects))
     assert scores.foreground_ari(whole, objects) == 0
-    assert scores.localised(whole == 0, objects) == 0
+    assert scores.is_localised(whole == 0, objects) == 0
 
 
 def test_the_rand_index_of_the_foreground_does_not_see_spilling():
@@ -200,7 +200,7 @@ def test_a_void_band_around_an_object_is_a_border_in_its_middle():
     truth = np.zeros((12, 12), int)
     truth[:, 6:] = 1
     truth[:, 4:8] = -1
-    assert (scores.filled(truth) == (np.indices(truth.shape)[1] >= 6)).all()
+    assert (scores.fill_unknown(truth) == (np.indices(truth.shape)[1] >= 6)).all()
     assert scores.boundary_recall((np.indices(truth.shape)[1] >= 6).astype(int), truth, 0) == 1
 
 

@@ -10,9 +10,9 @@ import torch
 
 from glmix.data.scenes import SceneConfig, write_scenes
 from glmix.data.segmentation.files import open_masks
-from glmix.slots.grouping.batch import batches, images_of, segments_of
+from glmix.slots.grouping.batch import batches, normalised_images, strongest_slot_segments
 from glmix.slots.grouping.margins import interval, margins, mean_of
-from glmix.slots.grouping.report import as_json, score_plot, standing, table
+from glmix.slots.grouping.report import as_json, comparison_table, score_plot, table
 from glmix.slots.grouping.scoring import CONTROLS, METRICS, SLOTS, score_slots
 from glmix.slots.grouping.truth import scene_truths, truths_on_disk
 
@@ -94,14 +94,14 @@ def test_segments_are_the_strongest_slots(model):
     from glmix.slots import slot_maps
 
     (truth,) = scene_truths(SCENES, "val", 1)
-    (maps,) = slot_maps(model, images_of(model, [truth]), [0])
-    assert (segments_of(maps, maps.grid)[0].ravel() == maps.assignment[0].argmax(0).numpy()).all()
-    assert segments_of(maps, (48, 48)).shape == (1, 48, 48)
+    (maps,) = slot_maps(model, normalised_images(model, [truth]), [0])
+    assert (strongest_slot_segments(maps, maps.grid)[0].ravel() == maps.assignment[0].argmax(0).numpy()).all()
+    assert strongest_slot_segments(maps, (48, 48)).shape == (1, 48, 48)
 
 
 def test_images_are_normalised_as_the_model_says(model):
     (truth,) = scene_truths(SCENES, "val", 1)
-    images = images_of(model, [truth])
+    images = normalised_images(model, [truth])
     mean, std = (np.array(model.pretrained_cfg[key]) for key in ("mean", "std"))
     expected = (truth.image / 255 - mean) / std
     np.testing.assert_allclose(images[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
@@ -132,7 +132,7 @@ def test_tables_show_what_is_known_and_bold_what_is_above_all(blocks):
     text = table(blocks)
     assert len(text.splitlines()) == 2 + 3 * 6
     assert all(metric.short in text for metric in METRICS.values())
-    signs = standing(blocks)
+    signs = comparison_table(blocks)
     assert len(signs.splitlines()) == 2 + 8
     for row in signs.splitlines()[2:]:
         cells = [cell.strip() for cell in row.strip("|").split("|")]
@@ -142,7 +142,7 @@ def test_tables_show_what_is_known_and_bold_what_is_above_all(blocks):
         for block in blocks
     ]
     assert table(winning).count("**") >= 6
-    assert "0, 1, 2" in standing(winning)
+    assert "0, 1, 2" in comparison_table(winning)
 
 
 def test_json_holds_means_and_errors_and_no_nan(found):
@@ -180,7 +180,7 @@ def test_without_objects_their_scores_are_left_out(model, tmp_path):
     assert all(truth.regions.min() == -1 for truth in truths)  # the background belongs to no class
     found = score_slots(model, truths, controls=["grid"], blocks=[0], segments=[]).blocks
     assert "mBO" not in table(found)
-    assert "mean best overlap" not in standing(found)
+    assert "mean best overlap" not in comparison_table(found)
     assert len([axes for axes in score_plot(found, "Slots").axes if axes.axison]) == 9
 
 

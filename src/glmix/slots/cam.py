@@ -16,8 +16,8 @@ __all__ = ["class_activation", "class_evidence"]
 def class_evidence(model: nn.Module, features: Tensor) -> Tensor:
     """Apply the classifier at each position of the final features: (B, C, h, w) -> (B, K, h, w).
 
-    The classifier is linear and follows average pooling, so the mean of these maps over positions, bias included, equals
-    the logits.
+    The classifier is linear and follows average pooling. The mean of these maps over positions, bias included, is
+    therefore the logits.
 
     Args:
         model: a GLNet, compiled or not.

@@ -241,7 +241,7 @@ def _stretched(maps: Array) -> Array:
 def _draw_representatives(
     page: Page, x: float, y: float, size: tuple[float, float], block: Block, high: float | None
 ) -> None:
-    """Draw two rows of panels that each show the image through one representative slot; `size` is the size of a panel."""
+    """Draw two rows of panels, each the image seen through one representative slot; `size` is the size of a panel."""
     pairs = (block.count + 1) // 2
     for place, (slot, colour) in enumerate(zip(block.representatives, COLOURS, strict=False)):
         one = block.slots[slot]
