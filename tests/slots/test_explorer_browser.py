@@ -122,7 +122,7 @@ def test_pointing_lights_up_the_slot_of_the_pixel_and_says_which(open_page):
     assert first >= 0
     assert brightness(page) < 0.8 * bright  # all else is darker
     line = page.locator(".line").inner_text()
-    assert f"Slot {first} takes" in line
+    assert f"Slot {first} " in line
     assert "of this pixel" in line
     assert page.locator(".cells .active").count() == 1
     others = set()
@@ -190,7 +190,7 @@ def test_blocks_slots_and_heads_are_numbered_from_0_and_sizes_are_width_by_heigh
     labels = [button.get_attribute("aria-label") for button in page.locator(".cells button").all()]
     assert labels[0].startswith("slot 0, row 0, column 0")
     assert labels[9].startswith("slot 9, row 1, column 4")
-    assert page.get_by_label("Attention of").locator("option").all_text_contents()[:2] == ["all heads", "head 0"]
+    assert page.get_by_label("Attention head").locator("option").all_text_contents()[:2] == ["all heads", "head 0"]
     page.keyboard.press("End")
     settle(page)
     assert page.locator(".facts").inner_text().startswith("Block 3, stages.2.blocks.2")
@@ -199,19 +199,19 @@ def test_blocks_slots_and_heads_are_numbered_from_0_and_sizes_are_width_by_heigh
 def test_views_differ_and_explain_themselves(open_page):
     page = open_page()
     page.mouse.move(*place(page, 0.5, 0.5))
-    seen, told = [], set()
+    seen, texts = [], set()
     for key, name in enumerate(("Assignment", "Clustering", "Attention", "Evidence"), 1):
         page.keyboard.press(str(key))
         settle(page)
         assert page.get_by_role("button", name=name, exact=True).get_attribute("aria-pressed") == "true"
         seen.append(drawn(page))
-        told |= {page.locator("#what").inner_text(), page.locator(".line").inner_text()}
+        texts |= {page.locator("#what").inner_text(), page.locator(".line").inner_text()}
         assert page.locator("#head").is_visible() == (name == "Attention")
     assert all(one != other for at, one in enumerate(seen) for other in seen[:at])
-    assert len(told) == 8
+    assert len(texts) == 8
     press(page, "Attention", exact=True)
     mean = page.locator(".line").inner_text()
-    page.get_by_label("Attention of").select_option("0")
+    page.get_by_label("Attention head").select_option("0")
     settle(page)
     assert page.locator(".line").inner_text() != mean
 
@@ -222,7 +222,7 @@ def test_own_scale_is_a_switch(open_page):
     press(page, "Own scale")
     assert page.locator("#own").get_attribute("aria-pressed") == "true"
     assert drawn(page, ".sheet canvas") != shared
-    assert "scale of its own" in page.locator(".note").first.inner_text()
+    assert "own scale" in page.locator(".note").first.inner_text()
     page.keyboard.press("o")
     assert drawn(page, ".sheet canvas") == shared
 

@@ -1,7 +1,7 @@
-// One model's picture: the image with what is pointed at lit up, and the line below that says what it is.
+// The image of one model, with the selected slot highlighted and a description below.
 
 import { ACTIVE, PIN_COLOURS } from "./colours.js";
-import { element, say, sizedCanvas } from "./dom.js";
+import { element, setText, sizedCanvas } from "./dom.js";
 import { paintBoundaries, paintCross, paintImage, paintMark, paintOutline, paintSigned, paintSpotlight } from "./paint.js";
 import { blockIndex, classIndex, focusedSlot, pinIndex, slotValues, state } from "./state.js";
 import { blockFacts, count, percent, pinLetter, seenBy, signed, slotName } from "./words.js";
@@ -10,7 +10,7 @@ const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowD
 
 const inside = (value) => Math.min(0.9999, Math.max(0, value));
 
-/** From the cell in which a value lies, so many cells on, to that cell's middle. */
+/** Move a coordinate from 0 to 1 by a number of grid cells, to the centre of a cell. */
 function cellsOn(value, steps, cells) {
   return (Math.min(cells - 1, Math.max(0, Math.floor(value * cells) + steps)) + 0.5) / cells;
 }
@@ -28,12 +28,12 @@ export class Stage {
       {
         tabindex: 0,
         role: "application",
-        "aria-roledescription": "image of slots",
-        "aria-label": `${app.title}, seen by ${this.model.name}. Arrow keys move the point, Enter pins the slot under it.`,
+        "aria-roledescription": "slot image",
+        "aria-label": `${app.title}, model ${this.model.name}. Arrow keys move the selected pixel, Enter pins its slot.`,
         onpointermove: (event) => this.onPointer(event),
         onpointerdown: (event) => this.onPointer(event),
         onclick: () => this.onClick(),
-        onmousedown: (event) => event.preventDefault(), // so that the arrow keys still move through blocks
+        onmousedown: (event) => event.preventDefault(), // keep the focus, so that the arrow keys still change the block
         onkeydown: (event) => this.onKey(event),
         onblur: () => app.change({ cross: false }),
       },
@@ -65,7 +65,7 @@ export class Stage {
   }
 
   onClick() {
-    if (!this.finger) this.app.togglePin(this.index); // a finger points with its tap, and pins with the button
+    if (!this.finger) this.app.togglePin(this.index); // on a touch screen, a tap only selects; the button pins
   }
 
   onKey(event) {
@@ -107,15 +107,15 @@ export class Stage {
     });
     if (slot >= 0 && pinIndex(this.index, here, slot) < 0) paintOutline(context, block, slot, ACTIVE);
     if (state.cross && state.point) paintCross(context, state.point);
-    say(this.facts, blockFacts(block));
-    say(this.line, this.sentence() + this.light(found));
+    setText(this.facts, blockFacts(block));
+    setText(this.line, this.sentence() + this.light(found));
     this.pin.hidden = slot < 0;
-    say(this.pin, pinIndex(this.index, here, slot) < 0 ? "Pin" : "Unpin");
+    setText(this.pin, pinIndex(this.index, here, slot) < 0 ? "Pin" : "Unpin");
     this.pin.setAttribute("aria-label", slot < 0 ? "Pin" : `${this.pin.textContent} ${slotName(slot)}`);
     this.root.dataset.slot = slot;
   }
 
-  /** Paint what the view has to show of this slot, or of all, and return its values; null where that is nothing. */
+  /** Paint the view of this slot, or of all slots, and return its values; null if there is nothing to paint. */
   paintView(context, block, slot) {
     if (state.view === "evidence") {
       const k = classIndex(this.model);
@@ -129,30 +129,30 @@ export class Stage {
     return found;
   }
 
-  /** What full light and darkness stand for. */
+  /** Describe which values full brightness and darkness represent. */
   light(found) {
     if (!found || !found.scale) return "";
-    const dark = found.scale.low > 0 ? `, dark is ${percent(found.scale.low)}` : "";
-    return ` Full light is ${percent(found.scale.high)}${dark}.`;
+    const dark = found.scale.low > 0 ? `, darkness is ${percent(found.scale.low)}` : "";
+    return ` Full brightness is ${percent(found.scale.high)}${dark}.`;
   }
 
-  /** What is pointed at, in words. */
+  /** Describe the selected slot. */
   sentence() {
     const { block, slot } = this;
-    if (state.view === "attention" && !block.attention) return "The slots of this block do not attend to one another.";
+    if (state.view === "attention" && !block.attention) return "This block has no attention between slots.";
     if (state.view === "evidence" && classIndex(this.model) < 0) return `${state.label} is not among this model's top classes.`;
-    if (slot < 0) return "Point at the image, or at a slot in the sheet.";
+    if (slot < 0) return "Point at the image or at a slot in the grid.";
     const name = `Slot ${slot}`;
-    if (state.view === "attention") return `${name} listens most to ${this.listened(block, slot)}.`;
-    if (state.view === "evidence") return `${name} brings ${this.evidence(block, slot)}.`;
-    if (state.view === "clustering") return `${name} is made of pixels over about ${percent(block.extent[slot])} of the image.`;
+    if (state.view === "attention") return `${name} attends most to ${this.topAttention(block, slot)}.`;
+    if (state.view === "evidence") return `${name} contributes ${this.evidence(block, slot)}.`;
+    if (state.view === "clustering") return `${name} draws on pixels over about ${percent(block.extent[slot])} of the image.`;
     const n = block.pixelAt(state.point.x, state.point.y);
-    const here = `${percent(block.assignment.at(slot, n))} of this pixel, which ${count(block.effective.at(0, n))} slots share`;
-    return `${name} takes ${percent(block.share[slot])} of the image and ${here}.`;
+    const pixel = `${percent(block.assignment.at(slot, n))} of this pixel (${count(block.effective.at(0, n))} effective slots)`;
+    return `${name} has ${percent(block.share[slot])} of the image and ${pixel}.`;
   }
 
-  listened(block, slot) {
-    const weights = block.listening(slot, Math.min(state.head, block.heads - 1));
+  topAttention(block, slot) {
+    const weights = block.attentionOf(slot, Math.min(state.head, block.heads - 1));
     const order = [...weights.keys()].toSorted((a, b) => weights[b] - weights[a]).slice(0, 3);
     return order.map((s) => `${s === slot ? "itself" : slotName(s)} (${percent(weights[s])})`).join(", ");
   }
