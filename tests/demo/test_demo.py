@@ -88,7 +88,7 @@ def without_baselines(monkeypatch):
 def test_too_low_an_accuracy_fails_the_command(tmp_path, capsys, without_baselines):
     assert main(["demo", str(tmp_path / "here"), *TINY]) == 2
     said = capsys.readouterr()
-    assert "at least 95 % were asked for" in said.err
+    assert "below --at-least 95 %" in said.err
     assert "Next" not in said.out
     assert (tmp_path / "here" / "curve.png").exists()  # to see why
 
@@ -110,7 +110,7 @@ def test_nonsense_is_refused_at_once(tmp_path, capsys, arguments, words):
 
 def test_a_model_that_is_no_demos_is_left_alone(tmp_path):
     (tmp_path / "model").mkdir()
-    with pytest.raises(ValueError, match="is there already, and not from a demo"):
+    with pytest.raises(ValueError, match="not from a completed demo"):
         run_demo(tmp_path, DemoConfig(64, Recipe(epochs=1)))
 
 

@@ -47,7 +47,7 @@ export class Pins {
     const canvas = sizedCanvas({ "aria-hidden": "true" }, () => this.paint(canvas, pin));
     canvas.style.aspectRatio = `${model.picture.width} / ${model.picture.height}`;
     const letter = pinLetter(index);
-    const facts = [`${percent(block.share[pin.slot])} of the image`, `drawn from ${percent(block.extent[pin.slot])}`];
+    const facts = [`${percent(block.share[pin.slot])} of the image`, `spread over ${percent(block.extent[pin.slot])}`];
     const k = classIndex(model);
     if (block.evidence && k >= 0) facts.push(`${signed(block.evidence[k][pin.slot])} to ${model.classes[k].label}`);
     const show = element(

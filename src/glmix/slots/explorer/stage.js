@@ -140,14 +140,17 @@ export class Stage {
   sentence() {
     const { block, slot } = this;
     if (state.view === "attention" && !block.attention) return "This block has no attention between slots.";
-    if (state.view === "evidence" && classIndex(this.model) < 0) return `${state.label} is not among this model's top classes.`;
+    if (state.view === "evidence" && classIndex(this.model) < 0) {
+      return `${state.label} is not among this model's top classes.`;
+    }
     if (slot < 0) return "Point at the image or at a slot in the grid.";
     const name = `Slot ${slot}`;
     if (state.view === "attention") return `${name} attends most to ${this.topAttention(block, slot)}.`;
     if (state.view === "evidence") return `${name} contributes ${this.evidence(block, slot)}.`;
-    if (state.view === "clustering") return `${name} draws on pixels over about ${percent(block.extent[slot])} of the image.`;
+    if (state.view === "clustering") return `${name} is spread over about ${percent(block.extent[slot])} of the image.`;
     const n = block.pixelAt(state.point.x, state.point.y);
-    const pixel = `${percent(block.assignment.at(slot, n))} of this pixel (${count(block.effective.at(0, n))} effective slots)`;
+    const effective = `${count(block.effective.at(0, n))} effective slots`;
+    const pixel = `${percent(block.assignment.at(slot, n))} of this pixel (${effective})`;
     return `${name} has ${percent(block.share[slot])} of the image and ${pixel}.`;
   }
 

@@ -61,10 +61,10 @@ def grid_warning(found: Sequence[Discovered]) -> str | None:
     grid = mean_of(_values(found, "2 x 2 grid", "foreground_ari"))
     others = [name for name in (*METHODS, *CONTROLS) if name != "2 x 2 grid"]
     better = [name for name in others if mean_of(_values(found, name, "foreground_ari")) > grid]
-    beaten = f"only {', '.join(better)} score higher" if better else "nothing scores higher"
+    comparison = f"only {', '.join(better)} score higher" if better else "nothing scores higher"
     return (
-        f"ARI-FG is not to be trusted: a constant grid of 2 x 2 cells, which sees nothing, has {100 * grid:.1f}, and "
-        f"{beaten}. It looks at the pixels of objects alone, so cells that spill into the background cost nothing."
+        f"ARI-FG is not reliable: a constant grid of 2 x 2 cells, which ignores the image, has {100 * grid:.1f}, and "
+        f"{comparison}. It covers the pixels of objects only, so cells may extend into the background at no cost."
     )
 
 

@@ -32,15 +32,15 @@ ARROWS = {1: "higher is better", -1: "lower is better", 0: ""}
 
 def summary(found: Scores) -> str:
     """Format all tables with a sentence before each, and an explanation of the signs at the end."""
-    parts = [f"Each block, its segments being the pixels of each strongest slot:\n\n{table(found.blocks)}"]
+    parts = [f"Each block; a segment is the set of pixels with the same strongest slot:\n\n{table(found.blocks)}"]
     if found.joint:
-        parts.append(f"All blocks together, parted by k-means on their assignments:\n\n{table(found.joint)}")
+        parts.append(f"All blocks together, segmented by k-means on their assignments:\n\n{table(found.joint)}")
     if len(found.blocks[0].values) > 1:
         places = [comparison_table(part) for part in (found.blocks, found.joint) if part]
         parts = [text for pair in zip(parts, places, strict=True) for text in pair]
         parts.append(
-            "Signs, one a block or a number of segments: + better than the control beyond the 95 % interval of the "
-            "difference within an image, = level, - worse. Bold: better than all controls.\n"
+            "Signs, one per block or number of segments: + better than the control by more than the 95 % confidence "
+            "interval of the paired difference, = level, - worse. Bold: better than all controls.\n"
         )
     return "\n".join(parts)
 
