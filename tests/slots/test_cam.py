@@ -42,7 +42,8 @@ def test_one_pass_gives_activation_and_slot_maps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"num_classes": 0}, "no classifier"), ({"global_pool": "max"}, "average pooling .* got 'max'")]
+    ("options", "message"),
+    [({"num_classes": 0}, "num_classes is 0"), ({"global_pool": "max"}, "average pooling.*got 'max'")],
 )
 def test_what_has_no_class_activation_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

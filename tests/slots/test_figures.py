@@ -67,7 +67,7 @@ def test_a_resized_assignment_is_an_assignment():
     torch.testing.assert_close(resize_assignment(even, (6, 8), (9, 7)), torch.full((1, 5, 63), 0.2))
     centre = finer.unflatten(2, (30, 40))[..., 2::5, 2::5].flatten(2)  # of each coarse pixel
     torch.testing.assert_close(centre, assignment)
-    with pytest.raises(ValueError, match="48 pixels .* 7 x 7"):
+    with pytest.raises(ValueError, match=r"48 pixels .* 7 x 7"):
         resize_assignment(assignment, (7, 7), (14, 14))
 
 

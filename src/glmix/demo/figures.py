@@ -84,7 +84,7 @@ def prediction_sheet(
 
 
 def _show(cell: Axes, scene: Scene, predicted: str, label: str, confidence: float) -> None:
-    """Draw a scene with its predicted class and confidence above it, and with the true class if the prediction is wrong."""
+    """Draw a scene under its predicted class and confidence, and under the true class if the prediction is wrong."""
     right = predicted == label
     colour = RIGHT if right else WRONG
     text = f"\N{CHECK MARK} {predicted} {confidence:.0%}" if right else f"\N{BALLOT X} {predicted} {confidence:.0%}"
