@@ -1,4 +1,4 @@
-"""`glmix slots`: from a model to tables and pictures, on scenes and on folders, and plain words where it cannot."""
+"""`glmix slots`: tables and figures on scenes and on folders, and error messages."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, capsys):
-    """The command in this process, which spares its start: (exit code, stdout, stderr)."""
+    """Run the command in this process, and return its exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -42,7 +42,7 @@ def voc(tmp_path_factory):
     return folder
 
 
-def test_scenes_are_scored_in_a_table_a_plot_and_json(glmix, here, model, tmp_path):
+def test_score_scenes_writes_table_plot_and_json(glmix, here, model, tmp_path):
     command = ("slots", "score", "--data", "scenes", "--model", model, "--count", 4, "-o", "out")
     result = glmix(*command)
     assert result.returncode == 0, result.stderr
@@ -64,7 +64,7 @@ def test_scenes_are_scored_in_a_table_a_plot_and_json(glmix, here, model, tmp_pa
     assert [block["place"] for block in json.loads(text)["blocks"]] == [2]
 
 
-def test_a_folder_in_vocs_layout_has_scores_of_objects(here, model, voc):
+def test_voc_layout_has_object_scores(here, model, voc):
     code, text, _ = here(
         "slots", "score", "--data", voc, "--layout", "voc", "--model", model, "--blocks", 0, "-o", "out"
     )
@@ -73,7 +73,7 @@ def test_a_folder_in_vocs_layout_has_scores_of_objects(here, model, voc):
     assert "no object instances" not in text
 
 
-def test_a_bad_file_does_not_lose_the_others(glmix, model, voc, tmp_path):
+def test_unreadable_image_is_skipped(glmix, model, voc, tmp_path):
     shutil.copytree(voc, tmp_path / "bad")
     (tmp_path / "bad" / "JPEGImages" / "scene_val_00000002.jpg").write_bytes(b"no image")
     result = glmix(
@@ -86,7 +86,7 @@ def test_a_bad_file_does_not_lose_the_others(glmix, model, voc, tmp_path):
     assert error["image"] == "scene_val_00000002"
 
 
-def test_where_objects_are_not_told_apart_it_is_said(here, model, voc, tmp_path):
+def test_missing_object_instances_are_reported(here, model, voc, tmp_path):
     shutil.copytree(voc, tmp_path / "classes", ignore=shutil.ignore_patterns("SegmentationObject"))
     arguments = ("--data", "classes", "--layout", "voc", "--model", model, "--blocks", 0, "-o", "out")
     code, text, _ = here("slots", "score", *arguments, "--controls", "grid")
@@ -98,7 +98,7 @@ def test_where_objects_are_not_told_apart_it_is_said(here, model, voc, tmp_path)
     assert "mBO, CorLoc and ARI-FG are left out" in text
 
 
-def test_objects_are_discovered_in_scenes(here, model, tmp_path):
+def test_discover_objects_in_scenes(here, model, tmp_path):
     arguments = ("--data", "scenes", "--model", model, "--count", 4, "--objects", 2, "-o", "out")
     code, text, _ = here("slots", "discover", *arguments)
     assert code == 0
@@ -124,14 +124,14 @@ def test_objects_are_discovered_in_scenes(here, model, tmp_path):
         (["--data", "scenes", "--device", "cuda:99"], "--device cuda:99"),
     ],
 )
-def test_bad_input_is_told_in_a_sentence(here, model, tmp_path, arguments, words):
+def test_invalid_input_is_reported(here, model, tmp_path, arguments, words):
     code, _, complaint = here("slots", "score", "--model", model, "-o", "out", *arguments)
     assert code == 2
     assert words in complaint
     assert not list(tmp_path.rglob("scores.*"))
 
 
-def test_a_model_without_weights_and_data_without_a_background_are_refused(here, model):
+def test_model_without_weights_and_data_without_background_raise(here, model):
     code, _, complaint = here("slots", "score", "--data", "scenes", "--model", "glnet_4g", "-o", "out")
     assert code == 2
     assert "give weights with --checkpoint" in complaint

@@ -12,9 +12,9 @@ export class Pins {
   constructor(app) {
     this.app = app;
     this.cards = element("div", { class: "cards" });
-    this.alike = element("div", { class: "alike" });
+    this.similarity = element("div", { class: "similarity" });
     this.root = document.querySelector("#pins");
-    this.root.append(this.cards, this.alike);
+    this.root.append(this.cards, this.similarity);
     this.drawn = null;
   }
 
@@ -29,7 +29,7 @@ export class Pins {
       ? "Attention weight from the slot of the row to the slot of the column, within one block"
       : "Overlap of two slots: intersection over union of their assignments";
     const table = () => [element("p", { class: "note" }, caption), this.table(caption, attention)];
-    this.alike.replaceChildren(...(state.pins.length > 1 ? table() : []));
+    this.similarity.replaceChildren(...(state.pins.length > 1 ? table() : []));
   }
 
   blockOf(pin) {

@@ -4,7 +4,7 @@ import { ACTIVE, PIN_COLOURS } from "./colours.js";
 import { element, setText, sizedCanvas } from "./dom.js";
 import { paintBoundaries, paintCross, paintImage, paintMark, paintOutline, paintSigned, paintSpotlight } from "./paint.js";
 import { blockIndex, classIndex, focusedSlot, pinIndex, slotValues, state } from "./state.js";
-import { blockFacts, count, percent, pinLetter, seenBy, signed, slotName } from "./words.js";
+import { blockFacts, count, percent, pinLetter, inputSizeText, signed, slotName } from "./words.js";
 
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -40,7 +40,7 @@ export class Stage {
       () => app.draw(),
     );
     this.facts = element("p", { class: "facts" });
-    this.seen = element("p", { class: "seen" }, seenBy(this.model));
+    this.inputSize = element("p", { class: "input-size" }, inputSizeText(this.model));
     this.line = element("p", { class: "line" });
     this.pin = element("button", { type: "button", class: "quiet", onclick: () => app.togglePin(index) });
     this.frame = element("div", { class: "frame" }, this.canvas);
@@ -49,7 +49,7 @@ export class Stage {
       { class: "stage", "aria-label": this.model.name },
       element("h2", { class: "model" }, this.model.name),
       this.frame,
-      element("figcaption", {}, element("div", { class: "said" }, this.line, this.pin), this.facts, this.seen),
+      element("figcaption", {}, element("div", { class: "caption" }, this.line, this.pin), this.facts, this.inputSize),
     );
     this.root.style.setProperty("--ratio", picture.width / picture.height);
   }

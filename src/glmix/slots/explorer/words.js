@@ -65,7 +65,7 @@ export function blockPosition(blocks, first, last) {
 }
 
 /** Describe the view of the image and the size of the model input. */
-export function seenBy(model) {
+export function inputSizeText(model) {
   return `The model sees the ${model.view} at ${model.size.width} \u00d7 ${model.size.height} pixels.`;
 }
 

@@ -199,7 +199,7 @@ def _draw_grid(page: Page, x: float, y: float, size: tuple[float, float], block:
     cols = block.maps.slot_grid[1]
     maps = block.slots if high is not None else _stretched(block.slots)
     times = -(-FINEST // max(block.maps.grid))
-    maps = maps.repeat(times, 1).repeat(times, 2)  # pixels so small that a gap of whole ones is thin
+    maps = maps.repeat(times, 1).repeat(times, 2)  # smaller pixels, so that a gap of one pixel is thin
     h, w = maps.shape[1:]
     gap = max(1, round((h * w) ** 0.5 / 13))
     sheet = _mosaic(maps, cols, gap)
