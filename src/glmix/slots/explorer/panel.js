@@ -137,8 +137,8 @@ export class Panel {
 
   drawMaps(context, block) {
     const rows = block[state.view];
-    const alike = this.app.panels.map((panel) => panel.block).filter(({ pixels }) => pixels === block.pixels);
-    const shared = scaleOf(0, Math.max(...alike.map((other) => other[state.view].top)), evenShare(block));
+    const sameGrid = this.app.panels.map((panel) => panel.block).filter(({ pixels }) => pixels === block.pixels);
+    const shared = scaleOf(0, Math.max(...sameGrid.map((other) => other[state.view].top)), evenShare(block));
     for (let s = 0; s < block.slots; s++) {
       const scale = state.ownScale ? scaleOf(rows.low[s], rows.high[s]) : shared;
       paintMap(context, cellBox(this.canvas, block, s), block, (n) => rows.at(s, n), scale);
@@ -148,7 +148,7 @@ export class Panel {
       [0, 1],
       state.ownScale
         ? "Each slot has its own scale: do not compare the brightness of slots."
-        : `All slots${alike.length > 1 ? " of both models" : ""} share one scale.`,
+        : `All slots${sameGrid.length > 1 ? " of both models" : ""} share one scale.`,
     );
   }
 
