@@ -124,7 +124,8 @@ def test_evidence_of_a_slot_equals_the_activation_of_its_region():
 
 
 @pytest.mark.parametrize(
-    ("activation", "grid", "message"), [((1, 3, 2, 2), (5, 5), "grid of 5 x 5"), ((2, 3, 2, 2), (4, 4), r"\(1, K, h, w\)")]
+    ("activation", "grid", "message"),
+    [((1, 3, 2, 2), (5, 5), "5 x 5"), ((2, 3, 2, 2), (4, 4), r"\(1, K, h, w\)")],
 )
 def test_evidence_of_mismatched_shapes_raises(activation, grid, message):
     with pytest.raises(ValueError, match=message):
