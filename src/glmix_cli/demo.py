@@ -1,4 +1,4 @@
-"""`glmix demo`: from nothing to a trained network, with pictures, in a few minutes."""
+"""`glmix demo`: train a network on generated images in a few minutes, and write figures of its results."""
 
 import argparse
 from pathlib import Path
@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from glmix.demo.run import Demo
 
-HELP = "Train a small network on generated images in a few minutes, and show what it learnt."
+HELP = "Train a small network on generated images in a few minutes, and show its results."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "out", nargs="?", type=Path, default=Path("out/demo"), metavar="OUT", help="folder to write (%(default)s)"
+        "out", nargs="?", type=Path, default=Path("out/demo"), metavar="OUT", help="output folder (%(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another training (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=12, metavar="N", help="passes over the scenes (%(default)s)")
-    parser.add_argument("--scenes", type=int, default=5000, metavar="N", help="scenes to learn (%(default)s)")
-    # two threads on two busy cores were measured at a fifth of the speed of one
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="to compute with (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the training (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=12, metavar="N", help="training epochs (%(default)s)")
+    parser.add_argument("--scenes", type=int, default=5000, metavar="N", help="training scenes (%(default)s)")
+    # on two busy cores, two threads were measured at a fifth of the speed of one thread
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (%(default)s)")
     parser.add_argument(
-        "--at-least", type=float, default=95, metavar="PERCENT", help="fail at a lower accuracy (%(default)s)"
+        "--at-least", type=float, default=95, metavar="PERCENT", help="fail below this accuracy (%(default)s)"
     )
 
 
@@ -37,17 +37,17 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     config = DemoConfig(args.scenes, Recipe(epochs=args.epochs), args.seed)
     demo = run_demo(
-        args.out, config, artefacts=ARTEFACTS, callbacks=(progress(),), say=lambda text: print(text, flush=True)
+        args.out, config, artefacts=ARTEFACTS, callbacks=(progress(),), log=lambda text: print(text, flush=True)
     )
-    _tell(demo)
+    _print_accuracy(demo)
     print(f"\nWritten to {args.out}:")
     print(f"  {'model':16s} the network, for timm and transformers")
-    for name, (what, _) in ARTEFACTS.items():
-        print(f"  {name:16s} {what}")
+    for name, (description, _) in ARTEFACTS.items():
+        print(f"  {name:16s} {description}")
     if demo.accuracy < args.at_least / 100:
         raise InputError(
-            f"the network is right about {demo.accuracy:.1%} of {len(demo.scenes):,} held-out scenes, and at least "
-            f"{args.at_least:g} % were asked for. Give it more --epochs or --scenes."
+            f"the accuracy on {len(demo.scenes):,} held-out scenes is {demo.accuracy:.1%}, below --at-least "
+            f"{args.at_least:g} %: increase --epochs or --scenes."
         )
     print("\nNext:")
     print(f"  glmix predict {args.out / 'images'} --model local-dir:{args.out / 'model'} --topk 2")
@@ -56,9 +56,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tell(demo: "Demo") -> None:
+def _print_accuracy(demo: "Demo") -> None:
+    """Print the accuracy of the network and of the baselines."""
     parameters = sum(p.numel() for p in demo.model.parameters())
-    print(f"\nRight about {len(demo.scenes):,} held-out scenes of {len(demo.class_names)} classes:")
+    print(f"\nAccuracy on {len(demo.scenes):,} held-out scenes of {len(demo.class_names)} classes:")
     for name, accuracy in {**demo.baselines, "this network": demo.accuracy}.items():
         print(f"  {name:18s} {accuracy:6.1%}")
     print(f"({parameters:,} parameters, {demo.seconds:.0f} s of training)")

@@ -1,9 +1,7 @@
-"""The models whose slots a command shows: trained ones from any file that we know, and random ones beside them."""
+"""Models of `glmix explain`: trained models from any supported file, and random models to compare with."""
 
 import argparse
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,43 +9,24 @@ from .inputs import LOCAL, check_device, label_names, load_network
 
 if TYPE_CHECKING:
     from glmix import GLNet
+    from glmix.slots import ExplainedModel
 
-__all__ = ["Model", "load_models"]
+__all__ = ["load_models"]
 
 UNTRAINED = "untrained"
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A model as it is shown.
+def load_models(args: argparse.Namespace) -> "list[ExplainedModel]":
+    """Load the first model and the models to compare with it, from --model, --checkpoint, --untrained and --compare.
 
-    Args:
-        title: what it is called.
-        network: in evaluation mode.
-        blocks: which ones a figure shows.
-        labels: from the number of a class to its name.
-        warning: what a figure must say about it.
+    Raises:
+        InputError: the options contradict each other, or the models show different numbers of blocks.
     """
-
-    title: str
-    network: "GLNet"
-    blocks: list[int]
-    labels: Callable[[int], str]
-    warning: str | None = None
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether it is known that its classes do not exclude each other."""
-        return self.network.multi_label
-
-
-def load_models(args: argparse.Namespace) -> list[Model]:
-    """The model that is asked for, and those to compare it with: --model, --checkpoint, --untrained, --compare."""
     from glmix.errors import InputError
 
     check_device(args.device)
     if args.untrained and args.checkpoint is not None:
-        raise InputError("--untrained means random weights: leave --checkpoint out, or --untrained.")
+        raise InputError("--untrained uses random weights: leave --checkpoint out, or --untrained.")
     if args.untrained:
         first = _random_model(args.model, args.seed)
         warning = _warning(args.seed)
@@ -66,37 +45,40 @@ def load_models(args: argparse.Namespace) -> list[Model]:
             network, warning = _trained(other, None), None
         else:
             path = Path(other)
-            tells_its_model = path.suffix == ".ckpt" or not args.model or args.model.startswith(LOCAL)
-            network, warning = _trained(None if tells_its_model else args.model, path), None
+            names_its_model = path.suffix == ".ckpt" or not args.model or args.model.startswith(LOCAL)
+            network, warning = _trained(None if names_its_model else args.model, path), None
         models.append(_model(network, _title(network, None if warning else other), args, warning))
-    counts = {len(model.blocks) for model in models}
-    if len(counts) > 1:
-        shown = ", ".join(f"{len(model.blocks)} of {model.title}" for model in models)
-        raise InputError(f"Models side by side need as many blocks each: {shown}. Choose some with --blocks.")
+    counts = [len(model.blocks or ()) for model in models]
+    if len(set(counts)) > 1:
+        shown = ", ".join(f"{count} of {model.title}" for count, model in zip(counts, models, strict=True))
+        raise InputError(
+            f"Models side by side must show the same number of blocks, got {shown}: choose blocks with --blocks."
+        )
     return models
 
 
-def _model(network: "GLNet", title: str, args: argparse.Namespace, warning: str | None) -> Model:
-    from glmix.slots import chosen_blocks, last_blocks
+def _model(network: "GLNet", title: str, args: argparse.Namespace, warning: str | None) -> "ExplainedModel":
+    from glmix.slots import ExplainedModel, chosen_blocks, last_blocks
 
     wanted = None if args.blocks is None or None in args.blocks else args.blocks
     blocks = last_blocks(network) if args.blocks is None else chosen_blocks(network, wanted)
-    return Model(title, network.to(args.device).eval(), blocks, label_names(network), warning)
+    return ExplainedModel(title, network.to(args.device).eval(), blocks, label_names(network), warning)
 
 
 def _trained(name: str | None, checkpoint: Path | None) -> "GLNet":
-    """Load the GLNet of any checkpoint, also of one in which it is a backbone."""
+    """Load the GLNet of a checkpoint of any task; it may be the backbone of a larger network."""
     import glmix
     from glmix.errors import InputError
 
     network = load_network(name, checkpoint)
     found = next((module for module in network.modules() if isinstance(module, glmix.GLNet)), None)
     if found is None:
-        raise InputError(f"{checkpoint or name} holds a {type(network).__name__} without a GLNet in it.")
+        raise InputError(f"{checkpoint or name} holds a {type(network).__name__} that contains no GLNet.")
     return found
 
 
 def _random_model(name: str | None, seed: int) -> "GLNet":
+    """Create a model with random weights."""
     import timm
     import torch
 
@@ -104,9 +86,9 @@ def _random_model(name: str | None, seed: int) -> "GLNet":
     from glmix.models.hub import build_folder
 
     if name is None:
-        raise InputError("--untrained needs the --model of which it makes one.")
+        raise InputError("--untrained needs the --model to create.")
     if not name.startswith(LOCAL) and not timm.is_model(name):
-        raise InputError(f"{name} is no model that timm knows; `glmix models` lists ours.")
+        raise InputError(f"{name} is not a timm model; `glmix models` lists the GLNet models.")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network: Any = build_folder(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else timm.create_model(name)
@@ -114,7 +96,7 @@ def _random_model(name: str | None, seed: int) -> "GLNet":
 
 
 def _reset(network: "GLNet", seed: int) -> "GLNet":
-    """The same model with random weights."""
+    """Return a copy of a model with random weights."""
     import torch
 
     fresh = copy.deepcopy(network).cpu()
@@ -125,12 +107,14 @@ def _reset(network: "GLNet", seed: int) -> "GLNet":
 
 
 def _warning(seed: int) -> str:
+    """Return the warning that figures show for random weights."""
     return f"Random weights, seed {seed}: nothing here was learnt."
 
 
 def _title(network: "GLNet", source: str | Path | None) -> str:
+    """Return the title of a model: its architecture and the end of the path that its weights come from."""
     name = network.pretrained_cfg.get("architecture", type(network).__name__)
     if source is None or str(source) == name:
         return f"{name}"
     parts = Path(str(source).removeprefix("local-dir:")).parts
-    return f"{name}, {Path(*parts[-3:])}"  # as much of the path as tells one run from another
+    return f"{name}, {Path(*parts[-3:])}"  # the last parts of the path distinguish runs

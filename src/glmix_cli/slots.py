@@ -1,4 +1,4 @@
-"""`glmix slots score` and `glmix slots discover`: slots in numbers, beside the controls that give numbers a meaning."""
+"""`glmix slots score` and `glmix slots discover`: evaluate slots as segmentations, in comparison with controls."""
 
 import argparse
 import json
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from glmix.slots.grouping.scoring import BlockScores
     from glmix.slots.grouping.truth import Truth
 
-HELP = "Measure how a model's slots group pixels, or find objects with them, beside controls."
-SCORE = "Score how the slots of each block group pixels, beside controls with as many segments."
-DISCOVER = "Find objects without masks by the slots of a classifier, and score them beside controls."
-CONTROLS = ["untrained", "grid", "SLIC", "SLIC blurred", "k-means"]  # as in the library, which help does not import
-SMALLEST = 32  # pixels: the shorter side that a model takes at least
+HELP = "Score the slots of a model as segmentations, or discover objects with them, and compare with controls."
+SCORE = "Score the slots of each block as segmentations, and compare with controls of the same number of segments."
+DISCOVER = "Discover objects without masks from the slots of a classifier, and compare with controls."
+CONTROLS = ["untrained", "grid", "SLIC", "SLIC blurred", "k-means"]  # copy of the library's, which is slow to import
+SMALLEST = 32  # pixels: the smallest shorter side that a model accepts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,52 +33,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         command.add_argument(
             "--data", required=True, metavar="scenes|ROOT", help="generated scenes, or a folder of images with masks"
         )
-        command.add_argument("--layout", choices=["ade20k", "voc", "folder"], help="how ROOT is laid out")
-        command.add_argument("--split", default="val", help="train, val, test or a list of VOC (default: val)")
+        command.add_argument("--layout", choices=["ade20k", "voc", "folder"], help="folder layout of ROOT")
+        command.add_argument(
+            "--split", default="val", help="train, val, test or the name of a VOC image list (default: val)"
+        )
         add_model_arguments(command)
         command.add_argument(
             "-o", "--out", type=Path, required=True, metavar="OUT", help=f"folder for {name}.md, .json, .png"
         )
-        command.add_argument("--overwrite", action="store_true", help="replace results that are there already")
-        command.add_argument("--count", type=int, metavar="N", help="images (default: 200 scenes, or all of ROOT)")
+        command.add_argument("--overwrite", action="store_true", help="overwrite existing results")
         command.add_argument(
-            "--size", type=int, metavar="N", help="the images' shorter side in pixels (default: the model's)"
+            "--count", type=int, metavar="N", help="number of images (default: 200 scenes, or all of ROOT)"
         )
         command.add_argument(
-            "--objects", type=int, nargs="+", default=[1, 3], metavar="N", help="in a scene: number, or fewest and most"
+            "--size", type=int, metavar="N", help="shorter side of the images in pixels (default: the model's)"
+        )
+        command.add_argument(
+            "--objects",
+            type=int,
+            nargs="+",
+            default=[1, 3],
+            metavar="N",
+            help="objects per scene: a number, or minimum and maximum (default: 1 3)",
         )
         command.add_argument(
             "--blocks",
             type=int,
             nargs="+",
             metavar="N",
-            help="in order of execution from 0, negative from the end (all)",
+            help="indices of blocks with slots, from 0 in the order of execution, negative from the end (default: all)",
         )
-        command.add_argument("--seed", type=int, default=0, metavar="N", help="of the controls (default: 0)")
-        command.add_argument("--batch-size", type=int, default=16, metavar="N", help="images at once (default: 16)")
-        command.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default: cpu)")
-        command.add_argument("--json", action="store_true", help="print JSON for programs")
+        command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the controls (default: 0)")
+        command.add_argument("--batch-size", type=int, default=16, metavar="N", help="images per batch (default: 16)")
+        command.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda (default: cpu)")
+        command.add_argument("--json", action="store_true", help="print the results as JSON")
     score.add_argument(
         "--segments",
         type=int,
         nargs="*",
         default=[4, 8, 16],
         metavar="N",
-        help="how many all blocks together are parted into (default: 4 8 16)",
+        help="numbers of segments for all blocks together (default: 4 8 16)",
     )
     score.add_argument(
         "--controls",
         nargs="*",
         default=CONTROLS,
         choices=CONTROLS,
-        help="what to compare with (default: all)",
+        help="controls to compare with (default: all)",
     )
-    discover.add_argument("--clusters", type=int, default=4, metavar="N", help="of k-means (default: 4)")
+    discover.add_argument("--clusters", type=int, default=4, metavar="N", help="clusters of k-means (default: 4)")
     discover.add_argument(
         "--sign",
         choices=["border", "classes"],
         default="border",
-        help="which side of a cut is the object: what the image's border is not, or where classes have their evidence",
+        help="side of a cut that is the object: the side that is not at the image border, or the side with the class "
+        "evidence (default: border)",
     )
 
 
@@ -95,9 +105,9 @@ def run(args: argparse.Namespace) -> int:
     if size < SMALLEST:
         raise InputError(f"--size must be at least {SMALLEST} pixels, got {size}.")
     settings = _settings(args, model, size)
-    say = _score if args.what == "score" else _discover
+    evaluate = _score if args.what == "score" else _discover
     with _truths(args, files, size, errors) as (truths, progress):
-        contents, text, notes = say(args, model, truths, progress, settings)
+        contents, text, notes = evaluate(args, model, truths, progress, settings)
     contents["errors"] = errors
     write_atomically(_target(args, "json"), json.dumps(contents, indent=2) + "\n")
     write_atomically(_target(args, "md"), f"{text}\n{notes}")
@@ -110,40 +120,41 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """What can be found wrong before anything is loaded."""
+    """Check the arguments before anything is loaded, and create the output folder."""
     from glmix.errors import InputError
 
     if args.batch_size < 1 or (args.count is not None and args.count < 1):
         raise InputError(f"--batch-size and --count must be 1 or more, got {args.batch_size} and {args.count}.")
     if args.data == "scenes" and args.layout is not None:
-        raise InputError("--layout is for a folder; the folder ./scenes is meant by --data ./scenes.")
+        raise InputError("--layout is for folders, got --data scenes; use --data ./scenes for a folder named scenes.")
     if args.data != "scenes" and args.layout is None:
         raise InputError(f"--data {args.data} needs its --layout: ade20k, voc or folder.")
     if args.what == "discover" and args.layout == "ade20k":
         raise InputError(
-            "ADE20K names stuff and things alike and has no background, from which objects could be told: "
-            "take --data scenes or a folder in the layout voc."
+            "ADE20K has no background class, which object discovery needs: use --data scenes or a folder in the layout "
+            "voc."
         )
     if args.model is None and args.checkpoint is None:
         raise InputError("give --checkpoint, or --model local-dir:FOLDER.")
-    there = next((path for path in _targets(args) if path.exists()), None)
-    if there is not None and not args.overwrite:
-        raise InputError(f"{there} is there already: choose another folder, or replace it with --overwrite.")
+    existing = next((path for path in _targets(args) if path.exists()), None)
+    if existing is not None and not args.overwrite:
+        raise InputError(f"{existing} exists: choose another folder, or overwrite it with --overwrite.")
     args.out.mkdir(parents=True, exist_ok=True)
     if not os.access(args.out, os.W_OK | os.X_OK):
         raise PermissionError(f"{args.out} cannot be written to.")
 
 
 def _load(args: argparse.Namespace) -> "GLNet":
+    """Load the model, and check that it has slots and, for discovery, classes."""
     from glmix.errors import InputError
-    from glmix.slots.figure import page  # noqa: F401 - a missing extra is told before anything is computed
+    from glmix.slots.figure import page  # noqa: F401 - report a missing extra before the model is loaded
     from glmix.slots.maps import blocks_with_slots
 
     check_device(args.device)
     model = load_classifier(args.model, args.checkpoint).eval()
     blocks_with_slots(model)
     if args.what == "discover" and model.num_classes == 0:
-        raise InputError("discovery needs a classifier, and this model has no classes.")
+        raise InputError("object discovery needs a classifier, and this model has no classes.")
     return model.to(args.device)
 
 
@@ -157,7 +168,7 @@ def _open(args: argparse.Namespace) -> "MaskFiles":
 def _truths(
     args: argparse.Namespace, files: "MaskFiles | None", size: int, errors: list[dict[str, str]]
 ) -> Iterator[tuple[Iterator["Truth"], Callable[[int], object]]]:
-    """The images, and what is to be called as they are done: a bar on a terminal."""
+    """Yield the images with ground truth, and a function that updates the progress bar."""
     from tqdm import tqdm
 
     from glmix.slots.grouping.truth import scene_truths, truths_on_disk
@@ -183,6 +194,7 @@ def _scenes(args: argparse.Namespace, size: int) -> Any:
 
 
 def _settings(args: argparse.Namespace, model: "GLNet", size: int) -> dict[str, Any]:
+    """Return the settings that the results record."""
     settings = {
         "data": args.data,
         "layout": args.layout,
@@ -205,6 +217,7 @@ def _score(
     progress: Callable[[int], object],
     settings: dict[str, Any],
 ) -> tuple[dict[str, Any], str, str]:
+    """Score the slots; return the JSON contents, the tables and the notes."""
     from glmix.slots.figure.page import save_figure
     from glmix.slots.grouping.report import as_json, score_plot, summary
     from glmix.slots.grouping.scoring import score_slots
@@ -225,25 +238,25 @@ def _score(
     if found.joint:
         save_figure(score_plot(found.joint, f"{title}: all blocks together"), args.out / "segments.png")
     notes = [
-        f"Means over {images} images{_where(settings)}. In each, grid, SLIC and k-means have as many segments as slots "
-        "have.",
-        *([] if args.controls else ["There are no controls: these numbers alone say little."]),
+        f"Means over {images} images{_where(settings)}. In each image, grid, SLIC and k-means have as many segments as "
+        "the slots.",
+        *([] if args.controls else ["There are no controls: interpret these scores with care."]),
         _about_objects(found.blocks, images),
     ]
     return as_json(found, settings), summary(found), "".join(f"{note}\n" for note in notes if note)
 
 
 def _about_objects(blocks: list["BlockScores"], images: int) -> str:
-    """What has to be said where objects are not known."""
+    """Return a note about images without object instances, or an empty string."""
     import numpy as np
 
     known = int((~np.isnan(blocks[0].values["slots"]["mean_best_overlap"])).sum())
     if known == images:
         return ""
-    where = "These data do" if known == 0 else f"{images - known} of {images} images do"
+    without = "These data have" if known == 0 else f"{images - known} of {images} images have"
     return (
-        f"{where} not tell objects apart (in VOC's layout SegmentationObject does): slot-oracle instance IoU, mBO and "
-        f"ARI of the foreground are {'left out' if known == 0 else 'those of the others'}."
+        f"{without} no object instances (SegmentationObject in the layout voc): slot-oracle instance IoU, mBO and "
+        f"ARI of the foreground are {'left out' if known == 0 else 'means over the other images'}."
     )
 
 
@@ -254,6 +267,7 @@ def _discover(
     progress: Callable[[int], object],
     settings: dict[str, Any],
 ) -> tuple[dict[str, Any], str, str]:
+    """Discover and score objects; return the JSON contents, the table and the notes."""
     from glmix.slots.figure.page import save_figure
     from glmix.slots.grouping.discovery import CONTROLS, METHODS, discover
     from glmix.slots.grouping.discovery_report import discovery_json, discovery_sheet, discovery_table, grid_warning
@@ -271,9 +285,9 @@ def _discover(
     title = f"Objects found without masks by the slots of {settings['model']}"
     save_figure(discovery_sheet(found, title), _target(args, "png"))
     notes = [
-        f"In %, means over {len(found)} images{_where(settings)}. Behind a control: how the cut and k-means stand to "
-        "it, a sign for each score in their order, + better beyond the 95 % interval of the difference within an "
-        "image, = level, - worse.",
+        f"In %, means over {len(found)} images{_where(settings)}. The last columns compare the cut and k-means with "
+        "each control, one sign per score in the order of the columns: + better by more than the 95 % confidence "
+        "interval of the paired difference, = level, - worse.",
         grid_warning(found),
         _without_objects(found),
         "",
@@ -287,24 +301,27 @@ def _discover(
 
 
 def _without_objects(found: list["Discovered"]) -> str | None:
+    """Return a note if no image has object instances, otherwise None."""
     if any(one.truth.objects is not None for one in found):
         return None
     return (
-        "These data do not tell objects apart (in VOC's layout SegmentationObject does): mBO, CorLoc and ARI-FG are "
-        "left out."
+        "These data have no object instances (SegmentationObject in the layout voc): mBO, CorLoc and ARI-FG are left "
+        "out."
     )
 
 
 def _where(settings: dict[str, Any]) -> str:
+    """Describe the data set in brackets."""
     return f" ({settings['data']}, {settings['split']}, {settings['size']} pixels)"
 
 
 def _target(args: argparse.Namespace, kind: str) -> Path:
+    """Return the output file with a suffix."""
     out: Path = args.out
     return out / f"{'scores' if args.what == 'score' else 'discovery'}.{kind}"
 
 
 def _targets(args: argparse.Namespace) -> list[Path]:
-    """All that is written."""
+    """Return all output files."""
     joint = [args.out / "segments.png"] if args.what == "score" and args.segments else []
     return [*(_target(args, kind) for kind in ("md", "json", "png")), *joint]

@@ -1,4 +1,4 @@
-"""`glmix weakseg fit | seeds | evaluate`: from image labels to semantic masks."""
+"""`glmix weakseg fit | seeds | evaluate`: train weakly supervised semantic segmentation from image labels."""
 
 import argparse
 import json
@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-HELP = "Learn to segment from image labels alone: a classifier, its seeds, and a segmenter trained on them."
+HELP = "Train segmentation from image labels only: a classifier, its seeds, and a segmenter trained on pseudo masks."
 STEPS = {
     "fit": "Train the classifier.",
     "seeds": "Choose the background threshold and write a pseudo mask for every training image.",
-    "evaluate": "Train the segmenter on the pseudo masks, and measure where ground truth masks are given.",
+    "evaluate": "Train the segmenter on the pseudo masks, and measure IoU where ground truth masks are available.",
 }
 METHODS = "cam slots slotcut dense gradcam gradcam++ layercam xgradcam eigengradcam hirescam"
 EXAMPLES = """examples:
@@ -19,18 +19,18 @@ EXAMPLES = """examples:
     glmix weakseg seeds    --config weak_segmentation/scenes
     glmix weakseg evaluate --config weak_segmentation/scenes
 
-  Your own photographs without any mask, one folder per class (photos/cat/1.jpg, photos/dog/2.jpg):
+  Your own photographs without masks, one folder per class (photos/cat/1.jpg, photos/dog/2.jpg):
     glmix weakseg fit --config weak_segmentation/photos --set data.images.folder photos
   The same with several classes per image, from a CSV file with the header `file,labels` and rows `1.jpg,cat;dog`:
     glmix weakseg fit --config weak_segmentation/photos --set data.images.folder photos \\
         --set data.images.labels labels.csv
 
-  Compare methods beside each other, without training a segmenter; then train it on the best one's pseudo masks:
+  Compare methods without training a segmenter, then train it on the pseudo masks of the best method:
     glmix weakseg seeds    --config weak_segmentation/scenes --method cam layercam slotcut
     glmix weakseg evaluate --config weak_segmentation/scenes --seeds-only
     glmix weakseg evaluate --config weak_segmentation/scenes --method slotcut
 
-The steps need to be run in this order, with the same configuration. docs/weak_segmentation.md explains them.
+Run the steps in this order, with the same configuration. See docs/weak_segmentation.md.
 """
 
 
@@ -42,25 +42,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         required=True,
         metavar="FILE|NAME",
-        help="a YAML file, or a shipped recipe such as weakseg/scenes (`glmix configs` lists them)",
+        help="a YAML file, or a shipped recipe such as weak_segmentation/scenes (`glmix configs` lists them)",
     )
     parser.add_argument(
         "--method",
         nargs="+",
         default=[],
         metavar="NAME",
-        help=f"seeds: make seeds by these methods, each in a folder of its own ({METHODS}). evaluate: measure these "
-        "seeds; without --seeds-only one name. Default: seeds.method of the configuration, and all seeds that were "
-        "written with --seeds-only",
+        help=f"seeds: methods, each of which writes to its own folder ({METHODS}). evaluate: names of the seeds to "
+        "measure; one name without --seeds-only. Default: seeds.method of the configuration; with --seeds-only, all "
+        "seeds that exist",
     )
     parser.add_argument(
         "--name",
         metavar="NAME",
-        help="seeds: name of the folder for the seeds of one method, to compare it with several settings "
-        "(default: the method's name)",
+        help="seeds: name of the output folder for one method, to compare several settings of it "
+        "(default: the name of the method)",
     )
     parser.add_argument(
-        "--seeds-only", action="store_true", help="evaluate: measure seeds and pseudo masks, train no segmenter"
+        "--seeds-only", action="store_true", help="evaluate: measure seeds and pseudo masks without a segmenter"
     )
     parser.add_argument("--json", action="store_true", help="evaluate: print the result as JSON")
     parser.add_argument(
@@ -78,11 +78,11 @@ def run(args: argparse.Namespace) -> int:
     from glmix.errors import InputError
 
     if args.method and args.step == "fit":
-        raise InputError("--method is for the steps seeds and evaluate: the classifier is the same for all methods.")
+        raise InputError("--method is for the steps seeds and evaluate: all methods use the same classifier.")
     if args.name is not None and args.step != "seeds":
-        raise InputError(f"--name is for the step seeds, got it with {args.step}; evaluate takes names in --method.")
+        raise InputError(f"--name is for the step seeds, got {args.step}; evaluate takes names with --method.")
     if args.seeds_only and args.step != "evaluate":
-        raise InputError(f"--seeds-only is for the step evaluate, got it with {args.step}.")
+        raise InputError(f"--seeds-only is for the step evaluate, got {args.step}.")
     if args.step == "evaluate" and not args.seeds_only and len(args.method) > 1:
         raise InputError(f"--method takes one name without --seeds-only, got {' '.join(args.method)}.")
 
@@ -97,35 +97,35 @@ def run(args: argparse.Namespace) -> int:
         find_config(args.config), [part for key, value in args.changes for part in (f"--{key}", value)]
     )
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         print(text, file=sys.stderr)
 
-    def watch(loop: Iterator[int], count: int, what: str) -> Iterator[int]:
-        yield from tqdm(loop, total=count, desc=what, disable=None, unit="image")
+    def progress(loop: Iterator[int], count: int, description: str) -> Iterator[int]:
+        yield from tqdm(loop, total=count, desc=description, disable=None, unit="image")
 
     with quiet():
         if args.step == "fit":
-            pipeline.fit(config, say)
+            pipeline.fit(config, log)
         elif args.step == "seeds":
-            seeding.seeds(config, args.method, args.name, say, watch)
+            seeding.seeds(config, args.method, args.name, log, progress)
         elif args.seeds_only:
-            result = evaluation.compare(config, args.method, watch)
+            result = evaluation.compare(config, args.method, progress)
             print(json.dumps(result) if args.json else _methods_table(result))
         else:
-            result = evaluation.evaluate(config, args.method[0] if args.method else None, say, watch)
+            result = evaluation.evaluate(config, args.method[0] if args.method else None, log, progress)
             print(json.dumps(result) if args.json else _table(result))
     return 0
 
 
 def _percent(scores: dict[str, Any] | None, k: int | None = None) -> str:
-    """The mean IoU, or the IoU of a class, in %; a dash where nothing was measured."""
+    """Return the mean IoU, or the IoU of class `k`, in percent; a dash without scores."""
     if scores is None:
         return "-"
     return f"{100 * (scores['mean_iou'] if k is None else scores['iou'][k]):.1f}"
 
 
 def _table(result: dict[str, Any]) -> str:
-    """IoU in % of each class and their mean, a column for each stage that was measured."""
+    """Format the IoU in percent of each class and their mean, one column per stage that was measured."""
     stages = [stage for stage in ("seeds", "pseudo masks", "segmenter") if result[stage] is not None]
     notes = [
         f"Seeds by {result['method']}, background below {result['threshold']}: {result['chosen']}.",
@@ -143,7 +143,7 @@ def _table(result: dict[str, Any]) -> str:
 
 
 def _methods_table(result: dict[str, Any]) -> str:
-    """A row for each method: threshold, mean IoU in %, share of foreground."""
+    """Format one row per method: threshold, mean IoU in percent, foreground fraction."""
     methods = result["methods"]
     width = max(len(name) for name in (*methods, "method"))
     lines = [f"{'method':<{width}}{'threshold':>11}{'seeds':>8}{'pseudo masks':>14}{'foreground':>12}"]
@@ -158,7 +158,7 @@ def _methods_table(result: dict[str, Any]) -> str:
 
 
 def _measured_on(found: dict[str, Any]) -> list[str]:
-    """What numbers were measured on, and why some are missing."""
+    """Return lines that say on which images the scores were measured, and which scores are missing."""
     where = {"seeds": "validation images", "pseudo masks": "training images"}
     measured = [f"{name} by the masks of the {images}" for name, images in where.items() if found[name] is not None]
     missing = [images for name, images in where.items() if found[name] is None]

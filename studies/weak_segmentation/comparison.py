@@ -31,7 +31,7 @@ from glmix.tasks.weak_segmentation.methods import SeedConfig, class_maps, seed_m
 from glmix.tasks.weak_segmentation.metrics import THRESHOLDS, curve_of
 from glmix.tasks.weak_segmentation.seeds import SeedMaps
 from glmix.tasks.weak_segmentation.threshold import explained_shares
-from glmix.tasks.weak_segmentation.views import look
+from glmix.tasks.weak_segmentation.views import run_views
 from glmix.training.optim import OptimizerConfig, ScheduleConfig
 from glmix.training.short_training import Recipe, train_on_scenes
 
@@ -142,9 +142,9 @@ def _seeds(
 ) -> Iterator[tuple[list[SeedMaps], Tensor]]:
     """Yield (seeds of every method, true masks) per batch. Results that several methods share are computed once."""
     for images, masks, present in scenes.batches():
-        trained_views = {views: look(model, images, views) for views in {m.config.views for m in methods}}
+        trained_views = {views: run_views(model, images, views) for views in {m.config.views for m in methods}}
         untrained_views = {
-            views: look(untrained, images, views) for views in {m.config.views for m in methods if m.untrained}
+            views: run_views(untrained, images, views) for views in {m.config.views for m in methods if m.untrained}
         }
         unrefined: dict[tuple[SeedConfig, bool, str | None], SeedMaps] = {}
         classes: dict[tuple[int, bool], Tensor] = {}
@@ -160,7 +160,7 @@ def _seeds(
                 cut = untrained_views[views] if method.untrained else None
                 unrefined[key] = seed_maps(trained_views[views], classes[kind], plain, cut_maps=cut)
             polish, size = method.config.polish, (images.shape[2], images.shape[3])
-            found.append(unrefined[key].polished(images) if polish else unrefined[key].at(size))
+            found.append(unrefined[key].refined_by_pamr(images) if polish else unrefined[key].at(size))
         yield found, masks
 
 
@@ -227,7 +227,7 @@ def threshold_choices(
     methods = [method for method in seed_methods(config) if method.name in names]
     held_out = _Scenes(config, "train", config.train_count, config.held_out)
     chosen = list(_seeds(held_out, methods, model, model))
-    features = [look(model, images).features[0][0] for images, _, _ in held_out.batches()]
+    features = [run_views(model, images).features[0][0] for images, _, _ in held_out.batches()]
     test = list(_seeds(_Scenes(config, "test", 0, config.test_count), methods, model, model))
     found = {}
     for k, method in enumerate(methods):

@@ -1,4 +1,4 @@
-"""`glmix explain`: figures and pages of real files, broken ones among them, for models from any kind of weights."""
+"""`glmix explain`: figures and pages of real files, including broken ones, for models from all kinds of weights."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def picture(path: Path, size: tuple[int, int] = (64, 64)) -> Path:
 
 @pytest.fixture
 def explain(tmp_path, capsys):
-    """Run the command in this process: its exit code, what it prints, and what it complains of."""
+    """Run the command in this process, and return its exit code, stdout and stderr."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         code = glmix_cli.main(["explain", *map(str, arguments)])
@@ -54,11 +54,11 @@ def explain(tmp_path, capsys):
 
 
 def written_files(out: str) -> list[Path]:
-    """What the command says that it wrote: the indented lines."""
+    """Return the files that the command lists, which are the indented lines."""
     return [Path(line.strip()) for line in out.splitlines() if line.startswith("  ")]
 
 
-def test_figures_and_pages_are_written_as_a_person_asks_for_them(glmix, tmp_path, trained):
+def test_figures_and_pages_are_written(glmix, tmp_path, trained):
     picture(tmp_path / "photo.jpg", (96, 70))
     result = glmix("explain", "photo.jpg", *trained, "--blocks", 2, 0, "--svg", "--html", "-o", "deep/out")
     assert result.returncode == 0, result.stderr
@@ -71,7 +71,7 @@ def test_figures_and_pages_are_written_as_a_person_asks_for_them(glmix, tmp_path
     assert "test_glnet" in (tmp_path / written[2]).read_text()
 
 
-def test_numbers_are_told_to_programs(explain, tmp_path, trained, checkpoint):
+def test_json_output(explain, tmp_path, trained, checkpoint):
     photo = picture(tmp_path / "photo.png", (160, 100))
     code, out, err = explain(photo, *trained, "-o", tmp_path / "out", "--json", "--topk", 2, "--blocks", "all")
     assert code == 0, err
@@ -91,7 +91,7 @@ def test_numbers_are_told_to_programs(explain, tmp_path, trained, checkpoint):
     assert all(1 <= block["effective_slots_per_pixel"] <= 16 for block in model["blocks"])
 
 
-def test_a_broken_file_does_not_lose_the_others(explain, tmp_path, trained):
+def test_unreadable_image_is_skipped(explain, tmp_path, trained):
     folder = picture(tmp_path / "images" / "a.png").parent
     whole = picture(folder / "b.jpg", (200, 100)).read_bytes()
     (folder / "half.jpg").write_bytes(whole[: len(whole) // 2])
@@ -105,7 +105,7 @@ def test_a_broken_file_does_not_lose_the_others(explain, tmp_path, trained):
     assert (code, out) == (2, "")
 
 
-def test_the_same_name_in_two_folders_makes_two_figures_and_no_image_is_overwritten(explain, tmp_path, trained):
+def test_output_names_are_unique_and_no_image_is_overwritten(explain, tmp_path, trained):
     files = [picture(tmp_path / name) for name in ("a/x.png", "a/x.jpg", "b/x.png", "a/x.slots.png")]
     before = [file.read_bytes() for file in files]
     code, out, err = explain(*files, files[0], *trained, "--blocks", 0, "-o", tmp_path / "a")
@@ -113,7 +113,7 @@ def test_the_same_name_in_two_folders_makes_two_figures_and_no_image_is_overwrit
     written = written_files(out)
     assert [file.read_bytes() for file in files] == before
     assert [path.name for path in written] == [
-        "x.png.slots.png",  # x.slots.png is an image itself
+        "x.png.slots.png",  # x.slots.png is an input image
         "x.jpg.slots.png",
         "b-x.png.slots.png",
         "x.slots.slots.png",
@@ -124,7 +124,7 @@ ODD = ["$x_{y}$ %s.png", "<img src=x onerror=alert(1)>.png", "Größe \u732b.png
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names that Windows does not allow")
-def test_files_may_have_any_name(explain, tmp_path, trained, recwarn):
+def test_any_file_name_is_accepted(explain, tmp_path, trained, recwarn):
     folder = tmp_path / "odd"
     for name in (*ODD, "x" * 240 + ".png"):
         picture(folder / name)
@@ -134,21 +134,21 @@ def test_files_may_have_any_name(explain, tmp_path, trained, recwarn):
     assert len(list((tmp_path / "out").iterdir())) == 3 * (len(ODD) + 2)
     code, out, _ = explain(folder / os.fsdecode(b"caf\xe9.png"), *trained, "--blocks", 0, "-o", tmp_path / "out")
     assert code == 0
-    assert "caf?.png  (whole image" in out.encode().decode()  # the name is text that any terminal takes
+    assert "caf?.png  (whole image" in out.encode().decode()  # the invalid byte is replaced
     page = (tmp_path / "out" / "<img src=x onerror=alert(1)>.slots.html").read_text()
     assert "<img src=x onerror" not in page
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
 
-def test_a_photograph_is_turned_upright(explain, tmp_path, trained):
+def test_exif_orientation_is_applied(explain, tmp_path, trained):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     Image.effect_noise((128, 64), 60).convert("RGB").save(tmp_path / "turned.jpg", exif=exif)
     _, out, _ = explain(tmp_path / "turned.jpg", *trained, "-o", tmp_path / "out", "--json")
     assert json.loads(out)["results"][0]["size"] == {"width": 64, "height": 128}
 
 
-def test_grey_of_16_bits_is_not_clipped_and_is_turned_upright(tmp_path):
+def test_16_bit_grey_images_are_scaled_and_rotated(tmp_path):
     from glmix_cli.inputs import open_image
 
     exif = Image.Exif()
@@ -159,21 +159,21 @@ def test_grey_of_16_bits_is_not_clipped_and_is_turned_upright(tmp_path):
     assert np.array_equal(seen, np.rot90(levels >> 8, -1))
 
 
-@pytest.mark.parametrize(("asked", "size"), [("96", (144, 96)), ("native", (120, 80)), (None, (96, 64))])
-def test_the_whole_image_is_seen_at_the_size_that_is_asked_for(explain, tmp_path, asked, size):
+@pytest.mark.parametrize(("requested", "size"), [("96", (144, 96)), ("native", (120, 80)), (None, (96, 64))])
+def test_whole_image_is_resized_to_the_requested_size(explain, tmp_path, requested, size):
     torch.manual_seed(0)
     model = timm.create_model("test_glnet", num_classes=3)
     model.pretrained_cfg.update(input_size=(3, 64, 64))
     save_model(model, tmp_path / "model")
     photo = picture(tmp_path / "photo.png", (120, 80))
-    options = [] if asked is None else ["--size", asked]
+    options = [] if requested is None else ["--size", requested]
     folder = f"local-dir:{tmp_path / 'model'}"
     code, out, err = explain(photo, "--model", folder, *options, "-o", tmp_path / "out", "--json", "--blocks", -1)
     assert code == 0, err
     assert json.loads(out)["results"][0]["size"] == {"width": size[0], "height": size[1]}
 
 
-def test_grey_images_are_taken_by_models_of_one_channel(explain, tmp_path):
+def test_model_with_one_input_channel(explain, tmp_path):
     weights = tmp_path / "grey.pth"
     torch.save(timm.create_model("test_glnet", num_classes=4, in_chans=1).state_dict(), weights)
     photo = picture(tmp_path / "photo.png")
@@ -183,7 +183,7 @@ def test_grey_images_are_taken_by_models_of_one_channel(explain, tmp_path):
     assert code == 0, err
 
 
-def test_models_are_shown_side_by_side(explain, tmp_path, trained):
+def test_compare_models(explain, tmp_path, trained):
     torch.manual_seed(1)
     torch.save(timm.create_model("test_glnet", num_classes=4).state_dict(), tmp_path / "other.pth")
     photo = picture(tmp_path / "photo.png")
@@ -204,16 +204,16 @@ def test_models_are_shown_side_by_side(explain, tmp_path, trained):
     assert "compares two models, and --compare names 2 beside the first" in err
 
 
-def test_random_weights_are_the_same_each_time_and_say_what_they_are(explain, tmp_path):
+def test_random_weights_are_reproducible_and_labelled(explain, tmp_path):
     photo = picture(tmp_path / "photo.png")
-    asked = ["--model", "test_glnet", "--untrained", "--size", 64, "--blocks", 1, "--json"]
+    options = ["--model", "test_glnet", "--untrained", "--size", 64, "--blocks", 1, "--json"]
     found = [
-        json.loads(explain(photo, *asked, "--seed", seed, "-o", tmp_path / f"{n}")[1])["results"][0]["models"]
+        json.loads(explain(photo, *options, "--seed", seed, "-o", tmp_path / f"{n}")[1])["results"][0]["models"]
         for n, seed in enumerate((0, 0, 1))
     ]
     assert found[0] == found[1] != found[2]
     assert found[0][0]["untrained"]
-    assert found[0][0]["predictions"] == []  # guesses of nothing
+    assert found[0][0]["predictions"] == []  # omitted for random weights
     ours, theirs = ((tmp_path / f"{n}" / "photo.slots.png").read_bytes() for n in (0, 1))
     assert ours == theirs
 
@@ -227,12 +227,12 @@ def test_an_official_checkpoint_is_recognised(explain, tmp_path):
     assert code == 0, err
     (model,) = json.loads(out)["results"][0]["models"]
     assert model["title"].startswith("glnet_stl, ")
-    assert [block["index"] for block in model["blocks"]] == [1, 3, 9]  # the last of each stage
+    assert [block["index"] for block in model["blocks"]] == [1, 3, 9]  # the last block of each stage
     assert model["blocks"][0]["slot_grid"] == {"width": 8, "height": 8}
 
 
-def test_photographs_are_explained(explain, tmp_path):
-    """Those that scikit-learn and scikit-image carry in their packages, by a model of the published family."""
+def test_explain_photographs(explain, tmp_path):
+    """Use the photographs in scikit-learn and scikit-image, and a published architecture."""
     datasets, data = pytest.importorskip("sklearn.datasets"), pytest.importorskip("skimage.data")
     photographs = [datasets.load_sample_image("china.jpg"), data.astronaut(), data.chelsea()]
     for number, pixels in enumerate(photographs):
@@ -244,7 +244,7 @@ def test_photographs_are_explained(explain, tmp_path):
     assert len(written_files(out)) == 3
 
 
-def test_a_checkpoint_of_fit_is_shown_with_its_classes(explain, tmp_path):
+def test_lightning_checkpoint_provides_class_names(explain, tmp_path):
     trainer = runs.trainer(tmp_path, max_epochs=1)
     trainer.fit(runs.task(schedule=ScheduleConfig(warmup_epochs=0)), runs.data())
     trainer.save_checkpoint(tmp_path / "last.ckpt")
@@ -262,7 +262,7 @@ def test_a_checkpoint_of_fit_is_shown_with_its_classes(explain, tmp_path):
         ([], "give --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained"),
         (["--model", "glnet_4g"], "glnet_4g has no weights: give --checkpoint, or --untrained to see random ones"),
         (["--model", "glnet_4g", "--checkpoint", "absent.pth"], "No checkpoint at absent.pth"),
-        (["--model", "glnet_5g", "--untrained"], "glnet_5g is no model that timm knows"),
+        (["--model", "glnet_5g", "--untrained"], "glnet_5g is not a timm model"),
         (["--untrained"], "--untrained needs the --model"),
         (["--model", "test_glnet", "--untrained", "--checkpoint", "x.pth"], "leave --checkpoint out, or --untrained"),
         (["--model", "test_resnet", "--untrained"], "ResNet has no block with slots"),
@@ -274,7 +274,7 @@ def test_a_checkpoint_of_fit_is_shown_with_its_classes(explain, tmp_path):
         (["--model", "local-dir:absent", "--blocks", "0"], "absent"),
     ],
 )
-def test_what_cannot_be_explained_says_why_before_anything_is_written(explain, tmp_path, arguments, words):
+def test_errors_are_reported_before_anything_is_written(explain, tmp_path, arguments, words):
     photo = picture(tmp_path / "photo.png")
     code, _, err = explain(photo, *arguments, "-o", tmp_path / "out")
     assert code == 2
@@ -283,7 +283,7 @@ def test_what_cannot_be_explained_says_why_before_anything_is_written(explain, t
 
 
 def photograph(folder: Path, kind: str) -> Path:
-    """A photograph of 120 x 80 pixels when upright: RGB, turned by its EXIF tag, grey, or grey of 16 bits."""
+    """Write an image of 120 x 80 pixels when upright: RGB, rotated by its EXIF tag, grey, or 16-bit grey."""
     pixels = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
     pixels[:, 70:] //= 3  # so that crops and turned images differ
     pixels[50:] //= 2
@@ -299,10 +299,10 @@ def photograph(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("channels", [3, 1])
-def test_predict_and_explain_with_one_view_give_the_same_probabilities(tmp_path, capsys, channels):
+def test_predict_and_explain_give_the_same_probabilities(tmp_path, capsys, channels):
     torch.manual_seed(0)
     model = timm.create_model("test_glnet", num_classes=4, in_chans=channels)
-    torch.nn.init.normal_(model.head.fc.weight, std=0.5)  # probabilities that are far from even
+    torch.nn.init.normal_(model.head.fc.weight, std=0.5)  # far from uniform probabilities
     model.pretrained_cfg.update(input_size=(channels, 64, 64), crop_pct=0.8)
     save_model(model, tmp_path / "model")
     files = [photograph(tmp_path, kind) for kind in ("plain", "turned", "grey", "deep")]
@@ -310,17 +310,17 @@ def test_predict_and_explain_with_one_view_give_the_same_probabilities(tmp_path,
     for view, size in (("crop", (64, 64)), ("whole", (96, 64)), (None, None)):
         for command in ("predict", "explain"):
             out = ["-o", tmp_path / "out", "--blocks", 0] if command == "explain" else []
-            asked = [] if view is None else ["--view", view]
-            options = ["--model", f"local-dir:{tmp_path / 'model'}", "--topk", 4, "--json", *asked, *out]
+            view_option = [] if view is None else ["--view", view]
+            options = ["--model", f"local-dir:{tmp_path / 'model'}", "--topk", 4, "--json", *view_option, *out]
             assert glmix_cli.main([str(part) for part in (command, *files, *options)]) == 0
             results = json.loads(capsys.readouterr().out)["results"]
             assert [Path(result["file"]) for result in results] == files
-            said = view or {"predict": "crop", "explain": "whole"}[command]
-            assert {result["view"] for result in results} == {said}
+            expected = view or {"predict": "crop", "explain": "whole"}[command]
+            assert {result["view"] for result in results} == {expected}
             if size is not None:
                 assert {(result["size"]["width"], result["size"]["height"]) for result in results} == {size}
-            told = [result.get("predictions") or result["models"][0]["predictions"] for result in results]
-            found[command, view] = [{p["label"]: p["probability"] for p in one} for one in told]
+            predictions = [result.get("predictions") or result["models"][0]["predictions"] for result in results]
+            found[command, view] = [{p["label"]: p["probability"] for p in one} for one in predictions]
         if view is not None:
             for one, other in zip(found["predict", view], found["explain", view], strict=True):
                 assert one == pytest.approx(other, abs=1e-6)
@@ -333,7 +333,7 @@ def test_predict_and_explain_with_one_view_give_the_same_probabilities(tmp_path,
     assert found["predict", "crop"][0] != pytest.approx(found["predict", "whole"][0], abs=1e-3)
 
 
-def test_classes_that_do_not_exclude_each_other_have_the_same_probabilities_in_predict_and_explain(tmp_path, capsys):
+def test_predict_and_explain_give_the_same_multi_label_probabilities(tmp_path, capsys):
     trainer = runs.trainer(tmp_path, max_epochs=1)
     task = runs.task(mix=None, multi_label=True, schedule=ScheduleConfig(warmup_epochs=0))
     trainer.fit(task, runs.data(multi_label=True))
@@ -344,13 +344,13 @@ def test_classes_that_do_not_exclude_each_other_have_the_same_probabilities_in_p
         command, *rest = arguments
         assert glmix_cli.main([str(part) for part in (command, *options, *rest)]) == 0
         (result,) = json.loads(capsys.readouterr().out)["results"]
-        told = result.get("predictions") or result["models"][0]["predictions"]
-        found.append({p["label"]: p["probability"] for p in told})
+        predictions = result.get("predictions") or result["models"][0]["predictions"]
+        found.append({p["label"]: p["probability"] for p in predictions})
     assert found[0] == pytest.approx(found[1], abs=1e-6)
     assert abs(sum(found[0].values()) - 1) > 0.01  # sigmoids
 
 
-def test_the_view_is_said_in_text_and_in_the_page(explain, tmp_path, trained, capsys):
+def test_view_is_printed_and_shown_on_the_page(explain, tmp_path, trained, capsys):
     photo = picture(tmp_path / "photo.png", (120, 80))
     weights = trained[:4]
     code, out, err = explain(photo, *weights, "--view", "crop", "--html", "--blocks", 0, "-o", tmp_path / "out")
@@ -362,7 +362,7 @@ def test_the_view_is_said_in_text_and_in_the_page(explain, tmp_path, trained, ca
     assert "whole image, 240 x 160 pixels" in capsys.readouterr().out
 
 
-def test_models_that_crop_differently_are_refused_side_by_side(explain, tmp_path):
+def test_models_with_different_crops_raise(explain, tmp_path):
     for name, size in (("small", 64), ("large", 96)):
         torch.manual_seed(0)
         model = timm.create_model("test_glnet", num_classes=3)
@@ -380,19 +380,19 @@ def test_models_that_crop_differently_are_refused_side_by_side(explain, tmp_path
 
 
 @pytest.mark.parametrize("arguments", [["--size", "31"], ["--size", "big"], ["--blocks", "last"]])
-def test_arguments_that_mean_nothing_are_refused(explain, tmp_path, arguments):
+def test_invalid_arguments_exit_with_2(explain, tmp_path, arguments):
     with pytest.raises(SystemExit) as stopped:
         explain(tmp_path / "x.png", "--model", "test_glnet", "--untrained", "-o", tmp_path / "out", *arguments)
     assert stopped.value.code == 2
 
 
-def test_a_folder_that_cannot_be_written_to_is_told_first(explain, tmp_path, trained):
+def test_unwritable_output_folder_is_reported_first(explain, tmp_path, trained):
     photo = picture(tmp_path / "photo.png")
     (tmp_path / "file").write_text("")
     code, _, err = explain(photo, *trained, "-o", tmp_path / "file")
     assert code == 2
     assert "file" in err
-    if os.geteuid() != 0:  # root may write anywhere
+    if os.geteuid() != 0:  # root can write anywhere
         (tmp_path / "locked").mkdir(mode=0o500)
         code, _, err = explain(photo, *trained, "-o", tmp_path / "locked")
         assert code == 2

@@ -1,4 +1,4 @@
-"""`glmix slots`: from a model to tables and pictures, on scenes and on folders, and plain words where it cannot."""
+"""`glmix slots`: tables and figures on scenes and on folders, and error messages."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, capsys):
-    """The command in this process, which spares its start: (exit code, stdout, stderr)."""
+    """Run the command in this process, and return its exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -42,7 +42,7 @@ def voc(tmp_path_factory):
     return folder
 
 
-def test_scenes_are_scored_in_a_table_a_plot_and_json(glmix, here, model, tmp_path):
+def test_score_scenes_writes_table_plot_and_json(glmix, here, model, tmp_path):
     command = ("slots", "score", "--data", "scenes", "--model", model, "--count", 4, "-o", "out")
     result = glmix(*command)
     assert result.returncode == 0, result.stderr
@@ -58,22 +58,22 @@ def test_scenes_are_scored_in_a_table_a_plot_and_json(glmix, here, model, tmp_pa
 
     code, _, complaint = here(*command)
     assert code == 2
-    assert "scores.md is there already: choose another folder, or replace it with --overwrite" in complaint
+    assert "scores.md exists" in complaint
     code, text, _ = here(*command, "--overwrite", "--json", "--controls", "grid", "--blocks", -1, "--segments")
     assert code == 0
     assert [block["place"] for block in json.loads(text)["blocks"]] == [2]
 
 
-def test_a_folder_in_vocs_layout_has_scores_of_objects(here, model, voc):
+def test_voc_layout_has_object_scores(here, model, voc):
     code, text, _ = here(
         "slots", "score", "--data", voc, "--layout", "voc", "--model", model, "--blocks", 0, "-o", "out"
     )
     assert code == 0
     assert "oracle IoU" in text
-    assert "tell objects apart" not in text
+    assert "no object instances" not in text
 
 
-def test_a_bad_file_does_not_lose_the_others(glmix, model, voc, tmp_path):
+def test_unreadable_image_is_skipped(glmix, model, voc, tmp_path):
     shutil.copytree(voc, tmp_path / "bad")
     (tmp_path / "bad" / "JPEGImages" / "scene_val_00000002.jpg").write_bytes(b"no image")
     result = glmix(
@@ -86,23 +86,23 @@ def test_a_bad_file_does_not_lose_the_others(glmix, model, voc, tmp_path):
     assert error["image"] == "scene_val_00000002"
 
 
-def test_where_objects_are_not_told_apart_it_is_said(here, model, voc, tmp_path):
+def test_missing_object_instances_are_reported(here, model, voc, tmp_path):
     shutil.copytree(voc, tmp_path / "classes", ignore=shutil.ignore_patterns("SegmentationObject"))
     arguments = ("--data", "classes", "--layout", "voc", "--model", model, "--blocks", 0, "-o", "out")
     code, text, _ = here("slots", "score", *arguments, "--controls", "grid")
     assert code == 0
-    assert "do not tell objects apart" in text
+    assert "have no object instances" in text
     assert "mBO |" not in text
     code, text, _ = here("slots", "discover", *arguments)
     assert code == 0
     assert "mBO, CorLoc and ARI-FG are left out" in text
 
 
-def test_objects_are_discovered_in_scenes(here, model, tmp_path):
+def test_discover_objects_in_scenes(here, model, tmp_path):
     arguments = ("--data", "scenes", "--model", model, "--count", 4, "--objects", 2, "-o", "out")
     code, text, _ = here("slots", "discover", *arguments)
     assert code == 0
-    for word in ("CorLoc", "features cut", "2 x 2 grid", "ARI-FG is not to be trusted"):
+    for word in ("CorLoc", "features cut", "2 x 2 grid", "ARI-FG is not reliable"):
         assert word in text
     assert Image.open(tmp_path / "out" / "discovery.png").width > 400
     contents = json.loads((tmp_path / "out" / "discovery.json").read_text())
@@ -115,7 +115,7 @@ def test_objects_are_discovered_in_scenes(here, model, tmp_path):
     [
         (["--data", "nowhere"], "--data nowhere needs its --layout: ade20k, voc or folder"),
         (["--data", "nowhere", "--layout", "voc"], "There is no folder nowhere"),
-        (["--data", "scenes", "--layout", "voc"], "the folder ./scenes is meant by --data ./scenes"),
+        (["--data", "scenes", "--layout", "voc"], "--data ./scenes"),
         (["--data", "scenes", "--count", "0"], "--batch-size and --count must be 1 or more, got 16 and 0"),
         (["--data", "scenes", "--size", "16"], "--size must be at least 32 pixels, got 16"),
         (["--data", "scenes", "--split", "all"], "split must be one of train, val, test, got 'all'"),
@@ -124,14 +124,14 @@ def test_objects_are_discovered_in_scenes(here, model, tmp_path):
         (["--data", "scenes", "--device", "cuda:99"], "--device cuda:99"),
     ],
 )
-def test_bad_input_is_told_in_a_sentence(here, model, tmp_path, arguments, words):
+def test_invalid_input_is_reported(here, model, tmp_path, arguments, words):
     code, _, complaint = here("slots", "score", "--model", model, "-o", "out", *arguments)
     assert code == 2
     assert words in complaint
     assert not list(tmp_path.rglob("scores.*"))
 
 
-def test_a_model_without_weights_and_data_without_a_background_are_refused(here, model):
+def test_model_without_weights_and_data_without_background_raise(here, model):
     code, _, complaint = here("slots", "score", "--data", "scenes", "--model", "glnet_4g", "-o", "out")
     assert code == 2
     assert "give weights with --checkpoint" in complaint
@@ -140,4 +140,4 @@ def test_a_model_without_weights_and_data_without_a_background_are_refused(here,
     )
     code, _, complaint = here("slots", "discover", "--data", ".", "--layout", "ade20k", "--model", model, "-o", "out")
     assert code == 2
-    assert "has no background" in complaint
+    assert "has no background class" in complaint

@@ -1,4 +1,4 @@
-"""The demo, through the real command: what it writes, that what it writes is of use, and that it fails aloud."""
+"""The demo through the command line: its files, its advice and its errors."""
 
 import json
 import os
@@ -26,14 +26,14 @@ def glmix(*arguments: object, cwd) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """One tiny demo, asked for no accuracy: (its folder, what it said)."""
+    """Run a tiny demo without a required accuracy, and return its folder and its output."""
     folder = tmp_path_factory.mktemp("demo")
     result = glmix("demo", *TINY, "--at-least", "0", cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder, result
 
 
-def test_it_writes_what_it_says(demo):
+def test_all_listed_files_are_written(demo):
     folder, result = demo
     out = folder / "out" / "demo"
     written = {"model", "curve.png", "predictions.png", "images", "masks.png", "explorer.html", "result.json"}
@@ -48,13 +48,13 @@ def test_it_writes_what_it_says(demo):
     for name in ("chance", "colour histogram", "3x3 patches", "this network"):
         assert f"  {name} " in result.stdout
     assert "epoch 1/1" in result.stderr
-    told = json.loads((out / "result.json").read_text())
-    assert told["held_out"] == 12
-    assert len(told["epochs"]) == 1
+    result_json = json.loads((out / "result.json").read_text())
+    assert result_json["held_out"] == 12
+    assert len(result_json["epochs"]) == 1
 
 
-def test_its_advice_can_be_followed(demo):
-    """The model is used as the last lines say, and knows its classes by name."""
+def test_printed_next_commands_work(demo):
+    """Run the printed commands; the model predicts class names."""
     folder, result = demo
     advice = [line.strip() for line in result.stdout.splitlines() if line.startswith("  glmix ")]
     predict = advice[0].split()
@@ -66,7 +66,7 @@ def test_its_advice_can_be_followed(demo):
     assert {p["label"] for result in found for p in result["predictions"]} <= set(SceneConfig().class_names)
 
 
-def test_the_saved_model_is_the_one_that_is_judged(demo):
+def test_evaluated_model_is_the_saved_model(demo):
     folder, _ = demo
     model = timm.create_model(f"local-dir:{folder}/out/demo/model", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
@@ -81,16 +81,16 @@ def test_the_saved_model_is_the_one_that_is_judged(demo):
 
 @pytest.fixture
 def without_baselines(monkeypatch):
-    """They take a second or two, and one demo with them is enough."""
+    """Skip the baselines, which take one to two seconds per demo."""
     monkeypatch.setattr("glmix.demo.run.baseline_accuracies", lambda train, test: {})
 
 
-def test_too_low_an_accuracy_fails_the_command(tmp_path, capsys, without_baselines):
+def test_low_accuracy_fails_the_command(tmp_path, capsys, without_baselines):
     assert main(["demo", str(tmp_path / "here"), *TINY]) == 2
-    said = capsys.readouterr()
-    assert "at least 95 % were asked for" in said.err
-    assert "Next" not in said.out
-    assert (tmp_path / "here" / "curve.png").exists()  # to see why
+    printed = capsys.readouterr()
+    assert "below --at-least 95 %" in printed.err
+    assert "Next" not in printed.out
+    assert (tmp_path / "here" / "curve.png").exists()  # written before the failure
 
 
 @pytest.mark.parametrize(
@@ -102,19 +102,19 @@ def test_too_low_an_accuracy_fails_the_command(tmp_path, capsys, without_baselin
         (["--seed", "-1"], "seed must be 0 or more, got -1"),
     ],
 )
-def test_nonsense_is_refused_at_once(tmp_path, capsys, arguments, words):
+def test_invalid_options_are_reported_first(tmp_path, capsys, arguments, words):
     assert main(["demo", str(tmp_path / "out"), *arguments]) == 2
     assert words in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_that_is_no_demos_is_left_alone(tmp_path):
+def test_existing_model_of_another_origin_is_kept(tmp_path):
     (tmp_path / "model").mkdir()
-    with pytest.raises(ValueError, match="is there already, and not from a demo"):
+    with pytest.raises(ValueError, match="not from a completed demo"):
         run_demo(tmp_path, DemoConfig(64, Recipe(epochs=1)))
 
 
-def test_an_artefact_that_fails_fails_the_demo(tmp_path, without_baselines):
+def test_failing_artefact_fails_the_demo(tmp_path, without_baselines):
     def broken(demo, path):
         raise OSError(f"no room for {path.name}")
 
@@ -124,8 +124,8 @@ def test_an_artefact_that_fails_fails_the_demo(tmp_path, without_baselines):
 
 
 @pytest.mark.slow
-def test_the_demo_learns(tmp_path):
-    """The whole of it, as `make demo` runs it: at least 95 %, or the command fails."""
+def test_demo_reaches_95_percent(tmp_path):
+    """Run the complete demo as `make demo` does; the command fails below 95 %."""
     result = glmix("demo", "out", "--seed", "1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     accuracy = json.loads((tmp_path / "out" / "result.json").read_text())["accuracy"]

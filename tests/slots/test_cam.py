@@ -1,4 +1,4 @@
-"""Class activation: its mean is the logits, and it leaves the model alone."""
+"""Class activation maps: their mean is the logits, and the model is unchanged."""
 
 import pytest
 import timm
@@ -15,7 +15,7 @@ def small(**kwargs: object) -> torch.nn.Module:
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 96), (33, 80)])
 @pytest.mark.parametrize("stride", [8, 32])
-def test_the_mean_over_positions_is_the_logits(size: tuple[int, int], stride: int) -> None:
+def test_mean_over_positions_equals_logits(size: tuple[int, int], stride: int) -> None:
     model = small(output_stride=stride).eval()
     torch.nn.init.normal_(model.head.fc.bias)
     images = torch.randn(2, 3, *size)
@@ -24,7 +24,7 @@ def test_the_mean_over_positions_is_the_logits(size: tuple[int, int], stride: in
     torch.testing.assert_close(activation.mean((2, 3)), model(images), atol=1e-5, rtol=1e-4)
 
 
-def test_the_model_stays_as_it_was() -> None:
+def test_model_is_unchanged() -> None:
     model = small().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     activation = class_activation(model, torch.randn(2, 3, 64, 64))
@@ -33,7 +33,7 @@ def test_the_model_stays_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_one_pass_gives_activation_and_slot_maps() -> None:
+def test_one_forward_pass_gives_activation_and_slot_maps() -> None:
     model = small()
     with recording(model) as maps:
         class_activation(model, torch.randn(1, 3, 64, 64))
@@ -42,13 +42,14 @@ def test_one_pass_gives_activation_and_slot_maps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"num_classes": 0}, "no classifier"), ({"global_pool": "max"}, "pools by 'max'")]
+    ("options", "message"),
+    [({"num_classes": 0}, "num_classes is 0"), ({"global_pool": "max"}, "average pooling.*got 'max'")],
 )
-def test_what_has_no_class_activation_is_refused(options: dict[str, object], message: str) -> None:
+def test_models_without_class_activation_raise(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         class_activation(small(**options), torch.randn(1, 3, 64, 64))
 
 
-def test_other_models_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="GLNet's; this model is a ResNet"):
+def test_other_architectures_raise() -> None:
+    with pytest.raises(ValueError, match="GLNet, got a ResNet"):
         class_activation(timm.create_model("test_resnet"), torch.randn(1, 3, 64, 64))

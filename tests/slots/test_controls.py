@@ -1,4 +1,4 @@
-"""Controls: as many segments as were asked for, the same ones every time."""
+"""Controls: number of segments, and reproducibility."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from glmix.slots.grouping.controls import Superpixels, kmeans_segments, regular_
 
 @pytest.mark.parametrize("shape", [(24, 24), (20, 33), (7, 50), (64, 64)])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 9, 13, 16])
-def test_a_regular_grid_has_exactly_the_cells_asked_for(shape, count):
+def test_regular_grid_has_exactly_the_requested_cells(shape, count):
     labels = regular_cells(*shape, count)
     assert labels.shape == shape
     sizes = np.bincount(labels.ravel())
@@ -22,18 +22,18 @@ def test_a_regular_grid_has_exactly_the_cells_asked_for(shape, count):
         assert len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)  # a rectangle
 
 
-def test_sixteen_cells_of_a_square_are_four_by_four():
+def test_sixteen_cells_of_a_square_image_are_4_by_4():
     assert (regular_cells(64, 64, 16) == np.kron(np.arange(16).reshape(4, 4), np.ones((16, 16), int))).all()
 
 
-def test_a_grid_may_be_as_fine_as_the_pixels_and_no_finer():
+def test_regular_grid_has_at_most_one_cell_per_pixel():
     assert len(np.unique(regular_cells(3, 5, 15))) == 15
     with pytest.raises(ValueError, match="1 to 15 cells, got 16"):
         regular_cells(3, 5, 16)
 
 
 @pytest.mark.parametrize("blur", [0.0, 1 / 32])
-def test_superpixels_are_about_as_many_as_asked_for(blur):
+def test_number_of_superpixels_is_close_to_the_requested_one(blur):
     image = draw_scene(SceneConfig(), "val", 0).image
     superpixels = Superpixels(image, blur)
     assert superpixels.near(1).max() == 0
@@ -44,7 +44,7 @@ def test_superpixels_are_about_as_many_as_asked_for(blur):
         assert (labels == Superpixels(image, blur).near(count)).all()
 
 
-def test_kmeans_finds_what_is_apart():
+def test_kmeans_separates_clusters():
     features = torch.zeros(4, 6, 8)
     features[0, :, :4] = 1
     features[1, :3, 4:] = 2
@@ -55,13 +55,13 @@ def test_kmeans_finds_what_is_apart():
         assert len(np.unique(part)) == 1
 
 
-def test_kmeans_is_the_same_every_time_and_content_with_few_points():
+def test_kmeans_is_deterministic_and_accepts_few_points():
     features = torch.randn(5, 4, 4)
     assert (kmeans_segments(features, 5, (9, 9)) == kmeans_segments(features, 5, (9, 9))).all()
     assert kmeans_segments(torch.ones(3, 2, 2), 9, (4, 4)).max() < 4
 
 
-def test_an_untrained_network_has_nothing_of_the_trained_one_but_its_shape():
+def test_untrained_network_shares_no_weights():
     model = timm.create_model("test_glnet", num_classes=6, slot_grid=(3, 5), layer_scale=0.5)
     with torch.no_grad():
         for tensor in (*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())):

@@ -1,4 +1,4 @@
-"""Discovery: objects in the right places where they are plain to see, and controls that stay controls."""
+"""Object discovery on simple images, and the controls."""
 
 import json
 
@@ -22,7 +22,7 @@ def model():
 
 
 def plain(name: str, squares: list[tuple[int, int, int]], size: int = 64) -> Truth:
-    """Bright squares (row, column, side) on black."""
+    """Return an image with bright squares (row, column, side) on black."""
     objects = np.zeros((size, size), np.int64)
     for number, (row, column, side) in enumerate(squares, start=1):
         objects[row : row + side, column : column + side] = number
@@ -40,7 +40,7 @@ def found(model):
     return discover(model, truths, blocks=[0], batch_size=3)
 
 
-def test_every_method_and_control_is_there_and_the_model_is_as_it_was(model, found):
+def test_every_method_and_control_is_present_and_model_is_unchanged(model, found):
     assert [one.truth.name for one in found] == ["one", "two", "val 0", "val 1"]
     assert model.training
     assert all(not module._forward_hooks for module in model.modules())
@@ -50,8 +50,8 @@ def test_every_method_and_control_is_there_and_the_model_is_as_it_was(model, fou
         assert all(list(row) == list(METRICS) for row in one.rows.values())
 
 
-def test_a_bright_square_on_black_is_found_even_by_an_untrained_network(found):
-    """Its features differ inside and outside, so the cut and k-means work on whatever network there is."""
+def test_bright_square_is_found_by_an_untrained_network(found):
+    """Features differ inside and outside the square, so the cut and k-means work with any network."""
     first = found[0]
     for name in ("cut", "k-means", "features cut", "features k-means"):
         assert first.rows[name]["foreground_iou"] > 0.5, name
@@ -59,39 +59,39 @@ def test_a_bright_square_on_black_is_found_even_by_an_untrained_network(found):
     assert first.rows["centre box"]["foreground_iou"] == pytest.approx(0.5, abs=0.1)
 
 
-def test_objects_that_are_apart_are_different_objects_of_the_cut(found):
+def test_separate_objects_are_different_components_of_the_cut(found):
     second = found[1]
     inside = [second.groups["cut"][second.truth.objects == number] for number in (1, 2)]
     most = [np.bincount(groups).argmax() for groups in inside]
     assert 0 not in most
     assert most[0] != most[1]
     assert np.isfinite(second.rows["cut"]["foreground_ari"])
-    assert np.isnan(found[0].rows["cut"]["foreground_ari"])  # one object has no partition
+    assert np.isnan(found[0].rows["cut"]["foreground_ari"])  # not defined for one object
 
 
-def test_the_sign_comes_from_the_border_or_from_the_classes(model):
+def test_sign_from_border_or_classes(model):
     truth = [plain("one", [(20, 22, 24)])]
     border, classes = discover(model, truth)[0], discover(model, truth, sign="classes")[0]
     a, b = border.groups["cut"] > 0, classes.groups["cut"] > 0
-    assert (a == b).all() or (a != b).mean() > 0.95  # the same cut, perhaps the other way round
+    assert (a == b).all() or (a != b).mean() > 0.95  # the same cut, possibly with the other sign
     with pytest.raises(ValueError, match="'border' or 'classes', got 'up'"):
         discover(model, truth, sign="up")  # type: ignore[arg-type]
 
 
-def test_the_same_call_finds_the_same(model, found):
+def test_discovery_is_deterministic(model, found):
     again = discover(model, [one.truth for one in found], blocks=[0], batch_size=2)
     for a, b in zip(found, again, strict=True):
         for name in a.groups:
             assert (a.groups[name] == b.groups[name]).all(), name
 
 
-def test_figures_that_do_not_look_do_not_look(found):
+def test_image_independent_controls_are_constant(found):
     for name in ("centre box", "2 x 2 grid"):
         assert all((one.groups[name] == found[0].groups[name]).all() for one in found)
     assert len(np.unique(found[0].groups["2 x 2 grid"])) == 4
 
 
-def test_parts_are_numbered_from_the_largest():
+def test_components_are_numbered_by_size():
     rng = np.random.default_rng(0)
     mask = rng.random((20, 30)) > 0.5
     parts = components(mask)
@@ -102,17 +102,17 @@ def test_parts_are_numbered_from_the_largest():
     assert components(np.zeros((3, 4), bool)).max() == 0
 
 
-def test_clusters_are_objects_where_most_of_them_is_on_the_side():
+def test_clusters_mostly_on_the_object_side_are_objects():
     clusters = np.array([[7, 7, 7, 2], [7, 4, 4, 2], [4, 4, 4, 2]])
     side = np.array([[1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 1, 1]], bool)
     groups = on_side(clusters, side)
     assert len(np.unique(groups[clusters == 7])) == 1
     assert (groups[clusters == 4] == 0).all()
     assert sorted(np.unique(groups).tolist()) == [0, 1, 2]
-    assert (on_side(np.array([[0, 0]]), np.array([[True, False]])) == 0).all()  # half is not most
+    assert (on_side(np.array([[0, 0]]), np.array([[True, False]])) == 0).all()  # exactly half is not a majority
 
 
-def test_the_dense_cut_parts_two_kinds_of_features_at_any_size():
+def test_dense_cut_separates_features_at_any_size():
     features = torch.randn(2, 1, 1, 8).expand(2, 20, 25, 8).permute(0, 3, 1, 2).clone()
     features[:, :, 5:15, 8:20] = torch.randn(2, 8, 1, 1)
     features += 0.01 * torch.randn_like(features)
@@ -126,7 +126,7 @@ def test_the_dense_cut_parts_two_kinds_of_features_at_any_size():
         assert inside.min() > outside.max() or inside.max() < outside.min()
 
 
-def test_one_colour_all_over_has_no_objects_and_is_no_error(model):
+def test_uniform_image_has_no_objects_and_no_error(model):
     nothing = np.zeros((64, 64), np.int64)
     image = np.full((64, 64, 3), 128, np.uint8)
     (one,) = discover(model, [Truth("grey", image, nothing, nothing, nothing)])
@@ -134,7 +134,7 @@ def test_one_colour_all_over_has_no_objects_and_is_no_error(model):
     assert one.rows["2 x 2 grid"]["foreground_iou"] == 0
 
 
-def test_what_is_not_known_is_left_out(model):
+def test_undefined_metrics_are_left_out(model):
     (truth,) = scene_truths(SceneConfig(), "val", 1)
     unknown = Truth(truth.name, truth.image, truth.regions, None, truth.foreground)
     found = discover(model, [unknown, unknown])
@@ -143,7 +143,7 @@ def test_what_is_not_known_is_left_out(model):
     assert grid_warning(found) is None
 
 
-def test_the_table_the_warning_the_sheet_and_json(found):
+def test_table_warning_figure_and_json(found):
     text = discovery_table(found)
     assert len(text.splitlines()) == 2 + len(METHODS) + len(CONTROLS)
     assert all(name in text for name in (*METHODS, *CONTROLS, *METRICS.values()))
@@ -156,7 +156,7 @@ def test_the_table_the_warning_the_sheet_and_json(found):
     assert len(discovery_sheet(found, "Objects").axes) == 6 * 4
 
 
-def test_too_few_clusters_and_no_images_are_refused(model):
+def test_too_few_clusters_and_no_images_raise(model):
     with pytest.raises(ValueError, match="at least 2 clusters"):
         discover(model, [], clusters=1)
     with pytest.raises(ValueError, match="no images"):

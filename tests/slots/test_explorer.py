@@ -1,4 +1,4 @@
-"""The data and the text of the explorer's page."""
+"""Data and HTML text of the explorer page."""
 
 import base64
 import json
@@ -47,7 +47,7 @@ def model():
 
 
 class Reader:
-    """The page's buffer, read as its script reads it."""
+    """Decode the buffer of a page like its script."""
 
     def __init__(self, data):
         self.bytes = np.frombuffer(zlib.decompress(base64.b64decode(data["buffer"])), np.uint8)
@@ -68,13 +68,13 @@ class Reader:
 
 @settings(deadline=None, max_examples=60)
 @given(hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 40)), elements=st.floats(0, 1, width=32)))
-def test_quantised_values_are_within_half_a_step_of_their_rows_own_range(rows):
+def test_quantisation_error_is_at_most_half_a_step(rows):
     levels, low, high = quantise(rows)
     start, width = np.array(low)[:, None], np.subtract(high, low)[:, None]
     assert (np.abs(start + levels * width / 255 - rows) <= width / 510 + 1e-6 * np.abs(rows)).all()
 
 
-def test_a_buffer_gives_back_what_went_in_with_and_without_differences():
+def test_buffer_round_trip_with_and_without_lag():
     generator = np.random.default_rng(0)
     arrays = [generator.integers(0, 256, (3, 20), dtype=np.uint8) for _ in range(3)]
     buffer = Buffer()
@@ -84,7 +84,7 @@ def test_a_buffer_gives_back_what_went_in_with_and_without_differences():
         np.testing.assert_array_equal(reader.levels(place), array.ravel())
 
 
-def test_the_page_holds_every_map_within_the_error_that_it_tells(model):
+def test_page_contains_every_map_within_the_stated_error(model):
     data = gather(scene(), [("model", model)], size=WIDE)
     images, _ = prepare(scene(), model, WIDE)
     reader = Reader(data)
@@ -103,7 +103,7 @@ def test_the_page_holds_every_map_within_the_error_that_it_tells(model):
         np.testing.assert_allclose(block["share"], maps.assignment[0].mean(1), rtol=1e-4)
 
 
-def test_evidence_of_all_slots_adds_up_to_the_logits(model):
+def test_evidence_of_all_slots_sums_to_the_logits(model):
     images, _ = prepare(scene(), model, WIDE)
     activation = class_activation(model, images)
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_evidence_of_all_slots_adds_up_to_the_logits(model):
         torch.testing.assert_close(evidence.sum(2), logits, atol=1e-5, rtol=1e-5)
 
 
-def test_evidence_of_a_slot_that_holds_one_region_is_what_the_activation_says_there():
+def test_evidence_of_a_slot_equals_the_activation_of_its_region():
     activation = torch.randn(1, 3, 2, 2)
     regions = torch.zeros(1, 4, 8, 8)
     for slot in range(4):
@@ -124,14 +124,15 @@ def test_evidence_of_a_slot_that_holds_one_region_is_what_the_activation_says_th
 
 
 @pytest.mark.parametrize(
-    ("activation", "grid", "message"), [((1, 3, 2, 2), (5, 5), "grid 5 x 5"), ((2, 3, 2, 2), (4, 4), r"\(1, K, h, w\)")]
+    ("activation", "grid", "message"),
+    [((1, 3, 2, 2), (5, 5), "5 x 5"), ((2, 3, 2, 2), (4, 4), r"\(1, K, h, w\)")],
 )
-def test_evidence_refuses_what_does_not_fit(activation, grid, message):
+def test_evidence_of_mismatched_shapes_raises(activation, grid, message):
     with pytest.raises(ValueError, match=message):
         slot_evidence(torch.zeros(activation), torch.full((1, 4, 16), 0.25), grid)
 
 
-def test_the_page_tells_evidence_against_the_mean_of_all_classes(model):
+def test_evidence_is_relative_to_the_mean_of_all_classes(model):
     data = gather(scene(), [("model", model)], top=7)["models"][0]
     images, _ = prepare(scene(), model, None)
     with torch.no_grad():
@@ -155,7 +156,7 @@ def test_large_grids_are_averaged_and_still_sum_to_one():
     torch.testing.assert_close(assignment[:, 0], corner.flatten(1).mean(1))
 
 
-def test_two_models_of_the_same_classes_tell_the_same_ones(model):
+def test_two_models_list_the_same_classes(model):
     torch.manual_seed(1)
     data = gather(scene(), [("one", model), ("other", small())], top=2)
     one, other = ({entry["index"] for entry in found["classes"]} for found in data["models"])
@@ -163,14 +164,14 @@ def test_two_models_of_the_same_classes_tell_the_same_ones(model):
     assert 2 <= len(one) <= 4
 
 
-def test_each_model_may_name_its_own_classes(model):
+def test_label_names_per_model(model):
     data = gather(scene(), [("a", model), ("b", model)], label_names=[lambda k: f"a{k}", lambda k: f"b{k}"], top=1)
     assert [found["classes"][0]["label"][0] for found in data["models"]] == ["a", "b"]
     with pytest.raises(ValueError, match="one for each of 2 models, got 1"):
         gather(scene(), [("a", model), ("b", model)], label_names=[str])
 
 
-def test_several_labels_have_probabilities_and_evidence_of_their_own(model):
+def test_multi_label_probabilities_and_evidence(model):
     data = gather(scene(), [("model", model)], top=7, multi_label=True)["models"][0]
     images, _ = prepare(scene(), model, None)
     with torch.no_grad():
@@ -194,22 +195,22 @@ def test_several_labels_have_probabilities_and_evidence_of_their_own(model):
     ],
     ids=str,
 )
-def test_every_kind_of_model_has_a_page(options):
+def test_page_for_every_kind_of_model(options):
     network = timm.create_model("test_glnet", **{"num_classes": 7, "depths": (1, 1, 1, 1), **options})
     text = explore(scene(), [("model", network)])
     data = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
-    assert network.training  # as it was
+    assert network.training  # unchanged
     assert bool(data["models"][0]["classes"]) == (options.get("num_classes") != 0)
 
 
-def test_looking_leaves_no_trace_in_the_model(model):
+def test_explore_does_not_modify_the_model(model):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     gather(scene(), [("model", model)])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_the_picture_is_what_the_model_sees_and_sharper_where_there_is_more():
+def test_picture_has_the_field_of_view_of_the_model_at_higher_resolution():
     network = timm.create_model("test_glnet", num_classes=7)  # 160 pixels, crop_pct 0.95
     images, picture = prepare(scene(480), network, None)
     assert images.shape == (1, 3, 160, 160)
@@ -220,7 +221,7 @@ def test_the_picture_is_what_the_model_sees_and_sharper_where_there_is_more():
     assert np.abs(small_again - (seen * std + mean).permute(1, 2, 0).numpy()).mean() < 0.03
 
 
-def test_small_pictures_stay_exactly_as_they_are(model):
+def test_small_pictures_are_lossless(model):
     picture = gather(scene(64), [("model", model)], size=(64, 64))["models"][0]["picture"]
     decoded = Image.open(BytesIO(base64.b64decode(picture["uri"].split(",")[1])))
     assert picture["pixelated"]
@@ -228,24 +229,24 @@ def test_small_pictures_stay_exactly_as_they_are(model):
 
 
 @pytest.mark.parametrize("count", [0, 3])
-def test_a_page_shows_one_model_or_two(model, count):
+def test_page_takes_one_or_two_models(model, count):
     with pytest.raises(ValueError, match=f"got {count}"):
         explore(scene(), [("model", model)] * count)
 
 
-def test_a_broken_model_is_refused(model):
+def test_non_finite_logits_raise(model):
     broken = small()
     torch.nn.init.constant_(broken.head.fc.weight, float("nan"))
     with pytest.raises(ValueError, match="not finite"):
         explore(scene(), [("model", broken)])
 
 
-def test_blocks_that_are_not_there_are_refused(model):
+def test_unknown_blocks_raise(model):
     with pytest.raises(ValueError, match="3 blocks with slots"):
         explore(scene(), [("model", model)], blocks=[3])
 
 
-def test_names_and_labels_cannot_become_markup(model):
+def test_names_and_labels_are_escaped(model):
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
     text = explore(scene(), [(evil, model)], title=evil + "$data\udcff", label_names=lambda index: evil)
     assert text.count("<script") == 2
@@ -255,7 +256,7 @@ def test_names_and_labels_cannot_become_markup(model):
     assert data["models"][0]["name"] == data["models"][0]["classes"][0]["label"] == evil
 
 
-def test_a_page_is_written_whole_or_not_at_all(model, tmp_path):
+def test_page_is_written_atomically(model, tmp_path):
     path = tmp_path / "new" / "page.html"
     write_page(path, scene(), [("model", model)], title="first")
     with pytest.raises(ValueError, match="blocks"):
@@ -264,12 +265,12 @@ def test_a_page_is_written_whole_or_not_at_all(model, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["page.html"]
 
 
-def test_a_page_of_ten_blocks_of_glnet_4g_stays_under_three_megabytes():
+def test_page_size_is_limited():
     model = timm.create_model("glnet_4g").eval()
     assert len(explore(scene(300), [("glnet_4g", model)], blocks=range(10))) < 3_000_000
 
 
-def test_scripts_fit_together():
+def test_script_imports_match_exports():
     assert {path.name for path in FOLDER.glob("*.js")} == set(page.SCRIPTS)
     assert {path.name for path in FOLDER.glob("*.css")} == set(page.STYLES)
     names = [

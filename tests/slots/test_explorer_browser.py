@@ -1,4 +1,4 @@
-"""The explorer's page in a real browser, as people use it: with a mouse, with keys, with a finger."""
+"""The explorer page in a real browser, with mouse, keyboard and touch input."""
 
 import shutil
 from pathlib import Path
@@ -33,7 +33,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> Path:
-    """A folder with the page of one model, and one that compares it with another of another depth."""
+    """Return a folder with a page of one model, and a page of two models of different depths."""
     folder = tmp_path_factory.mktemp("pages")
     image = Image.fromarray(draw_scene(SceneConfig(size=64), "test", 3).image)
     torch.manual_seed(0)
@@ -50,7 +50,7 @@ def pages(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def open_page(browser, pages):
-    """Open a page; afterwards nothing may have been complained about or asked of any host."""
+    """Open a page, and check that it logs no errors and sends no requests."""
     contexts, trouble = [], []
 
     def open_it(name: str = f"{EVIL}.html", **options):
@@ -73,13 +73,13 @@ def open_page(browser, pages):
 
 
 def place(page, x, y, stage=0):
-    """Where on the screen a place of the image, from 0 to 1, is."""
+    """Return the screen position of a point of the image, given from 0 to 1."""
     box = page.locator(".frame canvas").nth(stage).bounding_box()
     return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
 
 def settle(page):
-    """Two frames later, everything is drawn."""
+    """Wait two frames until everything is drawn."""
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
@@ -89,13 +89,13 @@ def slot(page, stage=0):
 
 
 def drawn(page, selector=".frame canvas"):
-    """What a canvas shows, to be compared with what it showed."""
+    """Return the contents of a canvas for comparison."""
     settle(page)
     return page.locator(selector).first.evaluate("(canvas) => canvas.toDataURL()")
 
 
 def brightness(page):
-    """Of the image, from 0 to 255, on average."""
+    """Return the mean brightness of the image, from 0 to 255."""
     settle(page)
     return page.locator(".frame canvas").first.evaluate(
         """(canvas) => {
@@ -113,16 +113,16 @@ def press(page, name, **options):
     settle(page)
 
 
-def test_pointing_lights_up_the_slot_of_the_pixel_and_says_which(open_page):
+def test_pointing_highlights_and_describes_the_slot(open_page):
     page = open_page()
     assert slot(page) == -1
     idle, bright = drawn(page), brightness(page)
     page.mouse.move(*place(page, 0.5, 0.5))
     first = slot(page)
     assert first >= 0
-    assert brightness(page) < 0.8 * bright  # all else is darker
+    assert brightness(page) < 0.8 * bright  # the other pixels are darker
     line = page.locator(".line").inner_text()
-    assert f"Slot {first} takes" in line
+    assert f"Slot {first} " in line
     assert "of this pixel" in line
     assert page.locator(".cells .active").count() == 1
     others = set()
@@ -135,7 +135,7 @@ def test_pointing_lights_up_the_slot_of_the_pixel_and_says_which(open_page):
     assert drawn(page) == idle
 
 
-def test_the_strongest_slot_of_the_pixel_is_the_one_that_python_finds(open_page, pages):
+def test_strongest_slot_matches_python(open_page, pages):
     page = open_page()
     torch.manual_seed(0)
     model = timm.create_model("test_glnet", num_classes=4, depths=(1, 1, 3, 1)).eval()
@@ -151,7 +151,7 @@ def test_the_strongest_slot_of_the_pixel_is_the_one_that_python_finds(open_page,
         assert slot(page) == int(strongest[row, col])
 
 
-def test_blocks_are_reached_by_slider_keys_and_buttons(open_page):
+def test_slider_keys_and_buttons_change_the_block(open_page):
     page = open_page()
     where, slider = page.locator("#where"), page.get_by_role("slider", name="Block")
     assert where.inner_text() == "Block 0 of 0\u20133"
@@ -166,12 +166,12 @@ def test_blocks_are_reached_by_slider_keys_and_buttons(open_page):
     assert slider.get_attribute("aria-valuetext") == "Block 3, stages.2.blocks.2"
     assert page.get_by_role("button", name="Next block").is_disabled()
     slider.focus()
-    page.keyboard.press("ArrowLeft")  # once, by the slider itself
+    page.keyboard.press("ArrowLeft")  # handled once, by the slider
     settle(page)
     assert where.inner_text() == "Block 2 of 0\u20133"
     press(page, "Previous block")
     assert where.inner_text() == "Block 1 of 0\u20133"
-    page.mouse.click(*place(page, 0.5, 0.5))  # a click leaves the arrow keys with the blocks
+    page.mouse.click(*place(page, 0.5, 0.5))  # after a click, the arrow keys still change the block
     page.keyboard.press("ArrowLeft")
     settle(page)
     assert where.inner_text() == "Block 0 of 0\u20133"
@@ -182,52 +182,54 @@ def test_blocks_are_reached_by_slider_keys_and_buttons(open_page):
 
 def test_blocks_slots_and_heads_are_numbered_from_0_and_sizes_are_width_by_height(open_page):
     page = open_page("wide.html")
-    assert page.locator("#where").inner_text() == "Block 1 of 1\u20133"  # as --blocks and figures number them
+    assert (
+        page.locator("#where").inner_text() == "Block 1 of 1\u20133"
+    )  # the same indices as in --blocks and in figures
     facts = page.locator(".facts").inner_text()
     assert facts.startswith("Block 1, stages.1.blocks.0")
     assert "12 \u00d7 8 pixels, 5 \u00d7 2 slots" in facts
-    assert page.locator(".seen").inner_text() == "The model sees the whole image at 96 \u00d7 64 pixels."
+    assert page.locator(".input-size").inner_text() == "The model sees the whole image at 96 \u00d7 64 pixels."
     labels = [button.get_attribute("aria-label") for button in page.locator(".cells button").all()]
     assert labels[0].startswith("slot 0, row 0, column 0")
     assert labels[9].startswith("slot 9, row 1, column 4")
-    assert page.get_by_label("Attention of").locator("option").all_text_contents()[:2] == ["all heads", "head 0"]
+    assert page.get_by_label("Attention head").locator("option").all_text_contents()[:2] == ["all heads", "head 0"]
     page.keyboard.press("End")
     settle(page)
     assert page.locator(".facts").inner_text().startswith("Block 3, stages.2.blocks.2")
 
 
-def test_views_differ_and_explain_themselves(open_page):
+def test_views_differ_and_have_descriptions(open_page):
     page = open_page()
     page.mouse.move(*place(page, 0.5, 0.5))
-    seen, told = [], set()
+    seen, texts = [], set()
     for key, name in enumerate(("Assignment", "Clustering", "Attention", "Evidence"), 1):
         page.keyboard.press(str(key))
         settle(page)
         assert page.get_by_role("button", name=name, exact=True).get_attribute("aria-pressed") == "true"
         seen.append(drawn(page))
-        told |= {page.locator("#what").inner_text(), page.locator(".line").inner_text()}
+        texts |= {page.locator("#what").inner_text(), page.locator(".line").inner_text()}
         assert page.locator("#head").is_visible() == (name == "Attention")
     assert all(one != other for at, one in enumerate(seen) for other in seen[:at])
-    assert len(told) == 8
+    assert len(texts) == 8
     press(page, "Attention", exact=True)
     mean = page.locator(".line").inner_text()
-    page.get_by_label("Attention of").select_option("0")
+    page.get_by_label("Attention head").select_option("0")
     settle(page)
     assert page.locator(".line").inner_text() != mean
 
 
-def test_own_scale_is_a_switch(open_page):
+def test_own_scale_can_be_toggled(open_page):
     page = open_page()
     shared = drawn(page, ".sheet canvas")
     press(page, "Own scale")
     assert page.locator("#own").get_attribute("aria-pressed") == "true"
     assert drawn(page, ".sheet canvas") != shared
-    assert "scale of its own" in page.locator(".note").first.inner_text()
+    assert "own scale" in page.locator(".note").first.inner_text()
     page.keyboard.press("o")
     assert drawn(page, ".sheet canvas") == shared
 
 
-def test_pins_stay_over_blocks_and_are_compared(open_page):
+def test_pins_persist_across_blocks_and_are_compared(open_page):
     page = open_page()
     page.mouse.click(*place(page, 0.1, 0.1))
     pinned = slot(page)
@@ -246,15 +248,15 @@ def test_pins_stay_over_blocks_and_are_compared(open_page):
     assert slot(page) == pinned
     assert page.locator(".cells button").nth(pinned).get_attribute("aria-pressed") == "true"
     press(page, "Remove pin A")
-    press(page, "Remove pin A")  # what was B
+    press(page, "Remove pin A")  # previously B
     assert not page.locator("#pins").is_visible()
-    for x in range(8):  # no more than six
+    for x in range(8):  # at most six pins
         page.mouse.click(*place(page, 0.06 + 0.12 * x, 0.06 + 0.12 * x))
     settle(page)
     assert 0 < page.locator(".card").count() <= 6
 
 
-def test_classes_show_their_evidence_by_slot(open_page):
+def test_classes_show_evidence_per_slot(open_page):
     page = open_page()
     page.mouse.move(*place(page, 0.5, 0.5))
     settle(page)
@@ -267,18 +269,20 @@ def test_classes_show_their_evidence_by_slot(open_page):
     assert rows.nth(2).get_attribute("aria-pressed") == "true"
     label = rows.nth(2).locator(".label").inner_text()
     assert label in page.locator(".line").inner_text()
-    rows.nth(2).click()  # again: back
+    rows.nth(2).click()  # the second click returns to the previous view
     settle(page)
     assert rows.nth(2).get_attribute("aria-pressed") == "false"
 
 
-def test_everything_can_be_done_with_keys(open_page):
+def test_keyboard_controls_everything(open_page):
     page = open_page()
     page.locator(".frame canvas").focus()
     page.keyboard.press("ArrowRight")
     first = slot(page)
     assert first >= 0
-    assert page.locator("#where").inner_text() == "Block 0 of 0\u20133"  # on the image, arrows move the point
+    assert (
+        page.locator("#where").inner_text() == "Block 0 of 0\u20133"
+    )  # on the image, the arrow keys move the selection
     assert page.locator("#announce").inner_text()
     page.keyboard.press("Enter")
     settle(page)
@@ -296,7 +300,7 @@ def test_everything_can_be_done_with_keys(open_page):
     assert page.locator("#help").get_attribute("open") is not None
 
 
-def test_every_control_has_a_name(open_page):
+def test_every_control_has_an_accessible_name(open_page):
     page = open_page()
     page.mouse.click(*place(page, 0.5, 0.5))
     settle(page)
@@ -308,13 +312,13 @@ def test_every_control_has_a_name(open_page):
     assert all(name.strip() for name in names)
 
 
-def test_a_finger_points_pins_and_scrolls_nothing_sideways(open_page):
+def test_touch_selects_pins_and_does_not_scroll_sideways(open_page):
     page = open_page(**TELEPHONE)
     page.touchscreen.tap(*place(page, 0.5, 0.5))
     first = slot(page)
     assert first >= 0
-    assert page.locator(".card").count() == 0  # a tap only points
-    page.locator(".said button").tap()
+    assert page.locator(".card").count() == 0  # a tap only selects
+    page.locator(".caption button").tap()
     settle(page)
     assert page.locator(".card").count() == 1
     page.locator(".cells button").nth(2).tap()
@@ -326,7 +330,7 @@ def test_a_finger_points_pins_and_scrolls_nothing_sideways(open_page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_light_and_dark_are_both_readable(open_page, scheme):
+def test_light_and_dark_themes_have_enough_contrast(open_page, scheme):
     page = open_page(color_scheme=scheme, **DESKTOP)
     ink, paper = page.evaluate(
         "((style) => [style.color, style.backgroundColor].map((c) => c.match(/[0-9]+/g).slice(0, 3).map(Number)))"
@@ -339,18 +343,18 @@ def test_light_and_dark_are_both_readable(open_page, scheme):
     assert drawn(page, ".sheet canvas") != before
 
 
-def test_two_models_are_pointed_at_together(open_page):
+def test_two_models_share_the_selection(open_page):
     page = open_page("two.html")
     assert page.locator(".stage h2").all_inner_texts() == ["first", "second"]
     ends = page.locator(".legend span:last-child").all_inner_texts()
-    assert ends[0] == ends[1]  # one scale for both
+    assert ends[0] == ends[1]  # both models share one scale
     page.mouse.move(*place(page, 0.7, 0.3, stage=1))
     assert slot(page, 0) >= 0
     assert slot(page, 1) >= 0
     page.keyboard.press("End")
     settle(page)
     facts = page.locator(".facts").all_inner_texts()
-    assert facts[0].startswith("Block 3, stages.2.blocks.2")  # each in its last block, at any depth
+    assert facts[0].startswith("Block 3, stages.2.blocks.2")  # both models show their last block
     assert facts[1].startswith("Block 2, stages.2.blocks.0")
     page.locator(".panel").nth(1).locator(".class").first.click()
     settle(page)
@@ -361,14 +365,14 @@ def test_two_models_are_pointed_at_together(open_page):
     assert "second" in page.locator(".card").inner_text()
 
 
-def test_two_models_fit_a_telephone(open_page):
+def test_two_models_fit_a_phone(open_page):
     page = open_page("two.html", **TELEPHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.touchscreen.tap(*place(page, 0.5, 0.5))
     assert slot(page, 1) >= 0
 
 
-def test_a_model_without_classes_and_attention_has_less_to_show(open_page):
+def test_model_without_classes_and_attention_disables_views(open_page):
     page = open_page("plain.html")
     assert page.get_by_role("button", name="Attention", exact=True).is_disabled()
     assert page.get_by_role("button", name="Evidence", exact=True).is_disabled()
@@ -378,7 +382,7 @@ def test_a_model_without_classes_and_attention_has_less_to_show(open_page):
     assert page.locator(".classes").count() == 0
 
 
-def test_names_are_shown_and_never_run(open_page):
+def test_names_are_displayed_as_text(open_page):
     page = open_page()
     assert page.locator("h1").inner_text() == EVIL + ".png"
     assert page.title() == f"{EVIL}.png \u00b7 slots"
@@ -390,7 +394,7 @@ def test_names_are_shown_and_never_run(open_page):
     assert page.title() == f"{EVIL}.png \u00b7 slots"
 
 
-def test_motion_is_left_out_where_people_ask_for_it(open_page):
+def test_reduced_motion_is_respected(open_page):
     page = open_page(reduced_motion="reduce", **DESKTOP)
     durations = page.evaluate(
         "[...document.querySelectorAll('*')].map((e) => parseFloat(getComputedStyle(e).transitionDuration))"

@@ -1,4 +1,4 @@
-"""Figures, and what they are made of: measures, representatives, panels."""
+"""Slot figures and their parts: measures, representatives, panels."""
 
 import xml.etree.ElementTree as ElementTree
 
@@ -24,7 +24,7 @@ from glmix.slots.measures import (
 
 
 def shares(*shape: int, sharpness: float = 3.0) -> torch.Tensor:
-    """A random assignment (B, S, N)."""
+    """Return a random assignment (B, S, N)."""
     return (sharpness * torch.randn(*shape, generator=torch.Generator().manual_seed(0))).softmax(1)
 
 
@@ -32,7 +32,7 @@ def one_hot(slots: int, labels: list[int]) -> torch.Tensor:
     return torch.nn.functional.one_hot(torch.tensor(labels), slots).T.float()[None]
 
 
-def test_effective_slots_lie_between_one_and_all():
+def test_effective_slots_are_between_1_and_the_number_of_slots():
     assignment = shares(2, 7, 30)
     for found in (effective_slots_per_pixel(assignment), effective_slots_per_image(assignment)):
         assert ((found >= 1) & (found <= 7)).all()
@@ -46,18 +46,18 @@ def test_effective_slots_lie_between_one_and_all():
     assert effective_slots_per_pixel(half).item() == pytest.approx(2)
 
 
-def test_strongest_slots_are_the_first_of_the_largest():
+def test_strongest_slots_prefer_the_first_maximum():
     assert strongest_slots(torch.tensor([[[0.2, 0.4], [0.4, 0.2], [0.4, 0.4]]])).tolist() == [[1, 0]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_logits_give_the_assignment_back(dtype):
+def test_softmax_of_assignment_logits_is_the_assignment(dtype):
     assignment = shares(1, 6, 20).to(dtype)
     torch.testing.assert_close(assignment_logits(assignment).softmax(1).to(dtype), assignment, rtol=0, atol=1e-2)
     assert assignment_logits(one_hot(3, [0, 1, 2]).to(dtype)).isfinite().all()
 
 
-def test_a_resized_assignment_is_an_assignment():
+def test_resized_assignment_sums_to_one():
     assignment = shares(2, 5, 6 * 8)
     torch.testing.assert_close(resize_assignment(assignment, (6, 8), (6, 8)), assignment)
     finer = resize_assignment(assignment, (6, 8), (30, 40))
@@ -65,26 +65,26 @@ def test_a_resized_assignment_is_an_assignment():
     torch.testing.assert_close(finer.sum(1), torch.ones(2, 1200))
     even = torch.full((1, 5, 48), 0.2)
     torch.testing.assert_close(resize_assignment(even, (6, 8), (9, 7)), torch.full((1, 5, 63), 0.2))
-    centre = finer.unflatten(2, (30, 40))[..., 2::5, 2::5].flatten(2)  # of each coarse pixel
+    centre = finer.unflatten(2, (30, 40))[..., 2::5, 2::5].flatten(2)  # centre of each coarse pixel
     torch.testing.assert_close(centre, assignment)
-    with pytest.raises(ValueError, match="48 pixels does not lie on a grid 7 x 7"):
+    with pytest.raises(ValueError, match=r"48 pixels .* 7 x 7"):
         resize_assignment(assignment, (7, 7), (14, 14))
 
 
-def test_hard_assignments_stay_hard_and_their_borders_stay_where_they_are():
+def test_resizing_keeps_hard_assignments_and_their_boundaries():
     finer = resize_assignment(one_hot(2, [0, 0, 1, 1]), (1, 4), (4, 16)).unflatten(2, (4, 16))
     expected = torch.cat([torch.ones(4, 8), torch.zeros(4, 8)], 1)
     torch.testing.assert_close(finer[0, 0], expected, rtol=0, atol=1e-6)
 
 
-def test_one_slot_of_each_kind_represents_the_others():
+def test_representatives_cover_each_kind_of_slot():
     kinds = torch.eye(3).repeat_interleave(5, 1)  # three kinds of maps over 15 pixels
     maps = torch.cat([kinds[kind] * (1 - 0.01 * i) for kind in range(3) for i in range(4)]).view(12, 15)
     chosen = representative_slots(maps, 3)
     assert sorted(slot // 4 for slot in chosen) == [0, 1, 2]
 
 
-def test_representatives_are_the_same_each_time_and_lead_by_their_share():
+def test_representatives_are_deterministic_and_sorted_by_size():
     maps = shares(1, 20, 50)[0]
     chosen = representative_slots(maps, 6)
     assert len(set(chosen)) == 6
@@ -93,7 +93,7 @@ def test_representatives_are_the_same_each_time_and_lead_by_their_share():
     assert torch.equal(share, share.sort(descending=True).values)
 
 
-def test_slots_that_are_alike_are_represented_once():
+def test_identical_slots_are_represented_once():
     maps = torch.full((6, 10), 1 / 6)
     assert representative_slots(maps, 4) == [0]
     maps[3] = torch.linspace(0, 1, 10)
@@ -103,8 +103,8 @@ def test_slots_that_are_alike_are_represented_once():
         representative_slots(maps, 0)
 
 
-def look(width: int, height: int, **options: object) -> tuple[Image.Image, list[BlockMaps]]:
-    """A scene of any shape and what a model's slots hold of it."""
+def image_and_maps(width: int, height: int, **options: object) -> tuple[Image.Image, list[BlockMaps]]:
+    """Return an image of any shape and its slot maps."""
     torch.manual_seed(0)
     model = timm.create_model("test_glnet", **options)
     image = Image.fromarray(draw_scene(SceneConfig(size=64), "val", 0).image).resize((width, height))
@@ -114,8 +114,8 @@ def look(width: int, height: int, **options: object) -> tuple[Image.Image, list[
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 96), (320, 224), (224, 45)])
 @pytest.mark.parametrize("kind", ["png", "svg"])
-def test_images_of_any_shape_are_drawn(tmp_path, size, kind):
-    image, maps = look(*size)
+def test_figure_of_any_image_shape(tmp_path, size, kind):
+    image, maps = image_and_maps(*size)
     figure = slot_figure(image, [Column("test_glnet", maps[1:], [("ring", 0.9)])], title="a.png")
     path = tmp_path / f"figure.{kind}"
     save_figure(figure, path, dpi=80)
@@ -140,29 +140,29 @@ def test_images_of_any_shape_are_drawn(tmp_path, size, kind):
     ],
     ids=str,
 )
-def test_slots_of_any_number_and_kind_are_drawn(tmp_path, options):
-    image, maps = look(64, 64, **options)
+def test_figure_of_any_number_and_kind_of_slots(tmp_path, options):
+    image, maps = image_and_maps(64, 64, **options)
     for own_scale in (False, True):
         figure = slot_figure(image, [Column("test_glnet", maps[1:2])], own_scale=own_scale)
         save_figure(figure, tmp_path / "figure.png", dpi=40)
 
 
-def test_the_same_figure_is_the_same_bytes(tmp_path):
+def test_figures_are_reproducible_byte_for_byte(tmp_path):
     for name in ("a.png", "b.png", "a.svg", "b.svg"):
-        image, maps = look(64, 64)
+        image, maps = image_and_maps(64, 64)
         save_figure(slot_figure(image, [Column("test_glnet", maps[:1])]), tmp_path / name)
     for kind in ("png", "svg"):
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
 
 
 def grids(figure) -> list:
-    """The panels that hold all maps, whose gaps are the only ones without a value."""
+    """Return the panels with the grid of all maps, which are the only ones with NaN gaps."""
     return [axes for axes in figure.axes if axes.images and np.ma.getmaskarray(axes.images[0].get_array()).any()]
 
 
-def test_all_maps_of_a_block_have_one_scale_across_models_too():
-    image, maps = look(64, 64)
-    sharp = look(64, 64, slot_scale=30.0)[1]
+def test_maps_of_a_block_share_one_scale_across_models():
+    image, maps = image_and_maps(64, 64)
+    sharp = image_and_maps(64, 64, slot_scale=30.0)[1]
     figure = slot_figure(image, [Column("soft", maps), Column("sharp", sharp)])
     ends = [axes.images[0].norm.vmax for axes in grids(figure)]
     assert ends[:3] == ends[3:]
@@ -172,16 +172,16 @@ def test_all_maps_of_a_block_have_one_scale_across_models_too():
     assert all(axes.images[0].get_array().max() == 1 for axes in own)
 
 
-def test_maps_that_tell_nothing_look_like_nothing():
-    image, maps = look(64, 64, slot_scale=1e-6)
+def test_uniform_maps_have_low_contrast():
+    image, maps = image_and_maps(64, 64, slot_scale=1e-6)
     (axes,) = grids(slot_figure(image, [Column("even", maps[:1])]))
     array = axes.images[0].get_array()
     assert array.std() < 1e-6
     assert axes.images[0].norm.vmax == pytest.approx(2 / 16)
 
 
-def test_representatives_are_framed_where_they_are_in_the_grid():
-    image, maps = look(64, 96)
+def test_representatives_are_framed_in_the_grid():
+    image, maps = image_and_maps(64, 96)
     (axes,) = grids(slot_figure(image, [Column("test_glnet", maps[:1])]))
     block = Block(maps[0], canvas_of(image), 6)
     sheet = axes.images[0].get_array()
@@ -192,8 +192,8 @@ def test_representatives_are_framed_where_they_are_in_the_grid():
     assert len(framed) == 6
 
 
-def test_the_segmentation_is_that_of_the_strongest_slots():
-    image, maps = look(64, 64)
+def test_segmentation_shows_the_strongest_slots():
+    image, maps = image_and_maps(64, 64)
     block = Block(maps[1], canvas_of(image), 4)
     coarse = strongest_slots(maps[1].assignment)[0].view(8, 8)
     step = block.labels.shape[0] // 8
@@ -206,8 +206,8 @@ def test_the_segmentation_is_that_of_the_strongest_slots():
     assert block.effective.shape == (8, 8)
 
 
-def test_numbers_of_the_block_stand_beside_it():
-    image, maps = look(64, 64)
+def test_block_header_contains_its_numbers():
+    image, maps = image_and_maps(64, 64)
     figure = slot_figure(image, [Column("$test_glnet$", maps, [], "Random weights.")], size=(64, 64), title="$a_{.png")
     texts = "\n".join(text.get_text() for text in figure.texts)
     assert "Block 1" in texts
@@ -220,7 +220,7 @@ def test_numbers_of_the_block_stand_beside_it():
 
 
 def test_blocks_are_numbered_from_0_and_sizes_are_width_by_height():
-    image, maps = look(96, 64, slot_grid=(2, 5))
+    image, maps = image_and_maps(96, 64, slot_grid=(2, 5))
     figure = slot_figure(image, [Column("test_glnet", maps[:1])], size=(64, 96), view="whole")
     texts = "\n".join(text.get_text() for text in figure.texts)
     assert "Block 0" in texts
@@ -228,13 +228,13 @@ def test_blocks_are_numbered_from_0_and_sizes_are_width_by_height():
     assert "whole image, 96 x 64 pixels" in texts
 
 
-def test_what_cannot_be_drawn_says_why(tmp_path):
-    image, maps = look(64, 64)
-    with pytest.raises(ValueError, match=r"as many blocks each, and at least one; got \[2, 3\]"):
+def test_invalid_figures_raise(tmp_path):
+    image, maps = image_and_maps(64, 64)
+    with pytest.raises(ValueError, match=r"number of blocks per model.* got \[2, 3\]"):
         slot_figure(image, [Column("a", maps), Column("b", maps[:2])])
-    with pytest.raises(ValueError, match="as many blocks each"):
+    with pytest.raises(ValueError, match="number of blocks per model"):
         slot_figure(image, [])
-    with pytest.raises(ValueError, match="1 to 8 slots can represent"):
+    with pytest.raises(ValueError, match="1 to 8 slots, got"):
         slot_figure(image, [Column("a", maps)], representatives=9)
     figure = slot_figure(image, [Column("a", maps[:1])])
     with pytest.raises(ValueError, match=r"as .png or .svg, got 'a.gif'"):

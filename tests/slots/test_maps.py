@@ -1,4 +1,4 @@
-"""Maps: what a block computes is what is seen of it, in whatever a model is wrapped, and the model stays as it was."""
+"""Slot maps: agreement with the computation of the block, for wrapped models, without side effects on the model."""
 
 import copy
 import statistics
@@ -26,7 +26,7 @@ BRIDGES = {
     "wide": {"slot_grid": (2, 5)},
     "no attention": {"slot_attention": False},
 }
-NAMES = ["stages.0.blocks.0", "stages.1.blocks.0", "stages.2.blocks.0"]  # of test_glnet's blocks with slots
+NAMES = ["stages.0.blocks.0", "stages.1.blocks.0", "stages.2.blocks.0"]  # blocks with slots of test_glnet
 
 
 def make(**options: object) -> glmix.GLNet:
@@ -47,7 +47,7 @@ def same(ours: list[BlockMaps], theirs: list[BlockMaps]) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (45, 100)])
 @pytest.mark.parametrize("bridge", BRIDGES)
-def test_weights_sum_to_one_at_the_blocks_own_resolution(bridge, size):
+def test_weights_sum_to_one_at_block_resolution(bridge, size):
     model = make(**BRIDGES[bridge])
     maps = slot_maps(model, torch.randn(2, 3, *size))
     assert [m.name for m in maps] == NAMES
@@ -58,7 +58,7 @@ def test_weights_sum_to_one_at_the_blocks_own_resolution(bridge, size):
         assert m.clustering.shape == m.assignment.shape == (2, slots, pixels)
         assert m.slots.shape == m.mixed.shape == (2, slots, width)
         torch.testing.assert_close(m.assignment.sum(1), torch.ones(2, pixels))
-        taken = m.clustering.sum(2)  # a slot of k-means that no pixel chose takes none
+        taken = m.clustering.sum(2)  # k-means may have empty slots
         torch.testing.assert_close(taken, torch.ones(2, slots) if bridge != "kmeans" else (taken > 0.5).float())
         assert (m.scale is None) == (bridge in ("kmeans", "static"))
         if bridge == "no attention":
@@ -72,7 +72,7 @@ def test_weights_sum_to_one_at_the_blocks_own_resolution(bridge, size):
 
 
 @pytest.mark.parametrize("bridge", BRIDGES)
-def test_what_is_seen_is_what_the_block_computes(bridge):
+def test_recorded_maps_match_the_computation(bridge):
     model = make(local=False, **BRIDGES[bridge])
     mixers = [module for module in model.modules() if isinstance(module, GLMix) and module.bridge is not None]
     calls = []
@@ -85,7 +85,7 @@ def test_what_is_seen_is_what_the_block_computes(bridge):
         pixels = args[0].flatten(2).transpose(1, 2)
         torch.testing.assert_close(m.slots, cluster(m.clustering, pixels))
         torch.testing.assert_close(dispatch(m.assignment, m.mixed), output.flatten(2).transpose(1, 2))
-        if mixer.attn is not None:  # the weights are those that make `mixed` of `slots`
+        if mixer.attn is not None:  # the weights map `slots` to `mixed`
             value = mixer.attn.qkv(m.slots).unflatten(2, (3, mixer.attn.num_heads, -1))[:, :, 2].transpose(1, 2)
             torch.testing.assert_close(
                 mixer.attn.proj((m.attention @ value).transpose(1, 2).flatten(2)), m.mixed, rtol=1e-4, atol=1e-5
@@ -94,16 +94,16 @@ def test_what_is_seen_is_what_the_block_computes(bridge):
 
 
 def state(model: nn.Module) -> tuple[object, ...]:
-    """All that looking must leave alone."""
+    """Return all state of the model that must not change."""
     flags = [module.training for module in model.modules()]
     hooks = [(dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m in model.modules()]
     grads = [(p.requires_grad, p.grad is None) for p in model.parameters()]
     return flags, hooks, grads, torch.is_grad_enabled()
 
 
-def test_the_model_stays_exactly_as_it_was():
+def test_slot_maps_do_not_modify_the_model():
     model = make().train()
-    model.norm.eval()  # as a frozen normalisation is
+    model.norm.eval()  # like a frozen normalisation layer
     model.stages[1].requires_grad_(False)
     model.set_grad_checkpointing()
     kept = model.stages[0].register_forward_hook(lambda *_: None)
@@ -119,13 +119,13 @@ def test_the_model_stays_exactly_as_it_was():
     kept.remove()
 
 
-def test_evaluation_mode_is_used():
+def test_slot_maps_use_evaluation_mode():
     model = make(drop_path_rate=0.9).train()
     x = torch.randn(2, 3, 64, 64)
     same(slot_maps(model, x), slot_maps(copy.deepcopy(model).eval(), x))
 
 
-def test_blocks_are_chosen_by_their_place_and_a_wrong_place_is_told():
+def test_block_indices_are_resolved_and_invalid_ones_raise():
     model, x = make(), torch.randn(1, 3, 64, 64)
     every = slot_maps(model, x)
     same(slot_maps(model, x, [2, 0]), [every[0], every[2]])
@@ -133,13 +133,13 @@ def test_blocks_are_chosen_by_their_place_and_a_wrong_place_is_told():
     assert chosen_blocks(model, [-1, 0, 0]) == [0, 2]
     assert chosen_blocks(model) == last_blocks(model) == [0, 1, 2]
     assert last_blocks(timm.create_model("glnet_4g", device="meta")) == [3, 7, 16]
-    for wrong, words in (([3], "asked for: 3"), ([0, -4, 7], "asked for: -4, 7"), ([], "asked for: none")):
-        with pytest.raises(ValueError, match=r"3 blocks with slots, numbered 0 to 2 \(stages.0.blocks.0 to") as told:
+    for wrong, words in (([3], "got 3"), ([0, -4, 7], "got -4, 7"), ([], "got none")):
+        with pytest.raises(ValueError, match=r"3 blocks with slots, numbered 0 to 2 \(stages.0.blocks.0 to") as raised:
             slot_maps(model, x, wrong)
-        assert words in str(told.value)
+        assert words in str(raised.value)
 
 
-def test_what_has_no_slots_says_so():
+def test_models_without_slots_raise():
     x = torch.randn(1, 3, 64, 64)
     for model in (make(slots=False), make(mixers=("attn",) * 4), timm.create_model("test_resnet")):
         with pytest.raises(ValueError, match=f"{type(model).__name__} has no block with slots"):
@@ -152,7 +152,7 @@ def test_what_has_no_slots_says_so():
 
 
 class Backwards(nn.Module):
-    """Holds its parts in another order than that in which it runs them."""
+    """Model that registers its parts in another order than it runs them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,13 +162,13 @@ class Backwards(nn.Module):
         return self.early(x) + self.late(x)
 
 
-def test_the_order_is_that_of_execution():
+def test_maps_are_in_execution_order():
     maps = slot_maps(Backwards(), torch.randn(1, 3, 64, 64), [0, 5])
     assert [(m.index, m.name) for m in maps] == [(0, "early.stages.0.blocks.0"), (5, "late.stages.2.blocks.0")]
 
 
 @pytest.mark.parametrize("feature_class", ["list", "dict", "hook", "getter"])
-def test_feature_extractors_are_looked_into(feature_class):
+def test_slot_maps_of_feature_extractors(feature_class):
     torch.manual_seed(0)
     pyramid = timm.create_model("test_glnet", features_only=True, feature_cls=feature_class).eval()
     torch.manual_seed(0)
@@ -177,7 +177,7 @@ def test_feature_extractors_are_looked_into(feature_class):
     same(slot_maps(pyramid, x), slot_maps(whole, x))
 
 
-def test_backbones_of_others_are_looked_into():
+def test_slot_maps_of_backbones():
     x = torch.randn(1, 3, 64, 64)
     whole = make()
     same(slot_maps(Pyramid(copy.deepcopy(whole)), x), slot_maps(whole, x))
@@ -187,7 +187,7 @@ def test_backbones_of_others_are_looked_into():
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_compiled_models_are_looked_into_and_stay_compiled(in_place):
+def test_slot_maps_of_compiled_models(in_place):
     x = torch.randn(1, 3, 64, 64)
     model = make()
     expected = slot_maps(model, x)
@@ -205,7 +205,7 @@ def test_compiled_models_are_looked_into_and_stay_compiled(in_place):
     assert state(compiled) == before
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), logits)
-    assert "stats" not in torch._dynamo.utils.counters  # nothing was compiled anew
+    assert "stats" not in torch._dynamo.utils.counters  # nothing was recompiled
     compiled.train()
     slot_maps(compiled, x)
     assert compiled.training
@@ -233,11 +233,11 @@ def test_maps_stay_on_the_models_device():
         torch.testing.assert_close(m.assignment.cpu(), e.assignment, rtol=1e-2, atol=1e-3)
 
 
-def test_recording_adds_every_pass_and_carries_its_gradient():
+def test_recording_appends_every_pass_with_gradient():
     model, x = make(), torch.randn(2, 3, 64, 64)
     with recording(model, [0, -1]) as maps:
         model(x)
-        model.forward_intermediates(x, indices=[0], stop_early=True)  # part of a pass
+        model.forward_intermediates(x, indices=[0], stop_early=True)  # partial forward pass
         model(x)
     assert [m.index for m in maps] == [0, 2, 0, 0, 2]
     maps[1].assignment.square().sum().backward()
@@ -246,8 +246,8 @@ def test_recording_adds_every_pass_and_carries_its_gradient():
     assert len(maps) == 5
 
 
-def test_padding_is_seen_through():
-    """An image in a padded batch is clustered as it is alone."""
+def test_padding_does_not_change_the_maps():
+    """Compare an image in a padded batch with the image alone."""
     model, x = make(), torch.randn(1, 3, 64, 64)
     padded, mask = torch.zeros(1, 3, 64, 96), torch.zeros(1, 64, 96, dtype=torch.bool)
     padded[..., :64], mask[..., :64] = x, True
@@ -259,12 +259,12 @@ def test_padding_is_seen_through():
 
 
 def test_maps_of_all_blocks_cost_little_more_than_a_forward_pass():
-    """studies/timing/slot_maps.py measures it well; here the work is counted, and the clock may be twice as slow."""
+    """Count the work, and allow a factor of two in time; studies/timing/slot_maps.py measures the time exactly."""
     model, x = timm.create_model("glnet_4g").eval(), torch.randn(1, 3, 224, 224)
     counts = []
-    for look in (model, lambda x: slot_maps(model, x)):
+    for call in (model, lambda x: slot_maps(model, x)):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            look(x)
+            call(x)
         counts.append(counter.get_total_flops())
     assert counts[1] < 1.05 * counts[0]
 

@@ -1,4 +1,4 @@
-"""Scores against their definitions, spelt out on images of a few pixels, and what must hold on any image."""
+"""Scores against brute-force implementations of their definitions, and properties that hold for any image."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ SHAPES = [
 
 @st.composite
 def label_maps(draw, unknown=True):
-    """Segments and objects of an image with 2 to 5 rows and columns, perhaps with pixels of which nothing is known."""
+    """Draw segments and objects of an image with 2 to 5 rows and columns, some with unknown pixels."""
     height, width = draw(st.integers(2, 5)), draw(st.integers(2, 5))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     labels = rng.integers(0, draw(st.integers(1, 5)), (height, width))
@@ -37,7 +37,7 @@ def same(a, b):
 
 
 def sets(labels, truth, first=0):
-    """Segments and regions as sets of known pixels."""
+    """Return segments and regions as sets of known pixels."""
     known = {tuple(place) for place in np.argwhere(truth >= 0)}
     segments = [known & {tuple(p) for p in np.argwhere(labels == k)} for k in np.unique(labels)]
     regions = [{tuple(p) for p in np.argwhere(truth == k)} for k in np.unique(truth) if k >= first]
@@ -46,7 +46,7 @@ def sets(labels, truth, first=0):
 
 @settings(max_examples=150, deadline=None)
 @given(label_maps())
-def test_scores_of_regions_are_what_their_definitions_say(pair):
+def test_region_scores_match_their_definitions(pair):
     labels, truth = pair
     segments, regions, known = sets(labels, truth)
     if not known:
@@ -61,7 +61,7 @@ def test_scores_of_regions_are_what_their_definitions_say(pair):
 
 @settings(max_examples=100, deadline=None)
 @given(label_maps())
-def test_scores_of_objects_are_what_their_definitions_say(pair):
+def test_object_scores_match_their_definitions(pair):
     labels, objects = pair
     segments, found, _ = sets(labels, objects, first=1)
     if not found:
@@ -80,7 +80,7 @@ def test_scores_of_objects_are_what_their_definitions_say(pair):
 
 @settings(max_examples=100, deadline=None)
 @given(label_maps())
-def test_the_rand_index_is_that_of_all_pairs_and_of_scikit_learn(pair):
+def test_rand_index_matches_all_pairs_and_scikit_learn(pair):
     from sklearn.metrics import adjusted_rand_score
 
     labels, objects = pair
@@ -101,7 +101,7 @@ def test_the_rand_index_is_that_of_all_pairs_and_of_scikit_learn(pair):
 
 @settings(max_examples=100, deadline=None)
 @given(label_maps(unknown=False), st.integers(0, 2))
-def test_borders_are_matched_within_the_tolerance(pair, tolerance):
+def test_boundaries_are_matched_within_the_tolerance(pair, tolerance):
     def borders(labels):
         height, width = labels.shape
         return [
@@ -125,7 +125,7 @@ def test_borders_are_matched_within_the_tolerance(pair, tolerance):
 
 @settings(max_examples=60, deadline=None)
 @given(label_maps(), st.randoms(use_true_random=False))
-def test_numbers_of_segments_and_of_objects_say_nothing(pair, random):
+def test_scores_are_invariant_to_numbering(pair, random):
     labels, objects = pair
     names = list(range(10))
     random.shuffle(names)
@@ -143,7 +143,7 @@ def test_numbers_of_segments_and_of_objects_say_nothing(pair, random):
 
 @settings(max_examples=60, deadline=None)
 @given(label_maps())
-def test_finer_segments_are_never_worse_for_an_oracle(pair):
+def test_finer_segments_do_not_lower_oracle_scores(pair):
     labels, objects = pair
     finer = 2 * labels + (np.indices(labels.shape).sum(0) % 2)
     for score in (scores.achievable_accuracy, scores.oracle_iou, scores.boundary_recall):
@@ -158,15 +158,15 @@ def two_objects(size=24):
     return objects
 
 
-def test_a_perfect_segmentation_scores_one():
+def test_perfect_segmentation_scores_one():
     objects = two_objects()
     for score in SHAPES:
         assert score(objects, objects) == (0 if score is scores.undersegmentation_error else 1), score.__name__
     assert scores.foreground_iou(objects > 0, objects) == 1
-    assert scores.localised(objects == 1, objects) == 1
+    assert scores.is_localised(objects == 1, objects) == 1
 
 
-def test_one_segment_for_everything_scores_as_it_must():
+def test_scores_of_a_single_segment():
     objects = two_objects()
     whole = np.zeros_like(objects)
     background = (objects == 0).mean()
@@ -175,32 +175,32 @@ def test_one_segment_for_everything_scores_as_it_must():
     assert scores.boundary_recall(whole, objects) == 0
     assert math.isnan(scores.boundary_precision(whole, objects))
     assert scores.foreground_ari(whole, objects) == 0
-    assert scores.localised(whole == 0, objects) == 0
+    assert scores.is_localised(whole == 0, objects) == 0
 
 
-def test_the_rand_index_of_the_foreground_does_not_see_spilling():
+def test_foreground_rand_index_ignores_leaking():
     objects = two_objects()
     spilt = (np.indices(objects.shape)[0] >= 12).astype(int)  # halves of the image
     assert scores.foreground_ari(spilt, objects) == 1
     assert scores.mean_best_overlap(spilt, objects) < 0.4
 
 
-def test_what_is_not_known_counts_nowhere():
+def test_unknown_pixels_are_ignored():
     objects = two_objects()
     unknown = objects.copy()
     unknown[:, -2:] = -1
     labels = objects.copy()
-    labels[:, -2:] = 7  # a segment of nothing but unknown pixels
+    labels[:, -2:] = 7  # a segment of unknown pixels only
     for score in SHAPES:
         if "boundary" not in score.__name__:
             assert score(labels, unknown) == (0 if score is scores.undersegmentation_error else 1), score.__name__
 
 
-def test_a_void_band_around_an_object_is_a_border_in_its_middle():
+def test_unknown_band_around_an_object_gives_a_boundary_in_its_middle():
     truth = np.zeros((12, 12), int)
     truth[:, 6:] = 1
     truth[:, 4:8] = -1
-    assert (scores.filled(truth) == (np.indices(truth.shape)[1] >= 6)).all()
+    assert (scores.fill_unknown(truth) == (np.indices(truth.shape)[1] >= 6)).all()
     assert scores.boundary_recall((np.indices(truth.shape)[1] >= 6).astype(int), truth, 0) == 1
 
 
@@ -213,10 +213,10 @@ def test_boxes():
     assert scores.box_iou((0, 0, 1, 1), (5, 5, 6, 6)) == 0
 
 
-def test_dead_slots_are_those_that_win_nowhere():
+def test_dead_slots_are_never_the_strongest():
     assert scores.dead_slots(np.array([[0, 3], [3, 5]]), 8) == 5
 
 
-def test_maps_of_different_sizes_are_refused():
+def test_maps_of_different_sizes_raise():
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 2\)"):
         scores.purity(np.zeros((2, 3), int), np.zeros((3, 2), int))

@@ -1,4 +1,4 @@
-"""The run of scores: segments as many as the slots', margins within images, tables that say what is known."""
+"""Scoring of slots and controls, paired differences, tables and plots."""
 
 import math
 from dataclasses import replace
@@ -10,9 +10,9 @@ import torch
 
 from glmix.data.scenes import SceneConfig, write_scenes
 from glmix.data.segmentation.files import open_masks
-from glmix.slots.grouping.batch import batches, images_of, segments_of
+from glmix.slots.grouping.batch import batches, normalised_images, strongest_slot_segments
 from glmix.slots.grouping.margins import interval, margins, mean_of
-from glmix.slots.grouping.report import as_json, score_plot, standing, table
+from glmix.slots.grouping.report import as_json, comparison_table, score_plot, table
 from glmix.slots.grouping.scoring import CONTROLS, METRICS, SLOTS, score_slots
 from glmix.slots.grouping.truth import scene_truths, truths_on_disk
 
@@ -35,7 +35,7 @@ def blocks(found):
     return found.blocks
 
 
-def test_every_block_has_every_score_of_every_method_and_the_model_is_as_it_was(model, blocks):
+def test_all_scores_are_present_and_model_is_unchanged(model, blocks):
     assert [block.place for block in blocks] == [0, 1, 2]
     assert model.training
     assert all(not module._forward_hooks for module in model.modules())
@@ -49,16 +49,16 @@ def test_every_block_has_every_score_of_every_method_and_the_model_is_as_it_was(
             assert np.isfinite(found["dead_slots"]).all() == of_slots
 
 
-def test_controls_have_as_many_segments_as_slots_in_the_same_image(blocks):
+def test_controls_have_as_many_segments_as_slots(blocks):
     for block in blocks:
         counts = block.values[SLOTS]["segments"]
         assert (block.values["grid"]["segments"] == counts).all()
         for name in ("SLIC", "SLIC blurred"):
-            assert np.abs(block.values[name]["segments"] - counts).mean() <= 2  # SLIC takes a number for advice
+            assert np.abs(block.values[name]["segments"] - counts).mean() <= 2  # SLIC treats the number as approximate
         assert (block.values["k-means"]["segments"] <= counts).all()
 
 
-def test_scores_do_not_depend_on_the_batch_and_are_the_same_every_time(model, blocks):
+def test_scores_are_deterministic_and_independent_of_the_batch(model, blocks):
     again = score_slots(model, scene_truths(SCENES, "val", 5), batch_size=5, blocks=[-1, 1], segments=[]).blocks
     assert [block.place for block in again] == [1, 2]
     for a, b in zip(blocks[1:], again, strict=True):
@@ -67,10 +67,10 @@ def test_scores_do_not_depend_on_the_batch_and_are_the_same_every_time(model, bl
                 np.testing.assert_allclose(a.values[method][metric], b.values[method][metric], atol=2e-3)
 
 
-def test_an_untrained_model_with_the_seed_of_the_control_scores_as_the_control(blocks):
+def test_untrained_model_scores_like_the_untrained_control(blocks):
     torch.manual_seed(3)
     fresh = timm.create_model("test_glnet", num_classes=6, output_stride=8)
-    fresh.init_weights()  # from here on, what the control does
+    fresh.init_weights()  # same initialisation as the control
     from glmix.slots.grouping.controls import untrained_like
 
     found = score_slots(untrained_like(fresh), scene_truths(SCENES, "val", 3), controls=["untrained"])
@@ -79,7 +79,7 @@ def test_an_untrained_model_with_the_seed_of_the_control_scores_as_the_control(b
             np.testing.assert_array_equal(block.values[SLOTS][metric], block.values["untrained"][metric])
 
 
-def test_all_blocks_together_have_the_segments_asked_for_and_so_have_controls(found):
+def test_joint_scores_have_the_requested_number_of_segments(found):
     assert [part.place for part in found.joint] == [3, 6]
     for part in found.joint:
         assert list(part.values) == [SLOTS, *CONTROLS]
@@ -94,25 +94,25 @@ def test_segments_are_the_strongest_slots(model):
     from glmix.slots import slot_maps
 
     (truth,) = scene_truths(SCENES, "val", 1)
-    (maps,) = slot_maps(model, images_of(model, [truth]), [0])
-    assert (segments_of(maps, maps.grid)[0].ravel() == maps.assignment[0].argmax(0).numpy()).all()
-    assert segments_of(maps, (48, 48)).shape == (1, 48, 48)
+    (maps,) = slot_maps(model, normalised_images(model, [truth]), [0])
+    assert (strongest_slot_segments(maps, maps.grid)[0].ravel() == maps.assignment[0].argmax(0).numpy()).all()
+    assert strongest_slot_segments(maps, (48, 48)).shape == (1, 48, 48)
 
 
-def test_images_are_normalised_as_the_model_says(model):
+def test_images_are_normalised_for_the_model(model):
     (truth,) = scene_truths(SCENES, "val", 1)
-    images = images_of(model, [truth])
+    images = normalised_images(model, [truth])
     mean, std = (np.array(model.pretrained_cfg[key]) for key in ("mean", "std"))
     expected = (truth.image / 255 - mean) / std
     np.testing.assert_allclose(images[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
 
 
-def test_batches_are_of_one_size():
+def test_batches_have_one_image_size():
     few = list(scene_truths(SCENES, "val", 3)) + list(scene_truths(SceneConfig(size=32), "val", 2))
     assert [len(batch) for batch in batches(few, 2)] == [2, 1, 2]
 
 
-def test_margins_are_within_images_and_turned_so_that_more_is_better():
+def test_margins_are_paired_differences_where_higher_is_better():
     values = np.array([0.5, 0.6, np.nan, 0.7])
     worse, better = margins(values, {"a": values - 0.1, "b": values + 0.2})
     assert (worse.control, better.control) == ("b", "a")
@@ -128,11 +128,11 @@ def test_margins_are_within_images_and_turned_so_that_more_is_better():
     assert math.isnan(mean_of(np.array([np.nan])))
 
 
-def test_tables_show_what_is_known_and_bold_what_is_above_all(blocks):
+def test_tables_show_defined_scores_and_mark_the_best(blocks):
     text = table(blocks)
     assert len(text.splitlines()) == 2 + 3 * 6
     assert all(metric.short in text for metric in METRICS.values())
-    signs = standing(blocks)
+    signs = comparison_table(blocks)
     assert len(signs.splitlines()) == 2 + 8
     for row in signs.splitlines()[2:]:
         cells = [cell.strip() for cell in row.strip("|").split("|")]
@@ -142,10 +142,10 @@ def test_tables_show_what_is_known_and_bold_what_is_above_all(blocks):
         for block in blocks
     ]
     assert table(winning).count("**") >= 6
-    assert "0, 1, 2" in standing(winning)
+    assert "0, 1, 2" in comparison_table(winning)
 
 
-def test_json_holds_means_and_errors_and_no_nan(found):
+def test_json_contains_means_and_errors_without_nan(found):
     import json
 
     contents = json.loads(json.dumps(as_json(found, {"data": "scenes"}), allow_nan=False))
@@ -160,7 +160,7 @@ def test_a_plot_has_a_panel_for_every_metric(blocks):
     assert [axes.get_title(loc="left") for axes in figure.axes] == [metric.title for metric in METRICS.values()]
 
 
-def test_a_folder_of_masks_is_scored_at_the_size_asked_for(model, tmp_path):
+def test_folder_of_masks_is_scored_at_the_requested_size(model, tmp_path):
     write_scenes(tmp_path / "voc", "voc", SceneConfig(size=64), {"val": 3})
     files = open_masks(tmp_path / "voc", "val", "voc")
     truths = list(truths_on_disk(files, 48))
@@ -170,35 +170,35 @@ def test_a_folder_of_masks_is_scored_at_the_size_asked_for(model, tmp_path):
     assert len(score_slots(model, truths, controls=["grid"], segments=[]).blocks) == 3
 
 
-def test_without_objects_their_scores_are_left_out(model, tmp_path):
+def test_object_scores_are_left_out_without_instances(model, tmp_path):
     write_scenes(tmp_path / "ade", "segmentation", SceneConfig(size=48), {"train": 1, "val": 3})
     from glmix.data.segmentation.files import open_masks
 
     files = open_masks(tmp_path / "ade", "val", "ade20k", classes=6)
     truths = list(truths_on_disk(files, 48))
     assert all(truth.objects is None and truth.foreground is None for truth in truths)
-    assert all(truth.regions.min() == -1 for truth in truths)  # the background belongs to no class
+    assert all(truth.regions.min() == -1 for truth in truths)  # the background is unknown
     found = score_slots(model, truths, controls=["grid"], blocks=[0], segments=[]).blocks
     assert "mBO" not in table(found)
-    assert "mean best overlap" not in standing(found)
+    assert "mean best overlap" not in comparison_table(found)
     assert len([axes for axes in score_plot(found, "Slots").axes if axes.axison]) == 9
 
 
-def test_an_image_that_cannot_be_read_does_not_lose_the_others(tmp_path):
+def test_unreadable_image_is_skipped(tmp_path):
     write_scenes(tmp_path / "voc", "voc", SceneConfig(size=48), {"val": 3})
     (tmp_path / "voc" / "JPEGImages" / "scene_val_00000002.jpg").write_bytes(b"no image")
     files = open_masks(tmp_path / "voc", "val", "voc")
-    told = []
-    truths = list(truths_on_disk(files, 48, failed=lambda name, error: told.append((name, str(error)))))
+    errors = []
+    truths = list(truths_on_disk(files, 48, failed=lambda name, error: errors.append((name, str(error)))))
     assert len(truths) == 2
-    ((name, why),) = told
+    ((name, why),) = errors
     assert name == "scene_val_00000002"
     assert "cannot be read" in why
     with pytest.raises(ValueError, match="cannot be read"):
         list(truths_on_disk(files, 48))
 
 
-def test_unknown_controls_and_no_images_are_refused(model):
+def test_unknown_controls_and_no_images_raise(model):
     with pytest.raises(ValueError, match="SLIC blurred, k-means; got 'slic'"):
         score_slots(model, [], controls=["slic"])
     with pytest.raises(ValueError, match="no images"):

@@ -1,1 +1,1 @@
-"""`glmix demo`: train a small network on generated images, save it, and show what it learned."""
+"""`glmix demo`: train a small network on generated images, save it, and show its results."""

@@ -1,4 +1,4 @@
-"""Figures without a screen: matplotlib's objects alone, none of its global state."""
+"""Figures of the demo, drawn without a display and without pyplot's global state."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -26,11 +26,12 @@ BLUE, GREY = "#2b5fb0", "#777777"
 
 
 def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def learning_curve(epochs: Sequence[Epoch], baselines: Mapping[str, float]) -> Figure:
-    """Accuracy over epochs above the baselines, and beside it both losses."""
+    """Plot validation accuracy with the baselines, and training and validation loss, over epochs."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     score, loss = figure.subplots(1, 2)
     numbers = [epoch.number for epoch in epochs]
@@ -54,7 +55,14 @@ def learning_curve(epochs: Sequence[Epoch], baselines: Mapping[str, float]) -> F
 def prediction_sheet(
     scenes: Sequence[Scene], probabilities: NDArray[np.float32], names: Sequence[str], columns: int = 8
 ) -> Figure:
-    """Three rows of scenes as they come, then, of all scenes, those that are wrong with the greatest confidence."""
+    """Draw the first scenes in three rows, then the wrong predictions with the highest confidence.
+
+    Args:
+        scenes: test scenes.
+        probabilities: class probabilities (N, K).
+        names: class names.
+        columns: scenes per row.
+    """
     labels = np.array([scene.labels[0] for scene in scenes])
     predicted = probabilities.argmax(1)
     wrong = np.flatnonzero(predicted != labels)
@@ -76,7 +84,7 @@ def prediction_sheet(
 
 
 def _show(cell: Axes, scene: Scene, predicted: str, label: str, confidence: float) -> None:
-    """A scene, and over it a mark, what was predicted and how surely; where that is wrong, what it is."""
+    """Draw a scene under its predicted class and confidence, and under the true class if the prediction is wrong."""
     right = predicted == label
     colour = RIGHT if right else WRONG
     text = f"\N{CHECK MARK} {predicted} {confidence:.0%}" if right else f"\N{BALLOT X} {predicted} {confidence:.0%}"

@@ -1,6 +1,6 @@
-"""The demo: a small network learns scenes in minutes, is saved, read back, judged and shown.
+"""The demo: train a small network on generated scenes, save and reload it, evaluate it, and draw figures.
 
-Everything that is told about it comes from the saved model as timm reads it, on scenes that nothing was chosen by.
+All results come from the saved model, reloaded by timm, on test scenes that are used for nothing else.
 """
 
 import dataclasses
@@ -37,12 +37,12 @@ MODEL_ARGS = {"depths": (1, 1, 1, 1)}
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """How large the demo is.
+    """Size of the demo.
 
     Args:
-        train_count: scenes to learn; a fifth as many are held out to draw the curve, and as many again for the result.
-        recipe: how they are learnt.
-        seed: of everything random in the training; the scenes stay the same.
+        train_count: number of training scenes. A fifth of this number is used for validation, and as many for testing.
+        recipe: training recipe.
+        seed: random seed of the training. The scenes do not depend on it.
     """
 
     train_count: int = 5000
@@ -57,22 +57,23 @@ class DemoConfig:
 
     @property
     def held_out(self) -> int:
+        """Number of validation scenes, and of test scenes."""
         return max(1, self.train_count // 5)
 
 
 @dataclass(frozen=True, eq=False)
 class Demo:
-    """What became of it: all that a page or a figure on it needs.
+    """Result of the demo.
 
     Args:
-        config: how it was made.
-        model: the network, read back from the folder that it was saved in; in evaluation mode.
-        class_names: of its outputs.
-        scenes: held-out scenes, in whole.
-        probabilities: what the model says about them (N, K).
-        baselines: {name: accuracy} of what a look at colours or at texture alone reaches on the same scenes.
-        epochs: how the training went.
-        seconds: what the training took.
+        config: configuration.
+        model: the network, reloaded from its folder, in evaluation mode.
+        class_names: names of the model's outputs.
+        scenes: test scenes.
+        probabilities: class probabilities of the test scenes (N, K).
+        baselines: `{name: accuracy}` of baselines that use colours only or texture only, on the test scenes.
+        epochs: metrics per training epoch.
+        seconds: duration of the training.
     """
 
     config: DemoConfig
@@ -86,11 +87,12 @@ class Demo:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(N,)"""
+        """Class index of each test scene, (N,)."""
         return np.concatenate([scene.labels for scene in self.scenes])
 
     @property
     def accuracy(self) -> float:
+        """Top-1 accuracy on the test scenes."""
         return float((self.probabilities.argmax(1) == self.labels).mean())
 
 
@@ -106,14 +108,14 @@ def _write_sheet(demo: Demo, path: Path) -> None:
 
 
 def _write_images(demo: Demo, folder: Path, count: int = 12) -> None:
-    """Held-out scenes as files, named by what they show."""
+    """Write some test scenes as files, named by their class."""
     folder.mkdir(exist_ok=True)
     for index, scene in enumerate(demo.scenes[:count]):
         Image.fromarray(scene.image).save(folder / f"{index:02d}_{demo.class_names[scene.labels[0]]}.png")
 
 
 def _write_explorer(demo: Demo, path: Path) -> None:
-    """The slots of the first held-out scene, to be explored."""
+    """Write the explorer page of the first test scene."""
     scene, names = demo.scenes[0], demo.class_names
     label = names[scene.labels[0]]
     image, model = Image.fromarray(scene.image), ("this network", demo.model)
@@ -137,14 +139,14 @@ def _write_result(demo: Demo, path: Path) -> None:
     path.write_text(json.dumps(contents, indent=2) + "\n")
 
 
-# What is written beside the model: {file: (what it is, how it is written)}.
+# Files beside the model: {file name: (description, function that writes it)}.
 ARTEFACTS: dict[str, tuple[str, Artefact]] = {
-    "curve.png": ("how it learnt", _write_curve),
-    "predictions.png": ("what it says about held-out scenes, right and wrong", _write_sheet),
-    "images": ("some of them as files", _write_images),
-    "masks.png": ("masks that it can draw, though it was told labels only", _write_masks),
-    "explorer.html": ("what its slots see: open it in a browser", _write_explorer),
-    "result.json": ("all numbers", _write_result),
+    "curve.png": ("accuracy and loss over epochs", _write_curve),
+    "predictions.png": ("predictions on test scenes, right and wrong", _write_sheet),
+    "images": ("some test scenes as image files", _write_images),
+    "masks.png": ("pseudo masks of a network trained on image labels only", _write_masks),
+    "explorer.html": ("slots of a test scene: open this page in a browser", _write_explorer),
+    "result.json": ("all results as JSON", _write_result),
 }
 
 
@@ -154,36 +156,47 @@ def run_demo(
     *,
     artefacts: Mapping[str, tuple[str, Artefact]] = ARTEFACTS,
     callbacks: tuple[Callback, ...] = (),
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Demo:
-    """Train, save to `out`/model, read that back, judge it and write the artefacts beside it."""
+    """Train a network, save it to `out`/model, reload it, evaluate it, and write the artefacts to `out`.
+
+    Args:
+        out: output folder.
+        config: size of the demo.
+        artefacts: `{file name: (description, function that writes it)}`.
+        callbacks: Lightning callbacks of the training.
+        log: receives one line of text per step.
+
+    Raises:
+        InputError: `out` contains a model, but not of a completed demo.
+    """
     if (out / "model").exists() and not (out / "result.json").exists():
-        raise InputError(f"{out / 'model'} is there already, and not from a demo that ended: choose another folder.")
+        raise InputError(f"{out / 'model'} exists, and is not from a completed demo: choose another folder.")
     out.mkdir(parents=True, exist_ok=True)
     scenes = SceneConfig(objects=(1, 1))
-    say(f"Drawing {config.train_count:,} scenes to learn and {2 * config.held_out:,} to hold out.")
+    log(f"Generating {config.train_count:,} training scenes and {2 * config.held_out:,} held-out scenes.")
     data = ScenesData(scenes, config.train_count, config.held_out, config.held_out, seed=config.seed)
     data.setup("fit")
     task = Classification(model=MODEL, model_args=MODEL_ARGS, **config.recipe.task_arguments(config.seed))
-    say(f"Training for {config.recipe.epochs} epochs.")
+    log(f"Training for {config.recipe.epochs} epochs.")
     start = time.perf_counter()
     epochs = train_on_scenes(task, data, config.recipe, callbacks=callbacks)
     seconds = time.perf_counter() - start
 
-    say("Saving the model, reading it back, and asking it and the baselines about scenes that it never saw.")
+    log("Saving and reloading the model, and evaluating it and the baselines on held-out scenes.")
     assert isinstance(task.model, GLNet)
     folder = out / "model"
     _save(task.model, folder, data)
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     held_out = [draw_scene(scenes, "test", index) for index in range(config.held_out)]
-    learnt = [draw_scene(scenes, "train", index) for index in range(config.train_count)]
+    training = [draw_scene(scenes, "train", index) for index in range(config.train_count)]
     demo = Demo(
         config=config,
         model=model,
         class_names=scenes.class_names,
         scenes=held_out,
         probabilities=_predict(model, data),
-        baselines={"chance": 1 / scenes.num_classes, **baseline_accuracies(learnt, held_out)},
+        baselines={"chance": 1 / scenes.num_classes, **baseline_accuracies(training, held_out)},
         epochs=epochs,
         seconds=seconds,
     )
@@ -193,7 +206,7 @@ def run_demo(
 
 
 def _save(model: GLNet, folder: Path, data: ScenesData) -> None:
-    """Save the model with what its images must look like and its classes' names, so that it can be used alone."""
+    """Save the model with the data configuration and the class names in its `pretrained_cfg`."""
     model.pretrained_cfg.update(
         num_classes=data.num_classes,
         label_names=data.class_names,
@@ -208,6 +221,7 @@ def _save(model: GLNet, folder: Path, data: ScenesData) -> None:
 
 @torch.inference_mode()
 def _predict(model: nn.Module, data: ScenesData) -> NDArray[np.float32]:
+    """Return the class probabilities of the test scenes (N, K)."""
     data.setup("test")
     batches: list[Tensor] = [model(batch[0]).softmax(1) for batch in data.test_dataloader()]
     found: Any = torch.cat(batches).numpy()

@@ -1,4 +1,4 @@
-"""Class activation maps: what the classifier would say of each position by itself."""
+"""Class activation maps (CAM): the logits of the classifier at each position of the final features."""
 
 from typing import Any
 
@@ -14,31 +14,37 @@ __all__ = ["class_activation", "class_evidence"]
 
 
 def class_evidence(model: nn.Module, features: Tensor) -> Tensor:
-    """The classifier at each position of final features: (B, C, h, w) -> (B, K, h, w).
+    """Apply the classifier at each position of the final features: (B, C, h, w) -> (B, K, h, w).
 
-    The classifier is linear and takes the mean over positions, so the mean of these maps, bias included, is its logits.
+    The classifier is linear and follows average pooling. The mean of these maps over positions, bias included, is
+    therefore the logits.
 
     Args:
         model: a GLNet, compiled or not.
+        features: final features (B, C, h, w).
+
+    Raises:
+        InputError: the model is not a GLNet, has no classifier, or does not use average pooling.
     """
     net: Any = getattr(model, "_orig_mod", model)
     if not isinstance(net, GLNet):
-        raise InputError(f"Class activation is a GLNet's; this model is a {type(net).__name__}.")
+        raise InputError(f"Class activation maps need a GLNet, got a {type(net).__name__}.")
     fc, pool = net.head.fc, net.head.global_pool.pool_type
     if not isinstance(fc, nn.Linear):
         raise InputError(
             "Class activation maps need a linear classifier: this model has num_classes=0 or global_pool=''."
         )
     if pool not in ("avg", "fast", "fastavg"):
-        raise InputError(f"Class activation needs a classifier behind average pooling; this model pools by {pool!r}.")
+        raise InputError(f"Class activation maps need average pooling before the classifier, got {pool!r}.")
     return F.conv2d(features, fc.weight[:, :, None, None], fc.bias)
 
 
 def class_activation(model: nn.Module, images: Tensor) -> Tensor:
-    """Class activation maps (B, K, h, w) of images (B, C, H, W), without a gradient; the model stays as it was.
+    """Return class activation maps (B, K, h, w) of images (B, C, H, W), without gradient.
 
-    Their mean over positions is what `model.head` answers: the logits, except for a model with a dense auxiliary head,
-    which adds its own share. Inside `recording(model)` the same pass fills the list of slot maps.
+    Their mean over positions is the output of `model.head`: the logits, except for a model with a dense auxiliary head,
+    which adds its own logits. Inside `recording(model)` the same forward pass also records the slot maps. The model
+    keeps its training or evaluation mode.
     """
     net: Any = model
     with torch.no_grad(), evaluating(model):

@@ -1,11 +1,12 @@
-"""SlotCut: pixels that share slots belong together, and a normalised cut parts object from background.
+"""SlotCut: a normalised cut between object and background, in which pixels that share slots have a high affinity.
 
-Let P (N x S) be a block's softmax over slots and n = P^T 1. The kernel W = P diag(1/n) P^T between pixels is symmetric,
-positive and doubly stochastic: (P^T c) / n is the score that c gives each slot, and P hands it back. W is never built.
-As its degrees are one, the normalised cut is the second left singular vector of Z = P diag(n)^-1/2, which the S x S
-matrix Z^T Z has. Several blocks side by side, each P over the number of blocks, make the mean of their kernels.
+Let P (N x S) be the softmax over slots of a block and n = P^T 1. The kernel W = P diag(1/n) P^T between pixels is
+symmetric, positive and doubly stochastic: (P^T c) / n averages the values c over the pixels of each slot, and P
+distributes the averages to the pixels. W is never built. Its degrees are one, so the normalised cut is the second left
+singular vector of Z = P diag(n)^-1/2, which follows from the S x S matrix Z^T Z. Concatenating several blocks, each P
+divided by the number of blocks, gives the mean of their kernels.
 
-Letters as in `layers/slots.py`: B images, N = h * w pixels, S slots, of all blocks together.
+Dimensions as in `layers/slots.py`: B images, N = h * w pixels, S slots of all blocks together.
 """
 
 from collections.abc import Sequence
@@ -21,23 +22,23 @@ from .measures import assignment_logits, effective_slots_per_pixel
 
 __all__ = ["SlotKernel", "oriented", "slot_cut", "slot_kernel", "soft_sign", "tempered"]
 
-SHARPEST, STEPS = 8.0, 16  # log2 of the highest factor on logits, and how often its range is halved
-EMPTY = 1e-6  # the square root of how many pixels a slot must have to count
-NOTHING = 1e-5  # eigenvalues below it are rounding: such assignments part nothing
+SHARPEST, STEPS = 8.0, 16  # log2 of the largest factor on the logits, and the number of bisection steps
+EMPTY = 1e-6  # square root of the smallest size in pixels of a slot that is not empty
+NOTHING = 1e-5  # smaller eigenvalues are rounding errors: such assignments do not separate pixels
 
 
 def tempered(logits: Tensor, effective: float) -> Tensor:
-    """The softmax over slots at the temperature at which pixels have so many effective slots, in the mean of an image.
+    """Return the softmax over slots at the temperature that gives `effective` effective slots per pixel on average.
 
-    Each image has its own, found by bisection. What cannot be reached (fewer slots than that, assignments that are
-    uniform or hard) is approached as far as 2^-8 to 2^8 times the logits go.
+    The temperature is found by bisection, per image. The factor on the logits is limited to 2^-8 to 2^8, so the number
+    is only approximated for uniform or hard assignments and for fewer slots than `effective`.
 
     Args:
         logits: (B, S, N).
-        effective: the number aimed at, at least 1.
+        effective: target number of effective slots per pixel, at least 1.
     """
     if not effective >= 1:
-        raise InputError(f"A pixel has at least 1 effective slot, got {effective}.")
+        raise InputError(f"effective must be at least 1 slot per pixel, got {effective}.")
     low = logits.new_full((len(logits),), -SHARPEST)
     high = -low
     for _ in range(STEPS):
@@ -49,11 +50,11 @@ def tempered(logits: Tensor, effective: float) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class SlotKernel:
-    """The kernel W = P diag(1/n) P^T between the pixels of an image, by what it does.
+    """The kernel W = P diag(1/n) P^T between the pixels of an image, as operators instead of a matrix.
 
     Args:
         assignment: (B, S, N), the transpose of P; sums to one over slots.
-        grid: rows and columns of the pixels.
+        grid: height and width of the pixel grid.
     """
 
     assignment: Tensor
@@ -61,30 +62,33 @@ class SlotKernel:
 
     @property
     def sizes(self) -> Tensor:
-        """(B, S): n, how many pixels each slot has."""
+        """Number of pixels of each slot, n: (B, S)."""
         return self.assignment.sum(2)
 
     def to_slots(self, pixels: Tensor) -> Tensor:
-        """The mean over each slot's pixels: (B, K, h, w) -> (B, K, S). An empty slot has 0."""
+        """Average pixel values over each slot: (B, K, h, w) -> (B, K, S). The average of an empty slot is 0."""
         sizes = self.sizes.unsqueeze(1)
         sums = pixels.flatten(2).to(self.assignment.dtype) @ self.assignment.transpose(1, 2)
         return sums / sizes.clamp_min(torch.finfo(sizes.dtype).tiny)
 
     def to_pixels(self, slots: Tensor) -> Tensor:
-        """What each pixel takes from its slots: (B, K, S) -> (B, K, h, w)."""
+        """Distribute slot values to pixels: (B, K, S) -> (B, K, h, w)."""
         return (slots @ self.assignment).unflatten(2, self.grid)
 
     def smooth(self, pixels: Tensor) -> Tensor:
-        """W times each channel: (B, K, h, w) -> (B, K, h, w)."""
+        """Multiply each channel by W: (B, K, h, w) -> (B, K, h, w)."""
         return self.to_pixels(self.to_slots(pixels))
 
     def cuts(self, count: int = 1) -> tuple[Tensor, Tensor]:
-        """The leading eigenvalues (B, count) of W below the first, which is 1, and their vectors (B, count, h, w).
+        """Return the leading eigenvalues of W after the first, which is 1, and their eigenvectors.
 
-        Vectors have length one, mean zero and no particular sign. Those of an eigenvalue that is nothing but rounding
-        are zero: fewer slots than that, or assignments in which all pixels are alike.
+        Vectors have norm one, mean zero and an arbitrary sign. Vectors whose eigenvalue is a rounding error are zero:
+        there are too few slots, or all pixels have the same assignment.
+
+        Returns:
+            Eigenvalues (B, count) and eigenvectors (B, count, h, w).
         """
-        roots = self.sizes.sqrt().unsqueeze(2)  # (B, S, 1): the first right singular vector, times sqrt(N)
+        roots = self.sizes.sqrt().unsqueeze(2)  # (B, S, 1): first right singular vector, times sqrt(N)
         z = self.assignment / roots.clamp_min(EMPTY)  # (B, S, N): Z^T
         gram = z @ z.transpose(1, 2) - roots @ roots.transpose(1, 2) / z.shape[2]
         values, vectors = torch.linalg.eigh(gram)
@@ -100,19 +104,19 @@ class SlotKernel:
 def slot_kernel(
     maps: Sequence[BlockMaps], grid: tuple[int, int] | None = None, *, effective: float | None = 4.0
 ) -> SlotKernel:
-    """The mean of the kernels of blocks, on one grid.
+    """Return the mean of the kernels of some blocks, on one grid.
 
-    Logits are carried to that grid before the softmax, so that a pixel between two others takes the slots of both, and
-    edges between slots stay sharp.
+    Logits are resized to that grid before the softmax. A pixel between two others then gets the slots of both, and
+    boundaries between slots stay sharp.
 
     Args:
-        maps: of one or more blocks, of the same images.
-        grid: rows and columns; None for the finest of the blocks.
-        effective: the effective number of slots of a pixel that each block's softmax is brought to; None leaves the
-            temperature as it was learnt.
+        maps: slot maps of one or more blocks for the same images.
+        grid: height and width; None for the finest grid of the blocks.
+        effective: number of effective slots per pixel, to which the temperature of each block's softmax is set. None:
+            the learned temperature.
     """
     if not maps:
-        raise InputError("A kernel needs the maps of at least one block.")
+        raise InputError("A slot kernel needs the maps of at least one block, got none.")
     rows, cols = grid or max((block.grid for block in maps), key=lambda size: size[0] * size[1])
     parts = []
     for block in maps:
@@ -125,11 +129,12 @@ def slot_kernel(
 
 
 def oriented(cut: Tensor, evidence: Tensor | None = None) -> Tensor:
-    """The cut (B, h, w) with the sign that is positive on the object.
+    """Return the cut (B, h, w) with the sign that is positive on the object.
 
     Args:
-        evidence: (B, h', w'), larger where the object is: the sign is that of their correlation. None: the border of
-            the image is taken for background.
+        cut: (B, h, w), with any sign.
+        evidence: (B, h', w'), larger on the object: the sign makes the correlation with it positive. None: the border
+            of the image is background.
     """
     if evidence is None:
         inside = torch.ones_like(cut)
@@ -143,16 +148,17 @@ def oriented(cut: Tensor, evidence: Tensor | None = None) -> Tensor:
 
 
 def soft_sign(cut: Tensor) -> Tensor:
-    """o = sigmoid(2 v / std(v)), from 0 to 1: (B, h, w). A cut of zeros, which parts nothing, gives 0.5."""
+    """Return sigmoid(2 v / std(v)) of a cut v (B, h, w), from 0 to 1. A cut of zeros gives 0.5."""
     spread = cut.std((1, 2), correction=0, keepdim=True)
     return torch.sigmoid(2 * cut / spread.clamp_min(torch.finfo(cut.dtype).tiny))
 
 
 def slot_cut(kernel: SlotKernel, evidence: Tensor | None = None) -> Tensor:
-    """How much each pixel belongs to the object rather than to the background: (B, h, w), from 0 to 1.
+    """Return the objectness (B, h, w) of each pixel, from 0 for background to 1 for object.
 
     Args:
-        evidence: (B, h', w'), larger where the object is, such as the highest class activation; None: the object is
-            what the image's border is not.
+        kernel: kernel between the pixels.
+        evidence: (B, h', w'), larger on the object, such as the highest class activation. None: the border of the image
+            is background.
     """
     return soft_sign(oriented(kernel.cuts()[1][:, 0], evidence))

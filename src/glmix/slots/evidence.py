@@ -1,6 +1,6 @@
-"""Class evidence by slot: how much of what speaks for a class lies in the pixels of each slot.
+"""Class evidence per slot: how much the pixels of each slot contribute to the logit of a class.
 
-Letters: B images, K classes, S slots, N pixels of a block's grid, h x w positions of the class activation.
+Dimensions: B images, K classes, S slots, N pixels of a block's grid, h x w positions of the class activation.
 """
 
 from torch import Tensor
@@ -12,14 +12,22 @@ __all__ = ["slot_evidence"]
 
 
 def slot_evidence(activation: Tensor, assignment: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Share out a class activation (B, K, h, w) among the slots of a block: (B, K, S).
+    """Distribute a class activation (B, K, h, w) among the slots of a block: (B, K, S).
 
-    The assignment (B, S, N) is averaged to the activation's positions, where it still sums to one over slots. So the
-    evidence of all slots adds up exactly to the activation's mean, which is the logit of the class.
+    The assignment (B, S, N) is averaged to the positions of the activation, where it still sums to one over slots. The
+    evidence of all slots therefore sums to the mean of the activation, which is the logit of the class.
+
+    Args:
+        activation: class activation (B, K, h, w).
+        assignment: softmax over slots (B, S, N).
+        grid: height and width of the pixel grid, N in total.
+
+    Raises:
+        InputError: the shapes do not match.
     """
     batch, _, pixels = assignment.shape
     if grid[0] * grid[1] != pixels:
-        raise InputError(f"An assignment of {pixels} pixels does not lie on a grid {grid[1]} x {grid[0]}.")
+        raise InputError(f"An assignment of {pixels} pixels does not match a grid of {grid[1]} x {grid[0]}.")
     if activation.ndim != 4 or activation.shape[0] != batch:
         raise InputError(f"The class activation must be ({batch}, K, h, w), got {tuple(activation.shape)}.")
     height, width = activation.shape[2:]

@@ -1,6 +1,6 @@
-"""What slots show: forward hooks on bridges and on slot attention, while a model runs as it always does.
+"""Slot maps: clustering, assignment and attention of each block, recorded by forward hooks.
 
-Letters as in `layers/slots.py`: B images, C channels, N = rows * columns pixels of a block, S slots.
+Dimensions as in `layers/slots.py`: B images, C channels, N = height * width pixels of a block, S slots.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,19 +20,19 @@ __all__ = ["BlockMaps", "blocks_with_slots", "chosen_blocks", "evaluating", "las
 
 @dataclass(frozen=True, eq=False)
 class BlockMaps:
-    """What one block held while a batch went through it.
+    """Maps of one block in one forward pass.
 
     Args:
-        name: the block's place in the model, such as "stages.0.blocks.1".
-        index: its place in the order of execution among the blocks with slots, from 0.
-        grid: rows and columns of its pixels, N of them.
-        slot_grid: rows and columns of its slots, S of them.
-        scale: the learned scale of its logits; None where there is none, in k-means and static clustering.
-        clustering: (B, S, N), the softmax over pixels: of which pixels a slot is made.
-        assignment: (B, S, N), the softmax over slots: from which slots a pixel takes.
-        slots: (B, S, C), as they are clustered.
-        mixed: (B, S, C), as attention leaves them; `slots` where there is none.
-        attention: (B, heads, S, S), rows sum to one: to which slots a slot listens. None without slot attention.
+        name: name of the block in the model, such as "stages.0.blocks.1".
+        index: index among the blocks with slots, from 0 in the order of execution.
+        grid: height and width of the pixel grid, N pixels in total.
+        slot_grid: height and width of the slot grid, S slots in total.
+        scale: learned scale of the logits; None for k-means and static clustering, which have none.
+        clustering: (B, S, N), the softmax over pixels: the weight of each pixel in a slot.
+        assignment: (B, S, N), the softmax over slots: the weight of each slot in a pixel.
+        slots: (B, S, C), the slots after clustering.
+        mixed: (B, S, C), the slots after attention; `slots` without slot attention.
+        attention: (B, heads, S, S), attention weights between slots; rows sum to one. None without slot attention.
     """
 
     name: str
@@ -48,9 +48,13 @@ class BlockMaps:
 
 
 def blocks_with_slots(model: nn.Module) -> dict[str, GLMix]:
-    """The mixers of `model` that have slots, in the order in which it holds them, named by their blocks.
+    """Return the mixers of `model` that have slots, by block name, in the order in which the model registers them.
 
-    `model` may be wrapped, nested or compiled; a graph that was traced, scripted or exported holds no blocks any more.
+    Args:
+        model: may be wrapped, nested or compiled, but not traced, scripted or exported.
+
+    Raises:
+        InputError: the model has no block with slots, or it is a captured graph.
     """
     found = {
         name.replace("_orig_mod.", "").removesuffix(".mixer"): module
@@ -60,7 +64,7 @@ def blocks_with_slots(model: nn.Module) -> dict[str, GLMix]:
     if not found:
         captured = any(isinstance(m, torch.fx.GraphModule | torch.jit.ScriptModule) for m in model.modules())
         raise InputError(
-            f"{type(model).__name__} is a graph that was traced, scripted or exported, in which no slots can be seen: "
+            f"{type(model).__name__} is a traced, scripted or exported graph, in which slots cannot be recorded: "
             "give the model that it was made from."
             if captured
             else f"{type(model).__name__} has no block with slots."
@@ -69,42 +73,50 @@ def blocks_with_slots(model: nn.Module) -> dict[str, GLMix]:
 
 
 def chosen_blocks(model: nn.Module, blocks: Sequence[int] | None = None) -> list[int]:
-    """The places in the order of execution that `blocks` means, each once and in order; a wrong one is refused."""
+    """Return sorted, unique and non-negative block indices.
+
+    Args:
+        model: a model with slots.
+        blocks: indices in the order of execution, negative from the end; None for all.
+
+    Raises:
+        InputError: an index is out of range, or there is none.
+    """
     return sorted(_chosen(blocks, list(blocks_with_slots(model))))
 
 
 def last_blocks(model: nn.Module) -> list[int]:
-    """The last block with slots of each stage, where its slots have come furthest."""
+    """Return the index of the last block with slots of each stage."""
     last = {name.rpartition(".")[0]: index for index, name in enumerate(blocks_with_slots(model))}
     return sorted(last.values())
 
 
 def _chosen(blocks: Sequence[int] | None, names: Sequence[str]) -> set[int]:
-    """Places in the order of execution, counted from the end where negative, from what a caller asks for."""
+    """Convert block indices, negative from the end, to a set of non-negative indices; None stands for all."""
     count = len(names)
     if blocks is None:
         return set(range(count))
     unknown = [index for index in blocks if not -count <= index < count]
     if unknown or not blocks:
-        asked = ", ".join(map(str, unknown)) if unknown else "none"
+        given = ", ".join(map(str, unknown)) if unknown else "none"
         raise InputError(
             f"The model has {count} block{'s' if count > 1 else ''} with slots, numbered 0 to {count - 1} "
-            f"({names[0]} to {names[-1]}) or from the end, -1 to -{count}; asked for: {asked}."
+            f"({names[0]} to {names[-1]}) or from the end, -1 to -{count}; got {given}."
         )
     return {index % count for index in blocks}
 
 
 def _attention_weights(attn: nn.Module, slots: Tensor) -> Tensor:
-    """The weights that timm's `Attention` computes on its way, (B, S, C) -> (B, heads, S, S)."""
+    """Recompute the attention weights of timm's `Attention`: (B, S, C) -> (B, heads, S, S)."""
     module: Any = attn
-    parted = module.qkv(slots).unflatten(2, (3, module.num_heads, module.head_dim))  # (B, S, 3, heads, C / heads)
-    q, k = module.q_norm(parted[:, :, 0].transpose(1, 2)), module.k_norm(parted[:, :, 1].transpose(1, 2))
+    qkv = module.qkv(slots).unflatten(2, (3, module.num_heads, module.head_dim))  # (B, S, 3, heads, C / heads)
+    q, k = module.q_norm(qkv[:, :, 0].transpose(1, 2)), module.k_norm(qkv[:, :, 1].transpose(1, 2))
     weights: Tensor = ((q * module.scale) @ k.transpose(-2, -1)).float().softmax(dim=-1)
     return weights.to(slots.dtype)
 
 
 class _Recorder:
-    """Fills a list. A block that runs again begins another pass, in which blocks are counted anew."""
+    """List of recorded slot maps. When a block runs again, a new forward pass begins and block indices restart at 0."""
 
     def __init__(self, names: dict[GLMix, str], chosen: set[int]) -> None:
         self.names = names
@@ -114,7 +126,10 @@ class _Recorder:
         self.pending: dict[str, Any] | None = None
 
     def attach(self, mixer: GLMix) -> list[Any]:
-        """Hooks for one block: the bridge's comes first, and the attention's, if there is one, ends the record."""
+        """Register the forward hooks of one block.
+
+        The hook on the bridge runs first. The hook on the attention, if there is one, completes the record.
+        """
 
         def on_bridge(bridge: Bridge, args: tuple[Any, ...], pair: tuple[Tensor, Tensor]) -> None:
             if mixer in self.order:
@@ -149,6 +164,7 @@ class _Recorder:
         return handles
 
     def end(self, slots: Tensor, mixed: Tensor, attention: Tensor | None) -> None:
+        """Complete the record of a block."""
         assert self.pending is not None
         self.maps.append(BlockMaps(**self.pending, slots=slots, mixed=mixed, attention=attention))
         self.pending = None
@@ -156,13 +172,17 @@ class _Recorder:
 
 @contextmanager
 def recording(model: nn.Module, blocks: Sequence[int] | None = None) -> Iterator[list[BlockMaps]]:
-    """While it lasts, every forward pass of `model` or of a part of it adds what its blocks hold to the list.
+    """Record the slot maps of every forward pass of `model`, or of a part of it, inside a `with` block.
 
-    The pass itself is the caller's, with its mode and its gradient: maps of a pass with a gradient carry it. Compiled
-    code runs as plain Python inside, since it would pass hooks by, and is there again afterwards.
+    The caller runs the forward passes. Maps have gradients if the pass has gradients. Compiled code runs in eager mode
+    inside the `with` block, because it would skip the hooks.
 
     Args:
-        blocks: which ones, by their place in the order of execution, from the end where negative; None for all.
+        model: a model with slots.
+        blocks: indices in the order of execution, negative from the end; None for all.
+
+    Yields:
+        The list to which the maps of each block are appended.
     """
     found = blocks_with_slots(model)
     chosen = _chosen(blocks, list(found))
@@ -180,7 +200,10 @@ def recording(model: nn.Module, blocks: Sequence[int] | None = None) -> Iterator
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode, and then in the mode that it had; flags alone, so nothing else can change."""
+    """Set every module to evaluation mode, and restore the mode of each module afterwards.
+
+    Only the flags `training` are set, so overridden methods `train` and `eval` are not called.
+    """
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:
@@ -192,12 +215,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def slot_maps(model: nn.Module, images: Tensor, blocks: Sequence[int] | None = None) -> list[BlockMaps]:
-    """What the slots of each block show of `images`, in order of execution; the model stays exactly as it was.
+    """Return the slot maps of `images` for each block, in the order of execution.
+
+    The model is restored to its training or evaluation mode.
 
     Args:
-        model: a GLNet or anything that holds one: a feature extractor, an encoder with a decoder, compiled or not.
-        images: (B, in_chans, H, W) of any size that the model takes, on its device and of its dtype.
-        blocks: which ones, by their place in the order of execution, from the end where negative; None for all.
+        model: a GLNet or any model that contains one, such as a feature extractor or a segmenter, compiled or not.
+        images: (B, in_chans, H, W), of a size that the model accepts, on its device and in its dtype.
+        blocks: indices in the order of execution, negative from the end; None for all.
     """
     with torch.no_grad(), evaluating(model), recording(model, blocks) as maps:
         model(images)

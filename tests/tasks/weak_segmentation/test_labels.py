@@ -1,4 +1,4 @@
-"""Weak segmentation of images with image labels only: no mask exists, through the real command and real files."""
+"""Weakly supervised segmentation of images with image labels only, through the command line and real files."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ SHORT = {"epochs": 1, "lr": 1e-3}
 
 
 def recipe(folder: Path, **data: Any) -> Path:
-    """The shipped recipe for photographs, with a tiny network and short trainings."""
+    """Return the shipped recipe for photographs with a tiny network and short trainings."""
     config = yaml.safe_load((ROOT / "src" / "glmix" / "configs" / "weak_segmentation" / "photos.yaml").read_text())
     transforms = {"resize": None, "scale": [1.0, 1.0], "crop": 48, "photometric": 0.0}
     config["out"] = str(folder / "out")
@@ -49,7 +49,7 @@ def run(path: Path, step: str, *options: str) -> int:
     return main(["weakseg", step, "--config", str(path), *options])
 
 
-def test_a_folder_per_class_without_any_mask_gives_pseudo_masks_and_a_segmenter(
+def test_folder_per_class_without_masks_gives_pseudo_masks_and_segmenter(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_scenes(tmp_path / "scenes", "imagefolder", SCENES, {"train": 20, "val": 4})
@@ -88,7 +88,7 @@ def test_a_folder_per_class_without_any_mask_gives_pseudo_masks_and_a_segmenter(
 
 @pytest.fixture
 def voc(tmp_path: Path) -> Path:
-    """Scenes of which only those of validation have masks, and image labels of the others as a CSV file."""
+    """Return scenes with masks for validation only, and a CSV file with image labels of the training scenes."""
     root = tmp_path / "voc"
     write_scenes(root, "voc", SceneConfig(size=48, objects=(1, 2)), {"train": 20, "val": 4})
     rows = []
@@ -101,7 +101,7 @@ def voc(tmp_path: Path) -> Path:
     return root
 
 
-def test_labels_in_a_file_are_learnt_and_measured_where_masks_are_given(
+def test_labels_file_is_used_and_masks_are_evaluated_where_available(
     voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = {"folder": str(voc / "JPEGImages"), "labels": str(tmp_path / "labels.csv")}
@@ -133,7 +133,7 @@ def test_labels_in_a_file_are_learnt_and_measured_where_masks_are_given(
         ),
     ],
 )
-def test_csv_json_and_json_lines_say_which_classes_an_image_shows(name: str, text: str, tmp_path: Path) -> None:
+def test_read_labels_from_csv_json_and_json_lines(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     for file in ("a.png", "more/b.png", "c.png", "not-listed.png"):
         Image.new("RGB", (4, 3)).save(tmp_path / file)
@@ -163,9 +163,7 @@ def test_csv_json_and_json_lines_say_which_classes_an_image_shows(name: str, tex
         ("labels.jsonl", '{"file": "a.png", "labels": ["cat"]}\n{"file": "b.png"}\n', ["line 2", '"labels"']),
     ],
 )
-def test_malformed_labels_are_refused_with_file_and_line(
-    name: str, text: str, words: Sequence[str], tmp_path: Path
-) -> None:
+def test_malformed_labels_raise_with_file_and_line(name: str, text: str, words: Sequence[str], tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(InputError) as raised:
@@ -184,7 +182,7 @@ def test_malformed_labels_are_refused_with_file_and_line(
         ({"a.png": ["cat"], "a.jpg": ["cat"]}, {}, "would have the same mask"),
     ],
 )
-def test_labels_that_do_not_fit_the_images_are_refused(
+def test_labels_inconsistent_with_images_raise(
     labels: dict[str, list[str]], options: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     for file in ("a.png", "a.jpg"):
@@ -194,7 +192,7 @@ def test_labels_that_do_not_fit_the_images_are_refused(
         LabelSource(str(tmp_path), str(tmp_path / "labels.json"), **options).open()
 
 
-def test_validation_masks_give_the_order_of_the_classes(tmp_path: Path) -> None:
+def test_class_order_follows_validation_masks(tmp_path: Path) -> None:
     for name in ("photos/cat/1.png", "photos/dog/2.png", "checked/images/val/3.png", "checked/masks/val/3.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (4, 3)).save(tmp_path / name)
@@ -213,7 +211,7 @@ def test_validation_masks_give_the_order_of_the_classes(tmp_path: Path) -> None:
         DataConfig()
 
 
-def test_held_out_images_are_of_all_classes(tmp_path: Path) -> None:
+def test_held_out_images_cover_all_classes(tmp_path: Path) -> None:
     for name in ("cat", "dog", "emu"):
         (tmp_path / name).mkdir()
         for k in range(30):
@@ -223,7 +221,7 @@ def test_held_out_images_are_of_all_classes(tmp_path: Path) -> None:
     assert LabelSource(str(tmp_path)).open().names == files.names
 
 
-def test_an_interrupted_step_ends_with_one_line_and_leaves_no_torn_file(tmp_path: Path) -> None:
+def test_interrupted_step_prints_one_line_and_leaves_no_partial_file(tmp_path: Path) -> None:
     write_scenes(tmp_path / "scenes", "imagefolder", SCENES, {"train": 20, "val": 4})
     config = recipe(tmp_path, images={"folder": str(tmp_path / "scenes" / "train")})
     command = [sys.executable, "-m", "glmix_cli", "weakseg", "fit", "--config", str(config)]
@@ -231,7 +229,7 @@ def test_an_interrupted_step_ends_with_one_line_and_leaves_no_torn_file(tmp_path
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ}) as process:
         assert process.stderr is not None
         assert "Training test_glnet" in process.stderr.readline()
-        time.sleep(3)  # in the middle of the training
+        time.sleep(3)  # during the training
         process.send_signal(signal.SIGINT)
         error = process.stderr.read()
         assert process.wait(timeout=60) == 130

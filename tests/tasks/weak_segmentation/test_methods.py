@@ -1,4 +1,4 @@
-"""From one look at images to seeds: the frame of the image is kept, methods do what they are named for."""
+"""Views, class maps and seeds of all methods."""
 
 import pytest
 import timm
@@ -8,7 +8,7 @@ from glmix import GLNet
 from glmix.slots.cam import class_activation
 from glmix.slots.maps import slot_maps
 from glmix.tasks.weak_segmentation.methods import SeedConfig, dense_cut, seeds_of
-from glmix.tasks.weak_segmentation.views import look
+from glmix.tasks.weak_segmentation.views import run_views
 
 METHODS = ("cam", "slots", "slotcut", "dense", "gradcam", "layercam")
 
@@ -19,9 +19,9 @@ def model() -> GLNet:
     return timm.create_model("test_glnet", num_classes=4, output_stride=8, mixers=("glmix",) * 4).eval()
 
 
-def test_one_look_is_class_activation_and_slot_maps(model: GLNet) -> None:
+def test_single_view_matches_class_activation_and_slot_maps(model: GLNet) -> None:
     images = torch.randn(2, 3, 64, 48)
-    seen = look(model, images)
+    seen = run_views(model, images)
     torch.testing.assert_close(seen.activation, class_activation(model, images))
     for found, wanted in zip(seen.maps, slot_maps(model, images), strict=True):
         torch.testing.assert_close(found.assignment, wanted.assignment)
@@ -29,9 +29,9 @@ def test_one_look_is_class_activation_and_slot_maps(model: GLNet) -> None:
 
 
 @pytest.mark.parametrize("views", [2, 8])
-def test_views_come_back_to_the_frame_of_the_image(model: GLNet, views: int) -> None:
+def test_views_are_transformed_back_to_the_image(model: GLNet, views: int) -> None:
     images = torch.randn(1, 3, 64, 48)
-    seen = look(model, images, views)
+    seen = run_views(model, images, views)
     assert seen.activation.shape == (1, 4, 8, 6)
     blocks = len(slot_maps(model, images))
     assert len(seen.maps) == views * blocks
@@ -40,19 +40,19 @@ def test_views_come_back_to_the_frame_of_the_image(model: GLNet, views: int) -> 
     torch.testing.assert_close(
         seen.maps[blocks].assignment.unflatten(2, (16, 12)), mirrored.assignment.unflatten(2, (16, 12)).flip(3)
     )
-    torch.testing.assert_close(seen.features[1][0], look(model, images.flip(3)).features[0][0].flip(3))
+    torch.testing.assert_close(seen.features[1][0], run_views(model, images.flip(3)).features[0][0].flip(3))
 
 
-def test_eight_views_of_a_turned_image_are_the_turned_views(model: GLNet) -> None:
+def test_eight_views_are_equivariant_to_rotation(model: GLNet) -> None:
     images = torch.randn(1, 3, 64, 48)
-    upright = look(model, images, 8).activation
-    turned = look(model, torch.rot90(images, 1, (2, 3)), 8).activation
+    upright = run_views(model, images, 8).activation
+    turned = run_views(model, torch.rot90(images, 1, (2, 3)), 8).activation
     torch.testing.assert_close(turned, torch.rot90(upright, 1, (2, 3)), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("polish", [False, True])
 @pytest.mark.parametrize("method", METHODS)
-def test_seeds_have_the_size_of_the_image_and_only_present_classes(model: GLNet, method: str, polish: bool) -> None:
+def test_seeds_have_image_size_and_only_present_classes(model: GLNet, method: str, polish: bool) -> None:
     images, present = torch.randn(2, 3, 64, 48), torch.tensor([[1, 0, 1, 0], [0, 0, 0, 1]])
     config = SeedConfig(method=method, polish=polish, views=2)  # type: ignore[arg-type]
     seeds = seeds_of(model, images, present, config)
@@ -63,7 +63,7 @@ def test_seeds_have_the_size_of_the_image_and_only_present_classes(model: GLNet,
     assert set(masks[1].unique().tolist()) <= {0, 4}
 
 
-def test_images_do_not_see_each_other(model: GLNet) -> None:
+def test_images_of_a_batch_are_independent(model: GLNet) -> None:
     images, present = torch.randn(3, 3, 64, 64), torch.eye(4)[:3]
     config = SeedConfig()
     together = seeds_of(model, images, present, config).score
@@ -71,14 +71,14 @@ def test_images_do_not_see_each_other(model: GLNet) -> None:
     torch.testing.assert_close(together[1:2], alone, atol=1e-3, rtol=1e-3)
 
 
-def test_blocks_may_be_chosen_and_unknown_ones_are_refused(model: GLNet) -> None:
-    seen = look(model, torch.randn(1, 3, 64, 64), 2)
-    assert [block.index for block in seen.of((0, -1))] == [0, 4, 0, 4]
+def test_blocks_can_be_selected_and_unknown_blocks_raise(model: GLNet) -> None:
+    seen = run_views(model, torch.randn(1, 3, 64, 64), 2)
+    assert [block.index for block in seen.maps_of((0, -1))] == [0, 4, 0, 4]
     with pytest.raises(ValueError, match=r"5 blocks with slots, 0 to 4 .* got 7"):
-        seen.of((7,))
+        seen.maps_of((7,))
 
 
-def test_the_dense_control_parts_two_kinds_of_features() -> None:
+def test_dense_cut_separates_two_kinds_of_features() -> None:
     features = torch.zeros(1, 2, 4, 6)
     features[:, 0, :, :2], features[:, 1, :, 2:] = 1.0, 1.0
     features += 0.05
@@ -96,12 +96,12 @@ def test_the_dense_control_parts_two_kinds_of_features() -> None:
         ({"effective": 0.0}, "effective must be at least 1"),
     ],
 )
-def test_what_means_nothing_is_refused(options: dict[str, object], message: str) -> None:
+def test_invalid_seed_config_raises(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SeedConfig(**options)  # type: ignore[arg-type]
 
 
-def test_by_the_border_the_object_is_what_the_border_is_not(model: GLNet) -> None:
+def test_border_sign_makes_the_border_background(model: GLNet) -> None:
     images, present = torch.randn(2, 3, 64, 64), torch.eye(4)[:2]
     for method in ("slotcut", "dense"):
         by_border = seeds_of(model, images, present, SeedConfig(method, sign="border")).objectness  # type: ignore[arg-type]

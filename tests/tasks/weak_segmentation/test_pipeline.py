@@ -1,4 +1,4 @@
-"""Weak segmentation through the real command, on scenes and on the layout of Pascal VOC, and what it measures with."""
+"""The pipeline of weakly supervised segmentation through the command line, on scenes and in the Pascal VOC layout."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ SHORT = {"epochs": 1, "lr": 1e-3}
 
 
 def small(name: str, folder: Path, **changes: Any) -> Path:
-    """A shipped recipe, with a small network, few images and short trainings."""
+    """Return a shipped recipe with a small network, few images and short trainings."""
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     config["out"] = str(folder / "out")
     config["data"] |= {"held_out": 6, "train_count": 22, "val_count": 5, "num_workers": 0}
@@ -52,7 +52,7 @@ def run(path: Path, *steps: str, options: Sequence[str] = ()) -> list[int]:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the recipe for scenes has been carried out."""
+    """Return a folder in which all steps of the recipe for scenes have run."""
     folder = tmp_path_factory.mktemp("weakseg")
     assert run(small("scenes", folder), "fit", "seeds", "evaluate") == [0, 0, 0]
     return folder
@@ -62,7 +62,7 @@ def made(folder: Path, name: str) -> Any:
     return json.loads((folder / "out" / "seeds" / name / "made.json").read_text())
 
 
-def test_every_training_image_has_a_pseudo_mask_of_its_labels_in_vocs_form(done: Path) -> None:
+def test_every_training_image_has_a_pseudo_mask_with_its_labels(done: Path) -> None:
     files = sorted((done / "out" / "seeds" / "slotcut" / "SegmentationClass").iterdir())
     assert [file.name for file in files] == [f"scene_train_{k:08d}.png" for k in range(1, 23)]
     for file in files:
@@ -73,7 +73,7 @@ def test_every_training_image_has_a_pseudo_mask_of_its_labels_in_vocs_form(done:
             assert set(np.unique(np.asarray(mask))) <= set(np.unique(np.asarray(truth))) | {0}
 
 
-def test_the_threshold_is_chosen_by_masks_only_if_the_configuration_asks(done: Path) -> None:
+def test_threshold_uses_masks_only_if_configured(done: Path) -> None:
     assert "without masks" in made(done, "slotcut")["chosen"]
     shares = made(done, "slotcut")["curve"]
     assert shares[THRESHOLDS.index(made(done, "slotcut")["threshold"])] == max(shares)
@@ -84,7 +84,7 @@ def test_the_threshold_is_chosen_by_masks_only_if_the_configuration_asks(done: P
     assert chosen["curve"][THRESHOLDS.index(chosen["threshold"])] == max(chosen["curve"])
 
 
-def test_the_result_tells_every_class_of_every_stage(done: Path) -> None:
+def test_result_contains_every_class_and_stage(done: Path) -> None:
     result = json.loads((done / "out" / "segmenter" / "slotcut" / "result.json").read_text())
     assert result["classes"] == ["background", *SceneConfig().class_names]
     assert (result["method"], result["threshold"]) == ("slotcut", made(done, "slotcut")["threshold"])
@@ -96,7 +96,7 @@ def test_the_result_tells_every_class_of_every_stage(done: Path) -> None:
     assert result["seeds"]["mean_iou"] == pytest.approx(result["curve"][at], abs=1e-4)
 
 
-def test_seeds_continue_where_they_stopped(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_seeds_resume(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = done / "out" / "seeds" / "slotcut" / "SegmentationClass"
     files = sorted(folder.iterdir())
     before = {file.name: file.read_bytes() for file in files}
@@ -109,7 +109,7 @@ def test_seeds_continue_where_they_stopped(done: Path, capsys: pytest.CaptureFix
     assert files[4].stat().st_mtime_ns == kept
 
 
-def test_seeds_of_several_methods_are_compared_without_deleting_or_training(
+def test_compare_several_methods_without_training(
     done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -138,9 +138,7 @@ def test_seeds_of_several_methods_are_compared_without_deleting_or_training(
     assert "layercam" not in table
 
 
-def test_the_segmenter_learns_the_pseudo_masks_of_the_named_method(
-    done: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_segmenter_is_trained_on_the_named_method(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(done / "config.yaml", "seeds", options=["--method", "cam"]) == [0]
     assert run(done / "config.yaml", "evaluate", options=["--method", "cam", "--json"]) == [0]
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -149,7 +147,7 @@ def test_the_segmenter_learns_the_pseudo_masks_of_the_named_method(
     assert (done / "out" / "segmenter" / "slotcut" / "segmenter.ckpt").exists()
 
 
-def test_seeds_of_other_settings_are_not_mixed(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_seeds_with_other_settings_raise(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for change in (["seeds.views", "1"], ["threshold", "0.5"]):
         assert run(done / "config.yaml", "seeds", options=["--set", *change]) == [2]
         error = capsys.readouterr().err
@@ -157,13 +155,11 @@ def test_seeds_of_other_settings_are_not_mixed(done: Path, capsys: pytest.Captur
         assert "--name" in error
 
 
-def test_nothing_is_made_of_what_another_step_has_replaced(
-    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stale_outputs_of_earlier_steps_raise(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     shutil.copytree(done / "out", out)
     config, options, path = done / "config.yaml", ["--set", "out", str(out)], out / "seeds" / "slotcut" / "made.json"
-    assert run(config, "evaluate", options=options) == [0], "a copy goes on"
+    assert run(config, "evaluate", options=options) == [0], "a copy of the folder can be resumed"
     chosen = json.loads(path.read_text())
 
     path.write_text(json.dumps({**chosen, "threshold": 0.9}))
@@ -179,8 +175,8 @@ def test_nothing_is_made_of_what_another_step_has_replaced(
         assert words in capsys.readouterr().err
 
 
-def test_the_recipe_for_voc_runs_on_vocs_layout(tmp_path: Path) -> None:
-    """Images of two sizes, one list for training and one for validation, masks in a folder of their own."""
+def test_voc_recipe_runs_on_voc_layout(tmp_path: Path) -> None:
+    """Use images of two sizes, separate training and validation lists, and a custom mask folder."""
     root = tmp_path / "voc"
     write_scenes(root, "voc", SceneConfig(size=48, objects=(1, 2)), {"train": 16, "val": 3})
     (root / "classes.txt").write_text("\n".join(["background", *SceneConfig().class_names]) + "\n")
@@ -209,7 +205,7 @@ def test_the_recipe_for_voc_runs_on_vocs_layout(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_recipes_are_read_and_tell_command_cost_and_result(path: Path) -> None:
+def test_shipped_recipes_are_valid_and_have_headers(path: Path) -> None:
     assert read_weakseg(path, []).out.startswith("out/weakseg/")
     text = path.read_text()
     for word in ("# Command:   ", "# Data:      ", "# Cost:      ", "# Expected:  "):
@@ -230,7 +226,7 @@ def test_shipped_recipes_are_read_and_tell_command_cost_and_result(path: Path) -
         (["--seeds-only"], "--seeds-only is for the step evaluate"),
     ],
 )
-def test_what_means_nothing_is_refused_in_a_sentence(
+def test_invalid_configuration_or_option_is_reported(
     changes: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["weakseg", "fit", "--config", str(CONFIGS / "scenes.yaml"), *changes]) == 2
@@ -240,14 +236,14 @@ def test_what_means_nothing_is_refused_in_a_sentence(
 
 
 @pytest.mark.parametrize(("step", "message"), [("seeds", "no classifier in"), ("evaluate", "no classifier in")])
-def test_a_step_too_early_says_which_comes_first(
+def test_missing_earlier_step_is_reported(
     step: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(small("scenes", tmp_path), step) == [2]
     assert message in capsys.readouterr().err
 
 
-def test_unknown_methods_and_results_are_named_with_those_that_exist(
+def test_unknown_methods_and_seeds_are_reported_with_the_existing_ones(
     done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for options, words in (
@@ -263,7 +259,7 @@ def test_unknown_methods_and_results_are_named_with_those_that_exist(
     assert "one name without --seeds-only" in capsys.readouterr().err
 
 
-def test_help_shows_examples_of_every_step(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_contains_examples_of_every_step(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["weakseg", "--help"])
     assert ended.value.code == 0
@@ -274,14 +270,16 @@ def test_help_shows_examples_of_every_step(capsys: pytest.CaptureFixture[str]) -
         assert name in shown
 
 
-def test_without_masks_the_threshold_is_the_one_that_parts_unlike_features() -> None:
+def test_explained_shares_peak_at_the_threshold_that_separates_features() -> None:
     score = torch.linspace(0, 1, 16).expand(1, 16, 16)  # a ramp; the object is the right quarter
     features = torch.randn(1, 5, 8, 8) * 0.1
     features[..., 6:] += torch.randn(1, 5, 1, 1)
     shares = explained_shares(score, features)
     assert shares.shape == (1, len(THRESHOLDS))
     assert 11 / 15 < THRESHOLDS[int(shares.argmax())] <= 12 / 15
-    fine = features.repeat_interleave(2, 2).repeat_interleave(2, 3).flatten(2)[0].double()  # by hand, where it is best
+    fine = (
+        features.repeat_interleave(2, 2).repeat_interleave(2, 3).flatten(2)[0].double()
+    )  # explicit computation at the optimum
     inside = (score > 0.75).flatten()
     within = sum(part.shape[1] * part.var(1, correction=0).sum() for part in (fine[:, inside], fine[:, ~inside]))
     by_hand = 1 - within / (fine.shape[1] * fine.var(1, correction=0).sum())
@@ -291,7 +289,7 @@ def test_without_masks_the_threshold_is_the_one_that_parts_unlike_features() -> 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
-def test_the_curve_counts_what_masks_at_each_threshold_would(seed: int, with_ignore: bool) -> None:
+def test_confusions_match_masks_at_each_threshold(seed: int, with_ignore: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     maps = SeedMaps(torch.rand(2, 3, 4, 5, generator=generator), torch.rand(2, 4, 5, generator=generator))
     truth = torch.randint(4, (2, 4, 5), generator=generator)
@@ -305,7 +303,7 @@ def test_the_curve_counts_what_masks_at_each_threshold_would(seed: int, with_ign
         assert torch.equal(counts[k], by_hand)
 
 
-def test_a_curve_adds_batches_and_tells_its_best_threshold() -> None:
+def test_curve_sums_batches_and_returns_best_threshold() -> None:
     truth = torch.zeros(1, 4, 4, dtype=torch.int64)
     truth[:, :2] = 1
     maps = SeedMaps(torch.where(truth == 1, 0.81, 0.39)[:, None].float())

@@ -1,36 +1,36 @@
-"""Seeds: classes that are present, a score, a threshold, an argmax."""
+"""Normalisation of class activations, scores and masks of seeds."""
 
 import pytest
 import torch
 
-from glmix.tasks.weak_segmentation.seeds import SeedMaps, claims
+from glmix.tasks.weak_segmentation.seeds import SeedMaps, normalise_activation
 
 
-def test_claims_are_shares_of_the_highest_and_absent_classes_claim_nothing() -> None:
+def test_normalise_activation_is_0_to_1_and_0_for_absent_classes() -> None:
     activation = torch.tensor([[[[2.0, -1.0], [1.0, 0.0]], [[9.0, 9.0], [9.0, 9.0]], [[-1.0, -2.0], [-3.0, -4.0]]]])
-    found = claims(activation, torch.tensor([[1, 0, 1]]))
+    found = normalise_activation(activation, torch.tensor([[1, 0, 1]]))
     torch.testing.assert_close(found[0, 0], torch.tensor([[1.0, 0.0], [2 / 3, 1 / 3]]))
     assert (found[0, 1] == 0).all()
     torch.testing.assert_close(found[0, 2], torch.tensor([[1.0, 2 / 3], [1 / 3, 0.0]]))
 
 
-def test_a_constant_activation_claims_nothing() -> None:
-    assert (claims(torch.full((1, 2, 3, 3), 7.0), torch.ones(1, 2)) == 0).all()
+def test_normalise_activation_of_constant_map_is_0() -> None:
+    assert (normalise_activation(torch.full((1, 2, 3, 3), 7.0), torch.ones(1, 2)) == 0).all()
 
 
-def test_the_score_is_the_mean_of_class_and_objectness() -> None:
+def test_score_is_mean_of_class_and_objectness() -> None:
     classes, objectness = torch.rand(2, 3, 4, 5), torch.rand(2, 4, 5)
     torch.testing.assert_close(SeedMaps(classes).score, classes.amax(1))
     torch.testing.assert_close(SeedMaps(classes, objectness).score, (classes.amax(1) + objectness) / 2)
 
 
-def test_where_no_class_has_a_share_there_is_no_foreground_whatever_the_objectness() -> None:
+def test_score_is_0_without_class_scores() -> None:
     seeds = SeedMaps(torch.zeros(1, 3, 2, 2), torch.ones(1, 2, 2))
     assert (seeds.score == 0).all()
     assert (seeds.masks(0.3) == 0).all()
 
 
-def test_masks_are_background_below_the_threshold_and_the_strongest_class_above() -> None:
+def test_masks_use_threshold_and_strongest_class() -> None:
     classes = torch.tensor([[[[0.9, 0.2]], [[0.1, 0.8]]]])
     objectness = torch.tensor([[[0.9, 0.0]]])
     assert SeedMaps(classes, objectness).masks(0.5).tolist() == [[[1, 0]]]
@@ -38,10 +38,10 @@ def test_masks_are_background_below_the_threshold_and_the_strongest_class_above(
 
 
 @pytest.mark.parametrize("objectness", [None, torch.rand(2, 4, 6)])
-def test_other_sizes_and_polish_keep_the_parts(objectness: torch.Tensor | None) -> None:
+def test_resizing_and_pamr_keep_classes_and_objectness(objectness: torch.Tensor | None) -> None:
     seeds = SeedMaps(torch.rand(2, 3, 4, 6), objectness)
     images = torch.rand(2, 3, 16, 24)
-    for found in (seeds.at((16, 24)), seeds.polished(images)):
+    for found in (seeds.at((16, 24)), seeds.refined_by_pamr(images)):
         assert found.classes.shape == (2, 3, 16, 24)
         assert (found.objectness is None) == (objectness is None)
         assert found.masks(0.5).shape == (2, 16, 24)

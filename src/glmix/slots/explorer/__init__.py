@@ -1,12 +1,12 @@
-"""The slot explorer: one page that opens from disk, in which a person sees what the slots of an image hold.
+"""Slot explorer: an interactive HTML page, in a single file, that shows the slots of an image.
 
-For one image and one model, or two to compare:
+For one image and one model, or two models to compare:
 
     from glmix.slots.explorer import write_page
 
     write_page(Path("photo.html"), image, [("glnet_4g", model)])
 
-`explore` gives the same page as text. What both take is told by `explore`.
+`explore` returns the page as text. See `explore` for all arguments.
 """
 
 from .data import gather

@@ -1,8 +1,8 @@
-// The page: its controls and keys, and one drawing a frame of whatever changed.
+// The application: controls, keyboard input, and at most one redraw per frame.
 
 import { PIN_COLOURS, onThemeChange } from "./colours.js";
 import { decode } from "./decode.js";
-import { element, say } from "./dom.js";
+import { element, setText } from "./dom.js";
 import { Panel } from "./panel.js";
 import { Pins } from "./pins.js";
 import { Stage } from "./stage.js";
@@ -29,9 +29,9 @@ class App {
     onThemeChange(() => this.draw());
   }
 
-  /** Change what is looked at; drawn with the next frame. */
-  change(what) {
-    Object.assign(state, what);
+  /** Update the state and redraw in the next frame. */
+  change(update) {
+    Object.assign(state, update);
     this.draw();
   }
 
@@ -46,7 +46,7 @@ class App {
   }
 
   announce(text) {
-    say(find("#announce"), text);
+    setText(find("#announce"), text);
   }
 
   makeViews() {
@@ -59,7 +59,7 @@ class App {
     find("#views").append(...this.viewButtons);
   }
 
-  /** The slider, and above it how many slots share a pixel in each block, as bars. */
+  /** Create the slider, and above it a bar per block that shows the effective slots per pixel. */
   makeDepth() {
     this.slider = find("#depth");
     this.slider.max = positions(this.models) - 1;
@@ -91,12 +91,12 @@ class App {
 
   drawControls() {
     for (const button of this.viewButtons) button.setAttribute("aria-pressed", button.dataset.view === state.view);
-    say(find("#what"), VIEWS[state.view].what);
+    setText(find("#what"), VIEWS[state.view].what);
     this.slider.value = state.position;
     const block = this.stages[0].block;
     this.slider.setAttribute("aria-valuetext", blockTitle(block));
     const all = this.models[0].blocks;
-    say(find("#where"), blockPosition(this.stages.map((stage) => stage.block), all[0], all.at(-1)));
+    setText(find("#where"), blockPosition(this.stages.map((stage) => stage.block), all[0], all.at(-1)));
     this.bars.forEach((bar, position) => bar.classList.toggle("here", position === state.position));
     find("#previous").disabled = state.position === 0;
     find("#next").disabled = state.position === this.bars.length - 1;
@@ -106,7 +106,7 @@ class App {
     for (const option of this.heads.options) option.hidden = Number(option.value) >= block.heads;
   }
 
-  /** Go to a block. The place that is pointed at stays, so a slot gives way to the one that holds the place there. */
+  /** Go to a block. The selected pixel stays, so the slot becomes the strongest slot of that pixel in the new block. */
   goTo(position) {
     const inside = Math.min(this.bars.length - 1, Math.max(0, position));
     if (inside === state.position) return;
@@ -120,7 +120,7 @@ class App {
     );
   }
 
-  /** Pin the slot of a model that is pointed at, or take its pin away. */
+  /** Pin the selected slot of a model, or remove its pin. */
   togglePin(model) {
     const slot = focusedSlot(this.models, model);
     if (slot < 0) return;
@@ -129,7 +129,7 @@ class App {
     if (index >= 0) {
       this.removePin(index);
     } else if (state.pins.length === MAX_PINS) {
-      this.announce(`There are ${MAX_PINS} pins already: remove one first.`);
+      this.announce(`At most ${MAX_PINS} slots can be pinned: remove a pin first.`);
     } else {
       const colour = PIN_COLOURS.findIndex((_, at) => state.pins.every((pin) => pin.colour !== at));
       this.change({ pins: [...state.pins, { model, block, slot, colour }] });
@@ -175,6 +175,6 @@ try {
   const app = new App(await decode(find("#data").textContent));
   app.draw();
 } catch (error) {
-  say(find("#trouble"), `This page needs a browser of 2023 or later. (${error.message})`);
+  setText(find("#trouble"), `This page needs a browser of 2023 or later. (${error.message})`);
   find("#trouble").hidden = false;
 }

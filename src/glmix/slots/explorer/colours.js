@@ -1,4 +1,4 @@
-// Colours: ramps for values in light and in dark, and one colour for each pin.
+// Colours: colour maps for the light and the dark theme, and one colour per pin.
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
@@ -31,7 +31,7 @@ const tables = {
   dark: { plus: table(EMBER.dark), minus: table(AGAINST.dark) },
 };
 
-/** The colour of a value from -1 to 1: from the paper's colour to warm above zero, to cool below. */
+/** Return the colour of a value from -1 to 1: warm above zero, cool below zero, the background colour at zero. */
 export function colourOf(value) {
   const side = tables[dark.matches ? "dark" : "light"][value < 0 ? "minus" : "plus"];
   const at = 3 * Math.round(255 * Math.min(1, Math.abs(value)));
@@ -42,7 +42,7 @@ export function cssColour(value) {
   return `rgb(${colourOf(value).join(" ")})`;
 }
 
-/** Call `then` whenever the system changes between light and dark. */
+/** Call `then` whenever the system changes between the light and the dark theme. */
 export function onThemeChange(then) {
   dark.addEventListener("change", then);
 }

@@ -1,6 +1,6 @@
-"""What the page shows, gathered in one pass through each model: maps in 8 bit, predictions, evidence by slot.
+"""Data of the explorer page: slot maps in 8 bits, predictions, and class evidence per slot.
 
-Letters: S slots, N pixels of a block's grid, K classes; a page shows one image, so there is no batch.
+Dimensions: S slots, N pixels of a block's grid, K classes. A page shows one image, so there is no batch dimension.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ __all__ = ["MAX_PIXELS", "Labels", "gather", "shown_maps"]
 
 Labels = Callable[[int], str]
 
-MAX_PIXELS = 64 * 64  # of a map in the page; finer ones are averaged, so that no image makes a page heavy
+MAX_PIXELS = 64 * 64  # of a map on the page; finer maps are averaged, to limit the size of the page
 
 
 def gather(
@@ -40,38 +40,38 @@ def gather(
     top: int = 5,
     multi_label: bool = False,
 ) -> dict[str, Any]:
-    """All that the page needs, ready for JSON. The arguments are those of `explore`."""
+    """Return the data of the page as a dictionary that can be written as JSON. The arguments are those of `explore`."""
     if not 1 <= len(models) <= 2:
-        raise InputError(f"The explorer shows one model or compares two, got {len(models)}.")
+        raise InputError(f"The explorer shows one or two models, got {len(models)}.")
     if top < 1:
         raise InputError(f"top must be 1 or more, got {top}.")
     names = _names(label_names, len(models))
-    seen = [_look(image, model, blocks, size) for _, model in models]
-    logits = [found.logits for found in seen]
+    results = [_run(image, model, blocks, size) for _, model in models]
+    logits = [result.logits for result in results]
     probabilities = [None if one is None else one.sigmoid() if multi_label else one.softmax(0) for one in logits]
     buffer = Buffer()
     entries = []
-    for (name, _), found, own, label in zip(models, seen, probabilities, names, strict=True):
+    for (name, _), result, own, label in zip(models, results, probabilities, names, strict=True):
         classes = _classes(own, probabilities, top)
-        activation = found.activation
+        activation = result.activation
         if activation is not None and not multi_label:
-            # a number added to all logits changes no probability: what counts is the lead over the mean of all classes
+            # a softmax ignores constants added to all logits: evidence is relative to the mean of all classes
             activation = activation - activation.mean(1, keepdim=True)
         entries.append(
             {
                 "name": name,
-                "picture": data_uri(found.picture),
+                "picture": data_uri(result.picture),
                 "view": VIEW_NAMES["crop" if size is None else "whole"],
-                "size": {"width": found.size[1], "height": found.size[0]},
+                "size": {"width": result.size[1], "height": result.size[0]},
                 "classes": [{"label": label(c), "index": c, "probability": float(own[c])} for c in classes],  # type: ignore[index]
-                "blocks": [_block(maps, activation, classes, buffer) for maps in found.maps],
+                "blocks": [_block(maps, activation, classes, buffer) for maps in result.maps],
             }
         )
     return {"models": entries, "multiLabel": multi_label, "buffer": buffer.text()}
 
 
 def _names(label_names: Labels | Sequence[Labels] | None, count: int) -> list[Labels]:
-    """One function for each model: none numbers the classes, one is for all."""
+    """Return one function from class index to class name per model."""
     if label_names is None:
         return [lambda index: f"class {index}"] * count
     if callable(label_names):
@@ -82,8 +82,8 @@ def _names(label_names: Labels | Sequence[Labels] | None, count: int) -> list[La
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
-    """One model's pass. Without a classifier it has neither logits (K,) nor an activation (1, K, h, w)."""
+class _ModelResult:
+    """Outputs of one model. Without a classifier, logits (K,) and activation (1, K, h, w) are None."""
 
     picture: Image.Image
     size: tuple[int, int]
@@ -92,7 +92,10 @@ class _Seen:
     activation: Tensor | None
 
 
-def _look(image: Image.Image, model: nn.Module, blocks: Sequence[int] | None, size: tuple[int, int] | None) -> _Seen:
+def _run(
+    image: Image.Image, model: nn.Module, blocks: Sequence[int] | None, size: tuple[int, int] | None
+) -> _ModelResult:
+    """Run a model on an image, and record its slot maps, logits and class activation."""
     images, picture = prepare(image, model, size)
     like = next(model.parameters())
     images = images.to(device=like.device, dtype=like.dtype)
@@ -104,32 +107,38 @@ def _look(image: Image.Image, model: nn.Module, blocks: Sequence[int] | None, si
         handle.remove()
     output, size = outputs[-1], (images.shape[2], images.shape[3])
     if not (isinstance(output, Tensor) and output.ndim == 2 and getattr(model, "num_classes", 0) > 0):
-        return _Seen(picture, size, maps, None, None)
+        return _ModelResult(picture, size, maps, None, None)
     if not output.isfinite().all():
-        raise InputError("The model answers with numbers that are not finite: there is nothing to show.")
+        raise InputError("The logits of the model are not finite.")
     try:
         activation = class_activation(model, images).float().cpu()
-    except ValueError:  # it cannot be told, such as behind another pooling than the mean: predictions without evidence
+    except ValueError:  # not defined for this model, for example without average pooling: the page omits evidence
         activation = None
-    return _Seen(picture, size, maps, output[0].float().cpu(), activation)
+    return _ModelResult(picture, size, maps, output[0].float().cpu(), activation)
 
 
-def _classes(own: Tensor | None, all_of_them: Sequence[Tensor | None], top: int) -> list[int]:
-    """The most probable classes, the likeliest first, and those of the other model where both know the same ones."""
+def _classes(own: Tensor | None, all_probabilities: Sequence[Tensor | None], top: int) -> list[int]:
+    """Return the top classes of both models, sorted by this model's probabilities.
+
+    The classes of the other model are added only if both models have the same number of classes.
+    """
     if own is None:
         return []
     chosen: set[int] = set()
-    for probabilities in all_of_them:
+    for probabilities in all_probabilities:
         if probabilities is not None and len(probabilities) == len(own):
             chosen |= set(probabilities.topk(min(top, len(own))).indices.tolist())
     return sorted(chosen, key=lambda index: (-float(own[index]), index))
 
 
 def shown_maps(maps: BlockMaps) -> tuple[tuple[int, int], Tensor, Tensor]:
-    """The grid (rows, columns) that a page shows, and on it clustering and assignment (S, N), which sum to one.
+    """Return the grid of the page, and clustering and assignment (S, N) on this grid.
 
-    Grids of more than `MAX_PIXELS` are coarsened by whole numbers: a pixel of the page takes the weights of the
-    pixels under it together, and their assignments on average.
+    Grids of more than `MAX_PIXELS` are reduced by an integer factor: clustering weights are summed, assignments are
+    averaged. Both still sum to one.
+
+    Returns:
+        Grid (height, width), clustering (S, N) and assignment (S, N).
     """
     clustering = maps.clustering[0].float().cpu().unflatten(1, maps.grid)  # (S, rows, columns)
     assignment = maps.assignment[0].float().cpu().unflatten(1, maps.grid)
@@ -144,11 +153,12 @@ def shown_maps(maps: BlockMaps) -> tuple[tuple[int, int], Tensor, Tensor]:
 
 
 def _filled_up(x: Tensor, factor: int) -> Tensor:
-    """Zeros below and to the right, until `factor` divides both sides."""
+    """Pad with zeros at the bottom and at the right until `factor` divides height and width."""
     return F.pad(x, (0, -x.shape[2] % factor, 0, -x.shape[1] % factor))
 
 
 def _block(maps: BlockMaps, activation: Tensor | None, classes: list[int], buffer: Buffer) -> dict[str, Any]:
+    """Return the data of one block; its maps are appended to the buffer."""
     grid, clustering, assignment = shown_maps(maps)
     width = grid[1]
     whole = maps.assignment[:1].float().cpu()
@@ -182,12 +192,12 @@ def _block(maps: BlockMaps, activation: Tensor | None, classes: list[int], buffe
 
 
 def _as_bytes(indices: Tensor) -> NDArray[np.uint8]:
-    """Indices as pairs of bytes, the low one first."""
+    """Convert indices to 16-bit little-endian bytes."""
     return np.ascontiguousarray(indices.numpy().astype("<u2")).view(np.uint8)
 
 
 def _rounded(value: Any) -> Any:
-    """Five digits are as many as a page can show."""
+    """Round numbers to five significant digits, to reduce the size of the page."""
     if isinstance(value, list):
         return [_rounded(item) for item in value]
     return None if value is None else float(f"{value:.5g}")

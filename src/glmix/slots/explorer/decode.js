@@ -1,6 +1,6 @@
-// The data of the page: one compressed buffer, decoded once, and views into it that know their ranges.
+// Decoding of the page's data: one compressed buffer, and quantised arrays that are views of it.
 
-/** Bytes of a base64 text. */
+/** Decode base64 text. */
 function bytesOf(text) {
   const binary = atob(text);
   const bytes = new Uint8Array(binary.length);
@@ -13,14 +13,14 @@ async function inflate(bytes) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-/** The bytes at a place; with a lag they were stored as differences to the byte so far before. */
+/** Return the bytes of an array. With a lag, they are stored as differences to the byte `lag` positions before. */
 function bytesAt(buffer, place) {
   const bytes = buffer.subarray(place.at, place.at + place.size);
   if (place.lag) for (let i = place.lag; i < bytes.length; i++) bytes[i] += bytes[i - place.lag];
   return bytes;
 }
 
-/** Rows of values in 8 bit, each on its own range. */
+/** Rows of values, quantised to 8 bits, each row with its own range. */
 class Rows {
   constructor(buffer, entry) {
     this.bytes = bytesAt(buffer, entry);
@@ -36,7 +36,7 @@ class Rows {
     return this.low[row] + this.bytes[row * this.length + index] * step;
   }
 
-  /** One row as numbers. */
+  /** Return one row as numbers. */
   row(row) {
     const values = new Float32Array(this.length);
     for (let i = 0; i < values.length; i++) values[i] = this.at(row, i);
@@ -44,7 +44,7 @@ class Rows {
   }
 }
 
-/** One block of one model: its maps, and what follows from them when it is asked for. */
+/** One block of one model: its maps, and values that are computed from them on demand. */
 class Block {
   constructor(buffer, entry) {
     Object.assign(this, entry);
@@ -67,8 +67,8 @@ class Block {
     return this.kept.get(key);
   }
 
-  /** How much slot `from` listens to each slot: of one head, or the mean of all with head -1. */
-  listening(from, head) {
+  /** Return the attention weights from slot `from` to each slot, of one head, or the mean over heads if head is -1. */
+  attentionOf(from, head) {
     const weights = new Float32Array(this.slots);
     const heads = head < 0 ? [...Array(this.heads).keys()] : [head];
     for (const h of heads) {
@@ -79,20 +79,20 @@ class Block {
     return weights;
   }
 
-  /** How much each slot is listened to by all slots, on average. */
-  heard(head) {
-    return this.keep(`heard ${head}`, () => {
+  /** Return the attention weight that each slot receives, averaged over all slots. */
+  receivedAttention(head) {
+    return this.keep(`received ${head}`, () => {
       const sum = new Float32Array(this.slots);
       for (let from = 0; from < this.slots; from++) {
-        this.listening(from, head).forEach((weight, s) => (sum[s] += weight / this.slots));
+        this.attentionOf(from, head).forEach((weight, s) => (sum[s] += weight / this.slots));
       }
       return sum;
     });
   }
 
-  /** The pixels that slot `from` listens to: those of which the slots are made, weighted by its attention. */
-  listenedPixels(from, head) {
-    const weights = this.listening(from, head);
+  /** Return the clustering weights of the pixels in all slots, averaged with the attention weights of slot `from`. */
+  attendedPixels(from, head) {
+    const weights = this.attentionOf(from, head);
     const values = new Float32Array(this.pixels);
     for (let s = 0; s < this.slots; s++) {
       const row = this.keep(`clustering ${s}`, () => this.clustering.row(s));
@@ -101,7 +101,7 @@ class Block {
     return values;
   }
 
-  /** Evidence for the class in place `k` handed back to pixels: the mean over the slots that a pixel takes from. */
+  /** Return the evidence per pixel for class `k`: the mean over slots, weighted by the assignment. */
   evidencePixels(k) {
     return this.keep(`evidence ${k}`, () => {
       const values = new Float32Array(this.pixels);
@@ -120,7 +120,7 @@ class Block {
     return row * this.cols + column;
   }
 
-  /** Where in the image, from 0 to 1 across and down, a slot is strongest. */
+  /** Return the position with the highest assignment of a slot, from 0 to 1 in both directions. */
   peak(slot) {
     let best = 0;
     for (let n = 1; n < this.pixels; n++) {
@@ -130,7 +130,7 @@ class Block {
   }
 }
 
-/** Everything in the page's data element, ready to be asked. */
+/** Decode the page's data element. */
 export async function decode(text) {
   const data = JSON.parse(text);
   const buffer = await inflate(bytesOf(data.buffer));

@@ -1,6 +1,6 @@
-// Elements and canvases, made in one line.
+// Creation of elements and canvases.
 
-/** Make an element: text is text and never markup; handlers are given as "on" and the event's name. */
+/** Create an element. Strings become text nodes, never markup. Attributes that begin with "on" are event handlers. */
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -11,7 +11,7 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** A canvas that has as many pixels as its box on the screen, and tells when they change. */
+/** Create a canvas whose resolution follows its size on the screen; `onResize` is called after each change. */
 export function sizedCanvas(attributes, onResize) {
   const canvas = element("canvas", attributes);
   new ResizeObserver(() => {
@@ -25,7 +25,7 @@ export function sizedCanvas(attributes, onResize) {
   return canvas;
 }
 
-/** Set an element's text where it differs, so that nothing is laid out again for nothing. */
-export function say(target, text) {
+/** Set the text of an element if it differs, to avoid a needless layout. */
+export function setText(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }

@@ -1,4 +1,4 @@
-"""Maps as bytes: 8 bit, each row on a range of its own that is told beside it, in one compressed buffer."""
+"""Compression of maps: 8-bit quantisation with a range per row, and one compressed buffer for all maps."""
 
 import base64
 import zlib
@@ -14,10 +14,10 @@ Floats = NDArray[np.float32]
 
 
 def quantise(rows: Floats) -> tuple[Bytes, list[float], list[float]]:
-    """Rows (R, N) as bytes, and the values that 0 and 255 stand for in each row.
+    """Quantise rows (R, N) to 8 bits, and return the values that 0 and 255 stand for in each row.
 
-    Row r reads low[r] + byte * (high[r] - low[r]) / 255, which is off by at most (high[r] - low[r]) / 510 and what is
-    lost by writing the ends of the range with seven digits.
+    Row r decodes to low[r] + byte * (high[r] - low[r]) / 255. The error is at most (high[r] - low[r]) / 510, plus the
+    rounding of the range to seven digits.
     """
     low = [float(f"{value:.7g}") for value in rows.min(axis=1)]
     high = [float(f"{value:.7g}") for value in rows.max(axis=1)]
@@ -28,30 +28,33 @@ def quantise(rows: Floats) -> tuple[Bytes, list[float], list[float]]:
 
 
 class Buffer:
-    """All arrays of a page, one behind the other, to be decoded at once."""
+    """All arrays of a page, concatenated and compressed together."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.size = 0
 
     def add(self, array: Bytes, lag: int = 0) -> dict[str, int]:
-        """Where `array` stands. With a lag, each byte is kept as its difference to the one so far before it.
+        """Append an array and return its location.
 
-        Neighbours in a map are alike, so differences to the row above are small and compress better.
+        Args:
+            array: bytes.
+            lag: with a lag, each byte is stored as the difference to the byte `lag` positions before it. With the
+                width of a map as lag, these are small vertical differences, which compress better.
         """
         flat = array.ravel()
         if lag:
             flat = np.concatenate([flat[:lag], flat[lag:] - flat[:-lag]])
-        place = {"at": self.size, "size": flat.size, "lag": lag}
+        location = {"at": self.size, "size": flat.size, "lag": lag}
         self.parts.append(flat.tobytes())
         self.size += flat.size
-        return place
+        return location
 
     def add_rows(self, rows: Floats, lag: int = 0) -> dict[str, Any]:
-        """`rows` (R, N) quantised, with the range of each."""
+        """Quantise and append rows (R, N), and return their location and ranges."""
         levels, low, high = quantise(rows)
         return {**self.add(levels, lag), "low": low, "high": high}
 
     def text(self) -> str:
-        """All of it, compressed, in base64."""
+        """Return the compressed buffer in base64."""
         return base64.b64encode(zlib.compress(b"".join(self.parts), 6)).decode("ascii")

@@ -1,6 +1,6 @@
-"""The page itself: a template, a few styles and scripts, put together with the data so that nothing can run by itself.
+"""HTML page of the explorer: template, styles, scripts and data in one file, with a strict content security policy.
 
-`write_page` and `explore` are what other parts call.
+The public functions are `explore` and `write_page`.
 """
 
 import base64
@@ -22,8 +22,8 @@ from .data import Labels, gather
 
 __all__ = ["SCRIPTS", "STYLES", "explore", "render", "write_page"]
 
-# In the order in which they need each other: modules in their folder, one script in the page, as modules cannot load
-# one another from a disk.
+# In the order of their dependencies. The page contains them as one script, because browsers do not load modules from
+# local files.
 MODULES = ("decode", "colours", "dom", "words", "state", "paint", "stage", "panel", "pins", "app")
 SCRIPTS = tuple(f"{name}.js" for name in MODULES)
 STYLES = ("page.css", "controls.css", "slots.css", "narrow.css")
@@ -40,56 +40,59 @@ def explore(
     top: int = 5,
     multi_label: bool = False,
 ) -> str:
-    """The explorer of one image, as the text of an HTML page that needs nothing else.
+    """Return the explorer page of one image as HTML text that needs no other file.
 
     Args:
-        image: of any size and mode.
-        models: one or two, each with the name that it is shown under; two are compared. They stay as they are.
-        title: what the image is called, its file name perhaps.
-        label_names: from the number of a class to its name; a sequence where each model has classes of its own.
-        blocks: which blocks with slots, by their place in the order of execution, from the end where negative; None
-            for all.
-        size: rows and columns that the whole image is brought to; None for each model's own size, and its own crop.
-        top: how many of the most probable classes each model tells.
-        multi_label: classes do not exclude each other: probabilities are sigmoids.
+        image: an image of any size and mode.
+        models: one or two pairs of title and model; two models are compared. The models are not modified.
+        title: title of the page, such as the name of the image file.
+        label_names: function from class index to class name, or one function per model.
+        blocks: indices of the blocks in the order of execution, negative from the end; None for all.
+        size: height and width to which the whole image is resized. None: each model's own size and centre crop.
+        top: number of most probable classes per model.
+        multi_label: an image may have several classes: probabilities are sigmoids.
+
+    Raises:
+        InputError: an argument is out of range, or the logits of a model are not finite.
     """
     data = gather(image, models, label_names=label_names, blocks=blocks, size=size, top=top, multi_label=multi_label)
     return render(data, title)
 
 
 def write_page(path: str | Path, image: Image.Image, models: Sequence[tuple[str, nn.Module]], **options: Any) -> None:
-    """Write `explore(image, models, **options)` to a file, whole or not at all."""
+    """Write `explore(image, models, **options)` to a file, atomically."""
     path = Path(path)
     text = explore(image, models, **options)
     write_atomically(path, text)
 
 
 def render(data: dict[str, Any], title: str) -> str:
-    """The page around what `gather` returns."""
+    """Return the page for the data that `gather` returns."""
     style, script = "\n".join(_source(name) for name in STYLES), bundle()
-    title = title.encode("utf-8", "replace").decode("utf-8")  # names of files may hold what is no text
+    title = title.encode("utf-8", "replace").decode("utf-8")  # file names may contain surrogates
     contents = {"title": title, **data}
     return Template(_source("page.html")).substitute(
         title=html.escape(title),
         policy=_policy(style, script),
         style=style,
         script=script,
-        # "<" ends a script element wherever it opens a tag, even inside a string
+        # "</script" would end the element even inside a string
         data=json.dumps(contents, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
     )
 
 
 def bundle() -> str:
-    """The scripts one behind the other, without what only modules in files need."""
+    """Concatenate the scripts, without import and export statements."""
     return "\n".join(re.sub(r"(?m)^import .*\n|^export ", "", _source(name)) for name in SCRIPTS)
 
 
 def _source(name: str) -> str:
+    """Read a file of this package."""
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _policy(style: str, script: str) -> str:
-    """Nothing is loaded from anywhere and nothing runs, but this very style and this very script."""
+    """Return a content security policy that allows only this style and this script, and no network access."""
 
     def digest(text: str) -> str:
         return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") + "'"

@@ -1,4 +1,4 @@
-// Painting on canvases: the image with a slot lit up, outlines of slots, and the sheet of all slots.
+// Painting on canvases: the image with a highlighted slot, outlines of slots, and the grid of all slots.
 
 import { ACTIVE, colourOf } from "./colours.js";
 
@@ -9,7 +9,7 @@ const COOL = [[40, 120, 230], 0.6];
 
 const stamp = document.createElement("canvas");
 
-/** A picture of a block's grid, in colours that `fill(bytes, at, n)` writes for pixel n; good until the next one. */
+/** Return a picture of a block's grid; `fill(bytes, at, n)` writes the colour of pixel n. The next call reuses it. */
 function gridPicture(block, fill) {
   stamp.width = block.cols;
   stamp.height = block.rows;
@@ -26,7 +26,7 @@ function fit(context, picture, smooth) {
   context.drawImage(picture, 0, 0, context.canvas.width, context.canvas.height);
 }
 
-/** Between 0 and 1 on the scale; a scale without width has everything at its top. */
+/** Map a value to 0 to 1 on the scale; an empty range gives 1. */
 export function level(value, scale) {
   if (scale.high <= scale.low) return 1;
   return Math.min(1, Math.max(0, (value - scale.low) / (scale.high - scale.low)));
@@ -37,10 +37,10 @@ export function paintImage(context, image, pixelated) {
   fit(context, image, !pixelated);
 }
 
-/** Leave the image bright where `shine(n)` is 1 or -1, in a warm light or a cool one, and veil it where it is 0. */
-function paintLight(context, block, shine) {
+/** Darken the image where `strengthAt(n)` is 0, and tint it in a warm colour at 1 and in a cool colour at -1. */
+function paintLight(context, block, strengthAt) {
   const veil = gridPicture(block, (bytes, at, n) => {
-    const strength = shine(n);
+    const strength = strengthAt(n);
     const [colour, most] = strength < 0 ? COOL : WARM;
     const dark = VEIL_ALPHA * (1 - Math.abs(strength));
     const glow = most * Math.abs(strength);
@@ -50,18 +50,18 @@ function paintLight(context, block, shine) {
   fit(context, veil, block.scale !== null);
 }
 
-/** Light up where values are high on the scale. */
+/** Highlight the pixels whose values are high on the scale. */
 export function paintSpotlight(context, block, values, scale) {
   paintLight(context, block, (n) => level(values[n], scale));
 }
 
-/** Light up where values are far from zero: warm above it, cool below. */
+/** Highlight the pixels whose values are far from zero: warm colours above zero, cool colours below. */
 export function paintSigned(context, block, values) {
   const top = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
   paintLight(context, block, (n) => values[n] / top);
 }
 
-/** The edges of the pixels for which `inside(n)` differs from their neighbour's, as a path in the canvas' pixels. */
+/** Return the edges between pixels for which `inside(n)` differs, as a path in canvas pixels. */
 function edges(block, canvas, inside) {
   const path = new Path2D();
   const across = canvas.width / block.cols;
@@ -82,7 +82,7 @@ function edges(block, canvas, inside) {
   return path;
 }
 
-/** Thin lines between all slots, each pixel belonging to its strongest one; the fainter, the more slots share a pixel. */
+/** Draw thin lines between the segments of the strongest slots. More effective slots per pixel give fainter lines. */
 export function paintBoundaries(context, block) {
   const path = edges(block, context.canvas, (n) => block.strongest[n]);
   context.lineCap = "square";
@@ -92,7 +92,7 @@ export function paintBoundaries(context, block) {
   context.stroke(path);
 }
 
-/** A line around the pixels whose strongest slot this is. */
+/** Draw an outline around the pixels whose strongest slot is `slot`. */
 export function paintOutline(context, block, slot, colour = ACTIVE) {
   const path = edges(block, context.canvas, (n) => block.strongest[n] === slot);
   context.lineCap = "round";
@@ -106,7 +106,7 @@ export function paintOutline(context, block, slot, colour = ACTIVE) {
   context.stroke(path);
 }
 
-/** A letter on a disc where a pinned slot is strongest. */
+/** Draw a letter on a disc at the position where a pinned slot is strongest. */
 export function paintMark(context, place, letter, colour) {
   const radius = 9 * devicePixelRatio;
   const { width, height } = context.canvas;
@@ -123,7 +123,7 @@ export function paintMark(context, place, letter, colour) {
   context.fillText(letter, x, y + 0.5 * devicePixelRatio);
 }
 
-/** A cross where the keyboard points. */
+/** Draw a cross at the position selected with the keyboard. */
 export function paintCross(context, point) {
   const { width, height } = context.canvas;
   const reach = 10 * devicePixelRatio;
@@ -139,7 +139,7 @@ export function paintCross(context, point) {
   }
 }
 
-/** The box (x, y, width, height) of a slot in a sheet that fills the canvas, with a gap between slots. */
+/** Return the box (x, y, width, height) of a slot in the slot grid on the canvas, with a gap between slots. */
 export function cellBox(canvas, block, slot) {
   const [rows, cols] = block.slotGrid;
   const gap = Math.max(1, Math.round(2 * devicePixelRatio));
@@ -151,7 +151,7 @@ export function cellBox(canvas, block, slot) {
   return [left, top, right - left - gap, bottom - top - gap];
 }
 
-/** A map in a box, in the ramp's colours. */
+/** Draw a map in a box, with the colour map. */
 export function paintMap(context, box, block, valueAt, scale) {
   const picture = gridPicture(block, (bytes, at, n) => {
     [bytes[at], bytes[at + 1], bytes[at + 2]] = colourOf(level(valueAt(n), scale));

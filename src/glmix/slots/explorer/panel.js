@@ -1,7 +1,7 @@
-// One model's panel: its top predictions, and the sheet of all slots with its scale.
+// The panel of one model: its top predictions, and the grid of all slots with a colour scale.
 
 import { PIN_COLOURS, colourOf, cssColour } from "./colours.js";
-import { element, say, sizedCanvas } from "./dom.js";
+import { element, setText, sizedCanvas } from "./dom.js";
 import { cellBox, level, paintMap } from "./paint.js";
 import { blockIndex, classIndex, focusedSlot, pinIndex, evenShare, scaleOf, state } from "./state.js";
 import { percent, pinLetter, signed, slotName, slotPlace } from "./words.js";
@@ -29,7 +29,7 @@ export class Panel {
     if (app.models.length > 1) this.root.append(element("h2", { class: "model" }, this.model.name));
     if (this.rows.length > 0) {
       this.root.append(
-        element("h3", {}, app.multiLabel ? "What it sees" : "Top predictions"),
+        element("h3", {}, "Top predictions"),
         element("ul", { class: "classes" }, ...this.rows.map((row) => row.root)),
       );
     }
@@ -46,7 +46,7 @@ export class Panel {
       {
         type: "button",
         class: "class",
-        title: "Show where the evidence for this class lies",
+        title: "Show the evidence for this class",
         onclick: () => this.app.chooseClass(entry.label),
       },
       fill,
@@ -57,7 +57,7 @@ export class Panel {
     return { root: element("li", {}, button), button, evidence };
   }
 
-  /** One button a slot, over the sheet's canvas. */
+  /** Create one button per slot over the canvas. */
   makeCells(block) {
     const [rows, cols] = block.slotGrid;
     const { picture } = this.model;
@@ -130,38 +130,38 @@ export class Panel {
   drawSheet(block, slot) {
     const context = this.canvas.getContext("2d");
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    if (state.view === "attention") this.drawListening(context, block, slot);
+    if (state.view === "attention") this.drawAttention(context, block, slot);
     else if (state.view === "evidence") this.drawEvidence(context, block);
     else this.drawMaps(context, block);
   }
 
   drawMaps(context, block) {
     const rows = block[state.view];
-    const alike = this.app.panels.map((panel) => panel.block).filter(({ pixels }) => pixels === block.pixels);
-    const shared = scaleOf(0, Math.max(...alike.map((other) => other[state.view].top)), evenShare(block));
+    const sameGrid = this.app.panels.map((panel) => panel.block).filter(({ pixels }) => pixels === block.pixels);
+    const shared = scaleOf(0, Math.max(...sameGrid.map((other) => other[state.view].top)), evenShare(block));
     for (let s = 0; s < block.slots; s++) {
       const scale = state.ownScale ? scaleOf(rows.low[s], rows.high[s]) : shared;
       paintMap(context, cellBox(this.canvas, block, s), block, (n) => rows.at(s, n), scale);
     }
     this.setLegend(
-      state.ownScale ? ["least", "most of each slot"] : ["0", percent(shared.high)],
+      state.ownScale ? ["minimum", "maximum of each slot"] : ["0", percent(shared.high)],
       [0, 1],
       state.ownScale
-        ? "Each slot on a scale of its own: slots that hardly differ look as vivid as others."
-        : `All slots${alike.length > 1 ? " of both models" : ""} on one scale.`,
+        ? "Each slot has its own scale: do not compare the brightness of slots."
+        : `All slots${sameGrid.length > 1 ? " of both models" : ""} share one scale.`,
     );
   }
 
-  drawListening(context, block, slot) {
+  drawAttention(context, block, slot) {
     const head = Math.min(state.head, block.heads - 1);
-    if (!block.attention) return this.setLegend(null, [0, 1], "There is no attention between slots here.");
-    const weights = slot < 0 ? block.heard(head) : block.listening(slot, head);
+    if (!block.attention) return this.setLegend(null, [0, 1], "This block has no attention between slots.");
+    const weights = slot < 0 ? block.receivedAttention(head) : block.attentionOf(slot, head);
     const scale = scaleOf(Math.min(...weights), Math.max(...weights), evenShare(block));
     this.fillCells(context, block, (s) => level(weights[s], scale));
     this.setLegend(
       [percent(scale.low), percent(scale.high)],
       [0, 1],
-      slot < 0 ? "How much each slot is listened to, on average." : `How much ${slotName(slot)} listens to each slot.`,
+      slot < 0 ? "Mean attention weight that each slot receives." : `Attention weights from ${slotName(slot)} to each slot.`,
     );
   }
 
@@ -172,8 +172,8 @@ export class Panel {
     const top = Math.max(...evidence.map(Math.abs)) || 1;
     this.fillCells(context, block, (s) => evidence[s] / top);
     const { label } = this.model.classes[k];
-    const against = this.app.multiLabel ? "" : ", compared with the mean of all classes";
-    this.setLegend([signed(-top), signed(top)], [-1, 1], `For \u201c${label}\u201d, in logits${against}.`);
+    const relative = this.app.multiLabel ? "" : ", relative to the mean of all classes";
+    this.setLegend([signed(-top), signed(top)], [-1, 1], `Evidence for \u201c${label}\u201d in logits${relative}.`);
   }
 
   fillCells(context, block, valueOf) {
@@ -185,15 +185,15 @@ export class Panel {
 
   setLegend(ends, [from, to], note) {
     this.legend.hidden = ends === null;
-    say(this.note, note);
+    setText(this.note, note);
     if (ends === null) return;
-    say(this.low, ends[0]);
-    say(this.high, ends[1]);
+    setText(this.low, ends[0]);
+    setText(this.high, ends[1]);
     const stops = Array.from({ length: 17 }, (_, i) => `rgb(${colourOf(from + ((to - from) * i) / 16).join(" ")})`);
     this.bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
   }
 
-  /** Frames around the slot that is pointed at and the pinned ones, and names for all. */
+  /** Draw frames around the selected slot and the pinned slots, and set the labels of all slots. */
   mark(block, slot) {
     const here = blockIndex(this.app.models, this.index);
     this.buttons.forEach((button, s) => {
@@ -215,8 +215,8 @@ export class Panel {
     const shown = classIndex(this.model);
     this.rows.forEach((row, k) => {
       const value = slot < 0 || !block.evidence ? null : block.evidence[k][slot];
-      say(row.evidence, value === null ? "" : signed(value));
-      row.evidence.title = value === null ? "" : `What ${slotName(slot)} brings to this class`;
+      setText(row.evidence, value === null ? "" : signed(value));
+      row.evidence.title = value === null ? "" : `Contribution of ${slotName(slot)} to this class`;
       row.evidence.classList.toggle("against", value !== null && value < 0);
       row.button.setAttribute("aria-pressed", state.view === "evidence" && k === shown);
     });

@@ -1,4 +1,4 @@
-"""An image as a model takes it, and as a person is shown it: the same field of view, sharper where there is more."""
+"""Conversion of an image to model input, and to a picture of the same field of view for display."""
 
 import base64
 from io import BytesIO
@@ -12,15 +12,20 @@ from ...data.classification.views import input_config, model_input, upright
 
 __all__ = ["data_uri", "prepare"]
 
-SHARPEST = 720  # pixels: what a shown picture's longer side may have
-PIXEL_ART = 128  # pixels: pictures whose longer side is no longer are enlarged without smoothing
+SHARPEST = 720  # maximum of the longer side of a displayed picture in pixels
+PIXEL_ART = 128  # pictures up to this longer side in pixels are enlarged without smoothing
 
 
 def prepare(image: Image.Image, model: nn.Module, size: tuple[int, int] | None) -> tuple[Tensor, Image.Image]:
-    """Return the batch of one that `model` takes, and a picture of the same field of view.
+    """Return the input batch of one image for `model`, and a picture of the same field of view.
 
     Args:
-        size: height and width to which the whole image is resized; None for the model's own size and centre crop.
+        image: an image of any size and mode.
+        model: the model.
+        size: height and width to which the whole image is resized. None: the model's own size and centre crop.
+
+    Returns:
+        The model input (1, C, H, W) and the picture.
     """
     images = model_input(image, model, size).unsqueeze(0)
     config = input_config(model, size)
@@ -29,14 +34,14 @@ def prepare(image: Image.Image, model: nn.Module, size: tuple[int, int] | None) 
 
 
 def _picture_transform(config: dict[str, Any]) -> Any:
-    """timm's evaluation transform up to the last step on a picture, before it becomes a tensor."""
+    """Return timm's evaluation transform without the conversion to a tensor."""
     transform = timm.data.create_transform(**config, is_training=False)
     transform.transforms = [step for step in transform.transforms if "Tensor" not in type(step).__name__][:-1]
     return transform
 
 
 def _enlarged(config: dict[str, Any], image: Image.Image) -> dict[str, Any]:
-    """The same field of view, up to a pixel at its edges, in as many pixels as the image has and a page can use."""
+    """Return a data configuration with the same field of view at the resolution of the image, up to a limit."""
     channels, height, width = config["input_size"]
     by_image = min(image.height / height, image.width / width) * config["crop_pct"]
     times = max(1.0, min(by_image, SHARPEST / max(height, width)))
@@ -44,7 +49,7 @@ def _enlarged(config: dict[str, Any], image: Image.Image) -> dict[str, Any]:
 
 
 def data_uri(picture: Image.Image) -> dict[str, Any]:
-    """The picture inside the page: small ones exactly, larger ones as JPEG."""
+    """Encode a picture as a data URI: small pictures as PNG, larger ones as JPEG."""
     exact = max(picture.size) <= PIXEL_ART
     file = BytesIO()
     if exact:

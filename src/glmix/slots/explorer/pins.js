@@ -1,4 +1,4 @@
-// The tray of pinned slots: each with its map and its numbers, and how alike they are.
+// The pinned slots: a card with map and numbers for each, and a table of their similarity.
 
 import { PIN_COLOURS } from "./colours.js";
 import { element, sizedCanvas } from "./dom.js";
@@ -6,15 +6,15 @@ import { paintImage, paintOutline, paintSpotlight } from "./paint.js";
 import { classIndex, slotValues, state } from "./state.js";
 import { blockName, percent, pinLetter, signed, slotName } from "./words.js";
 
-const SAMPLES = 48; // places across and down at which slots of different grids are compared
+const SAMPLES = 48; // number of sample points per side at which slots of different grids are compared
 
 export class Pins {
   constructor(app) {
     this.app = app;
     this.cards = element("div", { class: "cards" });
-    this.alike = element("div", { class: "alike" });
+    this.similarity = element("div", { class: "similarity" });
     this.root = document.querySelector("#pins");
-    this.root.append(this.cards, this.alike);
+    this.root.append(this.cards, this.similarity);
     this.drawn = null;
   }
 
@@ -24,12 +24,12 @@ export class Pins {
     this.drawn = key;
     this.root.hidden = state.pins.length === 0;
     this.cards.replaceChildren(...state.pins.map((pin, index) => this.card(pin, index)));
-    const listening = state.view === "attention";
-    const caption = listening
-      ? "How much the slot of a row listens to the slot of a column, within one block"
-      : "How far two slots overlap: what both take, as a share of what either takes";
-    const table = () => [element("p", { class: "note" }, caption), this.table(caption, listening)];
-    this.alike.replaceChildren(...(state.pins.length > 1 ? table() : []));
+    const attention = state.view === "attention";
+    const caption = attention
+      ? "Attention weight from the slot of the row to the slot of the column, within one block"
+      : "Overlap of two slots: intersection over union of their assignments";
+    const table = () => [element("p", { class: "note" }, caption), this.table(caption, attention)];
+    this.similarity.replaceChildren(...(state.pins.length > 1 ? table() : []));
   }
 
   blockOf(pin) {
@@ -82,15 +82,15 @@ export class Pins {
     paintOutline(context, block, pin.slot, PIN_COLOURS[pin.colour]);
   }
 
-  /** Two pins a cell: how much one listens to the other in the view of attention, otherwise how far they overlap. */
-  table(caption, listening) {
+  /** Create a table of all pairs of pins: attention weights in the attention view, otherwise overlap. */
+  table(caption, attention) {
     const letters = state.pins.map((_, index) => element("th", { scope: "col" }, pinLetter(index)));
     const rows = state.pins.map((from, index) =>
       element(
         "tr",
         {},
         element("th", { scope: "row" }, pinLetter(index)),
-        ...state.pins.map((to) => element("td", {}, listening ? this.listening(from, to) : this.overlap(from, to))),
+        ...state.pins.map((to) => element("td", {}, attention ? this.attention(from, to) : this.overlap(from, to))),
       ),
     );
     return element(
@@ -101,10 +101,10 @@ export class Pins {
     );
   }
 
-  listening(from, to) {
+  attention(from, to) {
     const block = this.blockOf(from);
     if (block !== this.blockOf(to) || !block.attention) return "\u2013";
-    return percent(block.listening(from.slot, Math.min(state.head, block.heads - 1))[to.slot]);
+    return percent(block.attentionOf(from.slot, Math.min(state.head, block.heads - 1))[to.slot]);
   }
 
   overlap(one, other) {

@@ -1,16 +1,16 @@
-// One model's picture: the image with what is pointed at lit up, and the line below that says what it is.
+// The image of one model, with the selected slot highlighted and a description below.
 
 import { ACTIVE, PIN_COLOURS } from "./colours.js";
-import { element, say, sizedCanvas } from "./dom.js";
+import { element, setText, sizedCanvas } from "./dom.js";
 import { paintBoundaries, paintCross, paintImage, paintMark, paintOutline, paintSigned, paintSpotlight } from "./paint.js";
 import { blockIndex, classIndex, focusedSlot, pinIndex, slotValues, state } from "./state.js";
-import { blockFacts, count, percent, pinLetter, seenBy, signed, slotName } from "./words.js";
+import { blockFacts, count, percent, pinLetter, inputSizeText, signed, slotName } from "./words.js";
 
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 const inside = (value) => Math.min(0.9999, Math.max(0, value));
 
-/** From the cell in which a value lies, so many cells on, to that cell's middle. */
+/** Move a coordinate from 0 to 1 by a number of grid cells, to the centre of a cell. */
 function cellsOn(value, steps, cells) {
   return (Math.min(cells - 1, Math.max(0, Math.floor(value * cells) + steps)) + 0.5) / cells;
 }
@@ -28,19 +28,19 @@ export class Stage {
       {
         tabindex: 0,
         role: "application",
-        "aria-roledescription": "image of slots",
-        "aria-label": `${app.title}, seen by ${this.model.name}. Arrow keys move the point, Enter pins the slot under it.`,
+        "aria-roledescription": "slot image",
+        "aria-label": `${app.title}, model ${this.model.name}. Arrow keys move the selected pixel, Enter pins its slot.`,
         onpointermove: (event) => this.onPointer(event),
         onpointerdown: (event) => this.onPointer(event),
         onclick: () => this.onClick(),
-        onmousedown: (event) => event.preventDefault(), // so that the arrow keys still move through blocks
+        onmousedown: (event) => event.preventDefault(), // keep the focus, so that the arrow keys still change the block
         onkeydown: (event) => this.onKey(event),
         onblur: () => app.change({ cross: false }),
       },
       () => app.draw(),
     );
     this.facts = element("p", { class: "facts" });
-    this.seen = element("p", { class: "seen" }, seenBy(this.model));
+    this.inputSize = element("p", { class: "input-size" }, inputSizeText(this.model));
     this.line = element("p", { class: "line" });
     this.pin = element("button", { type: "button", class: "quiet", onclick: () => app.togglePin(index) });
     this.frame = element("div", { class: "frame" }, this.canvas);
@@ -49,7 +49,7 @@ export class Stage {
       { class: "stage", "aria-label": this.model.name },
       element("h2", { class: "model" }, this.model.name),
       this.frame,
-      element("figcaption", {}, element("div", { class: "said" }, this.line, this.pin), this.facts, this.seen),
+      element("figcaption", {}, element("div", { class: "caption" }, this.line, this.pin), this.facts, this.inputSize),
     );
     this.root.style.setProperty("--ratio", picture.width / picture.height);
   }
@@ -65,7 +65,7 @@ export class Stage {
   }
 
   onClick() {
-    if (!this.finger) this.app.togglePin(this.index); // a finger points with its tap, and pins with the button
+    if (!this.finger) this.app.togglePin(this.index); // on a touch screen, a tap only selects; the button pins
   }
 
   onKey(event) {
@@ -107,15 +107,15 @@ export class Stage {
     });
     if (slot >= 0 && pinIndex(this.index, here, slot) < 0) paintOutline(context, block, slot, ACTIVE);
     if (state.cross && state.point) paintCross(context, state.point);
-    say(this.facts, blockFacts(block));
-    say(this.line, this.sentence() + this.light(found));
+    setText(this.facts, blockFacts(block));
+    setText(this.line, this.sentence() + this.light(found));
     this.pin.hidden = slot < 0;
-    say(this.pin, pinIndex(this.index, here, slot) < 0 ? "Pin" : "Unpin");
+    setText(this.pin, pinIndex(this.index, here, slot) < 0 ? "Pin" : "Unpin");
     this.pin.setAttribute("aria-label", slot < 0 ? "Pin" : `${this.pin.textContent} ${slotName(slot)}`);
     this.root.dataset.slot = slot;
   }
 
-  /** Paint what the view has to show of this slot, or of all, and return its values; null where that is nothing. */
+  /** Paint the view of this slot, or of all slots, and return its values; null if there is nothing to paint. */
   paintView(context, block, slot) {
     if (state.view === "evidence") {
       const k = classIndex(this.model);
@@ -129,30 +129,33 @@ export class Stage {
     return found;
   }
 
-  /** What full light and darkness stand for. */
+  /** Describe which values full brightness and darkness represent. */
   light(found) {
     if (!found || !found.scale) return "";
-    const dark = found.scale.low > 0 ? `, dark is ${percent(found.scale.low)}` : "";
-    return ` Full light is ${percent(found.scale.high)}${dark}.`;
+    const dark = found.scale.low > 0 ? `, darkness is ${percent(found.scale.low)}` : "";
+    return ` Full brightness is ${percent(found.scale.high)}${dark}.`;
   }
 
-  /** What is pointed at, in words. */
+  /** Describe the selected slot. */
   sentence() {
     const { block, slot } = this;
-    if (state.view === "attention" && !block.attention) return "The slots of this block do not attend to one another.";
-    if (state.view === "evidence" && classIndex(this.model) < 0) return `${state.label} is not among this model's top classes.`;
-    if (slot < 0) return "Point at the image, or at a slot in the sheet.";
+    if (state.view === "attention" && !block.attention) return "This block has no attention between slots.";
+    if (state.view === "evidence" && classIndex(this.model) < 0) {
+      return `${state.label} is not among this model's top classes.`;
+    }
+    if (slot < 0) return "Point at the image or at a slot in the grid.";
     const name = `Slot ${slot}`;
-    if (state.view === "attention") return `${name} listens most to ${this.listened(block, slot)}.`;
-    if (state.view === "evidence") return `${name} brings ${this.evidence(block, slot)}.`;
-    if (state.view === "clustering") return `${name} is made of pixels over about ${percent(block.extent[slot])} of the image.`;
+    if (state.view === "attention") return `${name} attends most to ${this.topAttention(block, slot)}.`;
+    if (state.view === "evidence") return `${name} contributes ${this.evidence(block, slot)}.`;
+    if (state.view === "clustering") return `${name} is spread over about ${percent(block.extent[slot])} of the image.`;
     const n = block.pixelAt(state.point.x, state.point.y);
-    const here = `${percent(block.assignment.at(slot, n))} of this pixel, which ${count(block.effective.at(0, n))} slots share`;
-    return `${name} takes ${percent(block.share[slot])} of the image and ${here}.`;
+    const effective = `${count(block.effective.at(0, n))} effective slots`;
+    const pixel = `${percent(block.assignment.at(slot, n))} of this pixel (${effective})`;
+    return `${name} has ${percent(block.share[slot])} of the image and ${pixel}.`;
   }
 
-  listened(block, slot) {
-    const weights = block.listening(slot, Math.min(state.head, block.heads - 1));
+  topAttention(block, slot) {
+    const weights = block.attentionOf(slot, Math.min(state.head, block.heads - 1));
     const order = [...weights.keys()].toSorted((a, b) => weights[b] - weights[a]).slice(0, 3);
     return order.map((s) => `${s === slot ? "itself" : slotName(s)} (${percent(weights[s])})`).join(", ");
   }

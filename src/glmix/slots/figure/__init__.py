@@ -1,1 +1,1 @@
-"""The paper's figure of slots."""
+"""Static figures of slot maps."""

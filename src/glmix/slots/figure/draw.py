@@ -1,4 +1,4 @@
-"""The paper's figure of slots, for any image and any number of models side by side. Lengths are in inches."""
+"""Figure of slot maps as in the paper, for one image and one or several models. Lengths are in inches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ EMBER = LinearSegmentedColormap.from_list("ember", ["#f8f7f3", "#f0d5bd", "#dc9c
 ALARM, UNDER_GRID = "#b3261e", "#e3e3df"
 LETTERS = "abcdefgh"
 MARGIN, GAP, BAR_TEXT = 0.4, 0.11, 0.48
-PICTURE = 1.75  # the height of the image at the head of the page
-TITLE = 0.62  # the head of a model's column
-HEAD, FOOT = 0.52, 0.42  # above and below what is drawn of a block
+PICTURE = 1.75  # height of the image in the page header
+TITLE = 0.62  # height of the header of a model's column
+HEAD, FOOT = 0.52, 0.42  # space above and below the panels of a block
 BETWEEN_COLUMNS = 0.7
-WORDS = 7.2  # the width that how to read the page takes beside the image
-FINEST = 28  # pixels that a map in the grid has at least
+WORDS = 7.2  # width of the legend text beside the image
+FINEST = 28  # minimum side of a map in the grid in pixels
 
 HOW_TO_READ = (
     "Grids: the share of each pixel that goes to a slot (the softmax over slots), {scale}.\n"
@@ -46,13 +46,13 @@ OWN_SCALE = "each from its own lowest to its own highest value: do not compare"
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """What one model says about the image.
+    """Maps and predictions of one model, drawn as one column.
 
     Args:
-        title: the model's name, or its checkpoint's.
-        maps: of the blocks to be shown, as `slot_maps` returns them; the first image of the batch is drawn.
-        predictions: (class, probability), the most probable first.
-        warning: a sentence to print in red, where the weights are random.
+        title: name of the model or of its checkpoint.
+        maps: maps of the blocks to draw, as `slot_maps` returns them; the first image of the batch is drawn.
+        predictions: pairs (class name, probability), sorted by probability.
+        warning: sentence to print in red, for random weights.
     """
 
     title: str
@@ -63,16 +63,16 @@ class Column:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Of a band, which is what is drawn of one block: all maps, pairs of representatives, and two panels more."""
+    """Sizes of a band, which draws one block: the grid of all maps, pairs of representatives, two summary panels."""
 
     height: float
-    grid: float  # the width of all maps
+    grid: float  # width of the grid of all maps
     small: tuple[float, float]  # width and height of the other panels
-    pairs: int
+    pairs: int  # number of columns of representatives, each of two panels
 
     @classmethod
     def fit(cls, width: float, block: Block, pairs: int) -> "_Sizes":
-        """The sizes with which a band is about `width` wide, and neither tiny nor huge."""
+        """Return sizes for a band of about the given width, within limits on its height."""
         canvas_height, canvas_width = block.canvas.shape[:2]
         aspect = canvas_width / canvas_height
         rows, cols = block.maps.slot_grid
@@ -97,24 +97,27 @@ def slot_figure(
     own_scale: bool = False,
     representatives: int | None = None,
 ) -> "Figure":
-    """The figure of one image: its blocks one below the other, and one column for each model.
+    """Draw the slot figure of one image: one row per block, one column per model.
 
     Args:
-        image: what the models saw; it may be sharper.
-        columns: of as many blocks each; maps of blocks in one row share one colour scale.
-        size: height and width in pixels of what they saw; those of `image` by default.
-        view: whether that was the centre crop or the whole image, to be said beside the size.
-        title: above all, such as the file's name.
-        own_scale: draw each map from its own lowest to its own highest value instead.
-        representatives: slots that are shown over the image, at most 8; 6 for one model, 4 for several.
+        image: picture of the model input, possibly at a higher resolution.
+        columns: models, each with the same number of blocks; the maps in one row share one colour scale.
+        size: height and width of the model input in pixels; None for the size of `image`.
+        view: view of the image that the models see, printed beside the size.
+        title: title of the figure, such as the name of the image file.
+        own_scale: give each map its own colour scale, from its minimum to its maximum.
+        representatives: number of slots that are drawn over the image, 1 to 8. None: 6 for one model, 4 for several.
+
+    Raises:
+        InputError: there are no blocks, models have different numbers of blocks, or `representatives` is out of range.
     """
     counts = {len(column.maps) for column in columns}
     if not columns or counts == {0} or len(counts) > 1:
-        raise InputError(f"A figure needs models with as many blocks each, and at least one; got {sorted(counts)}.")
+        raise InputError(f"A figure needs the same number of blocks per model, at least 1; got {sorted(counts)}.")
     alone = len(columns) == 1
     count = (6 if alone else 4) if representatives is None else representatives
     if not 1 <= count <= len(COLOURS):
-        raise InputError(f"1 to {len(COLOURS)} slots can represent the others in a figure, got {count}.")
+        raise InputError(f"representatives must be 1 to {len(COLOURS)} slots, got {count}.")
     canvas = canvas_of(image, max(maps.assignment.shape[1] for column in columns for maps in column.maps))
     rows = [[Block(maps, canvas, count) for maps in row] for row in zip(*(c.maps for c in columns), strict=True)]
     pairs = (count + 1) // 2
@@ -141,13 +144,14 @@ def slot_figure(
 
 
 def _picture_size(canvas: Array) -> tuple[float, float]:
-    """Width and height of the image at the head of the page."""
+    """Return width and height of the image in the page header."""
     aspect = canvas.shape[1] / canvas.shape[0]
     width = min(PICTURE * aspect, 2.5 * PICTURE)
     return width, width / aspect
 
 
 def _draw_head(page: Page, canvas: Array, view: str, title: str, own_scale: bool) -> None:
+    """Draw the page header: the image, the title, the view and how to read the figure."""
     width, height = _picture_size(canvas)
     page.panel(MARGIN, MARGIN, (width, height), canvas)
     x = MARGIN + width + 0.3
@@ -158,16 +162,21 @@ def _draw_head(page: Page, canvas: Array, view: str, title: str, own_scale: bool
 
 
 def _draw_title(page: Page, x: float, y: float, column: Column) -> None:
+    """Draw the header of a column: the model's name, and its predictions or its warning."""
     page.text(x, y, column.title, 11, TEXT, "bold")
-    said = "   ".join(f"{name} {probability:.1%}" for name, probability in column.predictions)
+    predictions = "   ".join(f"{name} {probability:.1%}" for name, probability in column.predictions)
     if column.warning:
         page.text(x, y + 0.24, column.warning, 8.5, ALARM)
-    elif said:
-        page.text(x, y + 0.24, said, 8.5, QUIET)
+    elif predictions:
+        page.text(x, y + 0.24, predictions, 8.5, QUIET)
 
 
 def _draw_band(page: Page, x: float, y: float, sizes: _Sizes, block: Block, high: float | None) -> None:
-    """One block of one model; `high` ends the colour scale of all its maps, None gives each its own."""
+    """Draw one block of one model.
+
+    Args:
+        high: upper end of the colour scale of all maps; None gives each map its own scale.
+    """
     maps = block.maps
     scale = "" if maps.scale is None else f", scale {maps.scale:.3g}"
     page.text(x, y, f"Block {maps.index}", 9.5, TEXT, "bold")
@@ -186,11 +195,11 @@ def _draw_band(page: Page, x: float, y: float, sizes: _Sizes, block: Block, high
 
 
 def _draw_grid(page: Page, x: float, y: float, size: tuple[float, float], block: Block, high: float | None) -> None:
-    """All maps in the grid of the slots, representatives framed, and the colour scale beside them."""
+    """Draw all maps in the grid of the slots, with frames around representatives and a colour bar."""
     cols = block.maps.slot_grid[1]
     maps = block.slots if high is not None else _stretched(block.slots)
     times = -(-FINEST // max(block.maps.grid))
-    maps = maps.repeat(times, 1).repeat(times, 2)  # pixels so small that a gap of whole ones is thin
+    maps = maps.repeat(times, 1).repeat(times, 2)  # smaller pixels, so that a gap of one pixel is thin
     h, w = maps.shape[1:]
     gap = max(1, round((h * w) ** 0.5 / 13))
     sheet = _mosaic(maps, cols, gap)
@@ -207,13 +216,13 @@ def _draw_grid(page: Page, x: float, y: float, size: tuple[float, float], block:
 
 
 def _ticks(high: float, block: Block) -> Mapping[float, str]:
-    """The ends of a colour scale, and an even share, unless that is one of them."""
+    """Return labels of the ends of a colour scale and of the uniform weight."""
     beyond = "≥ " if block.strongest > high else ""
     return {0.0: "0", 1 / block.num_slots: f"1/{block.num_slots}", high: f"{beyond}{high:.2g}"}
 
 
 def _mosaic(maps: Array, cols: int, gap: int) -> Array:
-    """All maps (S, h, w) in rows of `cols`, with a gap of nan between them."""
+    """Arrange maps (S, h, w) in rows of `cols`, with a gap of NaN between them."""
     slots, h, w = maps.shape
     sheet = np.full((-(-slots // cols) * (h + gap) - gap, cols * (w + gap) - gap), np.nan, np.float32)
     for slot, one in enumerate(maps):
@@ -223,7 +232,7 @@ def _mosaic(maps: Array, cols: int, gap: int) -> Array:
 
 
 def _stretched(maps: Array) -> Array:
-    """Each map on its own scale, from 0 to 1; one that is the same everywhere is 0."""
+    """Rescale each map to 0 to 1; constant maps become 0."""
     low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
     stretched: Array = (maps - low) / np.maximum(high - low, 1e-12)
     return stretched
@@ -232,7 +241,7 @@ def _stretched(maps: Array) -> Array:
 def _draw_representatives(
     page: Page, x: float, y: float, size: tuple[float, float], block: Block, high: float | None
 ) -> None:
-    """Two rows of the image as it is seen through one slot each; `size` is that of a panel."""
+    """Draw two rows of panels, each the image seen through one representative slot; `size` is the size of a panel."""
     pairs = (block.count + 1) // 2
     for place, (slot, colour) in enumerate(zip(block.representatives, COLOURS, strict=False)):
         one = block.slots[slot]
@@ -243,7 +252,7 @@ def _draw_representatives(
 
 
 def _draw_summary(page: Page, x: float, y: float, size: tuple[float, float], block: Block) -> None:
-    """The strongest slot of each pixel, and below it among how many slots the pixel is shared out."""
+    """Draw the strongest slot of each pixel, and below it the number of effective slots of each pixel."""
     page.panel(x, y, size, block.segments())
     y += size[1] + GAP
     most = max(block.num_slots, 2)

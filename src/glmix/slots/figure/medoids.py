@@ -1,4 +1,4 @@
-"""Representative slots: a few whose maps stand for all."""
+"""Choice of representative slots by k-medoids."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,14 @@ __all__ = ["representative_slots"]
 
 
 def representative_slots(assignment: Tensor, count: int) -> list[int]:
-    """The medoids of one image's slot maps (S, N), at most `count` of them, those with most pixels first.
+    """Return the medoids of the slot maps (S, N) of one image, at most `count`, sorted by size, the largest first.
 
-    The distance between two slots is how many pixels they would have to hand over to become alike. Slots that are
-    exactly alike are represented once, and nothing is left to chance: the same maps give the same slots.
+    The distance between two slots is the L1 distance of their maps. Identical slots count once. The result is
+    deterministic.
+
+    Args:
+        assignment: softmax over slots (S, N).
+        count: number of representative slots, at least 1.
     """
     try:
         import kmedoids  # type: ignore[import-untyped]
@@ -24,7 +28,7 @@ def representative_slots(assignment: Tensor, count: int) -> list[int]:
         raise InputError(f"The number of representative slots must be at least 1, got {count}.")
     maps = assignment.detach().float().cpu()
     distances = torch.cdist(maps, maps, p=1)
-    # a slot that is a copy of an earlier one can never be a second medoid
+    # a copy of an earlier slot cannot be a second medoid
     copies = (distances == 0).float().argmax(1)
     distinct = torch.unique(copies)
     distances = distances[distinct][:, distinct]

@@ -1,4 +1,4 @@
-"""A page on which things are put in inches from its upper left corner: matplotlib's objects, no global state."""
+"""A matplotlib figure whose elements are placed in inches from the upper left corner, without pyplot's global state."""
 
 import io
 from collections.abc import Mapping
@@ -24,12 +24,16 @@ from ...files import write_atomically
 __all__ = ["BAR", "QUIET", "TEXT", "Page", "badge", "save_figure"]
 
 TEXT, QUIET, LINE = "#1c1e21", "#6b7078", "#d4d4d0"
-BAR = 0.09  # the width of a colour bar
+BAR = 0.09  # width of a colour bar
 BADGE = {"boxstyle": "square,pad=0.2", "ec": "none"}
 
 
 class Page:
-    """Its figure is what `save_figure` takes. A panel's (x, y) is its upper left corner, y counted downwards."""
+    """A figure with absolute placement. (x, y) is the upper left corner of an element in inches, y counted downwards.
+
+    Args:
+        width, height: size of the figure in inches.
+    """
 
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
@@ -51,7 +55,15 @@ class Page:
         frame: str | None = LINE,
         smooth: bool = True,
     ) -> Axes:
-        """An image or a map that fills its place, in a thin frame, in a thick one of a colour, or in none."""
+        """Draw an image or a map that fills a rectangle.
+
+        Args:
+            x, y: upper left corner.
+            size: width and height.
+            image: an image, or a map to draw with `cmap` and `norm`.
+            frame: colour of the frame, thick unless it is the default; None for no frame.
+            smooth: interpolate between pixels.
+        """
         axes = self._axes(x, y, *size)
         axes.imshow(image, cmap, norm, interpolation="antialiased" if smooth else "nearest", aspect="auto")
         axes.set(xticks=[], yticks=[])
@@ -59,7 +71,7 @@ class Page:
         return axes
 
     def text(self, x: float, y: float, text: str, size: float = 8, colour: str = TEXT, weight: str = "normal") -> None:
-        """Lines whose top is at y. Names of files are no mathematics, whatever dollars they hold."""
+        """Draw lines of text whose top is at y. Dollar signs are literal, because file names may contain them."""
         where = (x / self.width, 1 - y / self.height)
         self.figure.text(
             *where, text, size=size, color=colour, weight=weight, va="top", linespacing=1.45, parse_math=False
@@ -68,7 +80,7 @@ class Page:
     def bar(
         self, x: float, y: float, height: float, cmap: Colormap, norm: Normalize, ticks: Mapping[float, str]
     ) -> None:
-        """A colour scale, with words or numbers at `ticks`."""
+        """Draw a colour bar with labels at `ticks`, {value: label}."""
         bar = self.figure.colorbar(ScalarMappable(norm, cmap), cax=self._axes(x, y, BAR, height))
         bar.ax.spines[:].set_visible(False)
         bar.set_ticks(list(ticks), labels=list(ticks.values()))
@@ -77,7 +89,7 @@ class Page:
 
 
 def badge(axes: Axes, x: float, y: float, letter: str, colour: str, size: float = 7) -> None:
-    """A white letter on a colour, just inside the corner whose place in the panel's own units is (x, y)."""
+    """Draw a white letter on a coloured square just inside a corner (x, y), in data coordinates of the panel."""
     axes.annotate(
         letter,
         (x, y),
@@ -94,10 +106,14 @@ def badge(axes: Axes, x: float, y: float, letter: str, colour: str, size: float 
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 130) -> None:
-    """Write PNG or SVG, as the name ends: whole or not at all, and the same bytes for the same figure."""
+    """Write a PNG or SVG file atomically. The same figure gives the same bytes.
+
+    Raises:
+        InputError: the suffix is neither .png nor .svg.
+    """
     kind = path.suffix.lower().lstrip(".")
     if kind not in ("png", "svg"):
-        raise InputError(f"A figure is written as .png or .svg, got {path.name!r}.")
+        raise InputError(f"Figures are written as .png or .svg, got {path.name!r}.")
     metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     contents = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "glmix", "svg.fonttype": "path"}):

@@ -1,6 +1,6 @@
-"""The panels of a figure on slots, as arrays: what is seen of one image in one block.
+"""Panels of a slot figure, as arrays, for one image and one block.
 
-A panel is (H, W, 3) from 0 to 1 on the canvas, the image at a size that prints well; maps of slots are (S, h, w).
+A panel is (H, W, 3) from 0 to 1 on the canvas, which is the image at print resolution; slot maps are (S, h, w).
 """
 
 import math
@@ -20,18 +20,24 @@ __all__ = ["COLOURS", "Block", "canvas_of", "hex_to_rgb"]
 
 Array = NDArray[np.float32]
 
-# Of representative slots, told apart by most eyes; letters beside them tell them apart for all.
+# Colours of representative slots, which most people can distinguish; letters identify the slots for everybody.
 COLOURS = ("#d1495b", "#e5a11a", "#3c9d5f", "#2ba3bf", "#7d55b5", "#e077a8", "#8a6d3b", "#64748b")
-SMALLEST, LARGEST = 256, 512  # the longer side of a canvas
-MANY = 64  # slots; where there are more, canvases are smaller, so that no figure needs much memory
+SMALLEST, LARGEST = 256, 512  # limits of the longer side of a canvas in pixels
+MANY = 64  # number of slots above which canvases are smaller, to limit the memory
 
 
 def hex_to_rgb(colour: str) -> Array:
+    """Convert "#rrggbb" to three numbers from 0 to 1."""
     return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)], np.float32)
 
 
 def canvas_of(image: Image.Image, num_slots: int = MANY) -> Array:
-    """The image as it is printed: small ones with their pixels repeated, large ones reduced."""
+    """Return the image at print resolution: small images enlarged with nearest neighbours, large images reduced.
+
+    Args:
+        image: an image of any size.
+        num_slots: number of slots per block; many slots reduce the resolution, to limit the memory.
+    """
     longer = max(image.size)
     largest = max(SMALLEST, round(LARGEST * min(1.0, (MANY / num_slots) ** 0.5)))
     if longer < SMALLEST:
@@ -45,13 +51,13 @@ def canvas_of(image: Image.Image, num_slots: int = MANY) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One image of a batch in one block, with everything that is drawn of it.
+    """Slot maps of one block for one image of a batch, with everything that the figure draws.
 
     Args:
-        maps: of the block.
-        canvas: the image as it is printed.
-        count: how many slots represent the others.
-        at: the image's place in the batch.
+        maps: maps of the block.
+        canvas: the image at print resolution (H, W, 3).
+        count: number of representative slots.
+        at: index of the image in the batch.
     """
 
     maps: BlockMaps
@@ -61,12 +67,12 @@ class Block:
 
     @cached_property
     def assignment(self) -> Tensor:
-        """(1, S, N)"""
+        """Assignment of the image, (1, S, N)."""
         return self.maps.assignment[self.at : self.at + 1].detach().float().cpu()
 
     @cached_property
     def slots(self) -> Array:
-        """All maps at the block's own resolution (S, h, w)."""
+        """Assignment at the block's own resolution, (S, h, w)."""
         found: Array = self.assignment[0].unflatten(1, self.maps.grid).numpy()
         return found
 
@@ -76,56 +82,66 @@ class Block:
 
     @cached_property
     def representatives(self) -> list[int]:
+        """Indices of the representative slots."""
         return representative_slots(self.assignment[0], self.count)
 
     @cached_property
     def largest(self) -> float:
-        """The end of a colour scale for all slots: nineteen of twenty pixels give no slot more than this share.
+        """Upper end of the colour scale: the 95 % quantile over pixels of the highest weight of a slot.
 
-        It is never less than two even shares, so that maps which tell nothing look like nothing.
+        It is at least twice the uniform weight, so that uniform maps do not look structured.
         """
         most = np.quantile(self.slots.max(0), 0.95)
         return max(float(most), min(2 / self.num_slots, 1.0))
 
     @property
     def strongest(self) -> float:
-        """The largest share of all, which may lie beyond the scale."""
+        """Highest weight of any slot, which may exceed the colour scale."""
         return float(self.slots.max())
 
     @cached_property
     def _fine(self) -> Tensor:
-        """The assignment on the canvas (S, H, W)."""
+        """Assignment at the resolution of the canvas, (S, H, W)."""
         height, width = self.canvas.shape[:2]
         return resize_assignment(self.assignment, self.maps.grid, (height, width))[0].unflatten(1, (height, width))
 
     @property
     def effective_per_pixel(self) -> float:
-        """The mean over pixels."""
+        """Effective slots per pixel, averaged over pixels."""
         return float(effective_slots_per_pixel(self.assignment).mean())
 
     @property
     def effective_per_image(self) -> float:
+        """Effective slots of the image."""
         return float(effective_slots_per_image(self.assignment))
 
     @cached_property
     def effective(self) -> Array:
-        """Among how many slots each of the block's pixels is shared out (h, w)."""
+        """Effective slots of each pixel, (h, w)."""
         found: Array = effective_slots_per_pixel(self.assignment)[0].unflatten(0, self.maps.grid).numpy()
         return found
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """The strongest slot of each pixel of the canvas (H, W)."""
+        """Strongest slot of each pixel of the canvas, (H, W)."""
         found: NDArray[np.int64] = strongest_slots(self._fine[None])[0].numpy()
         return found
 
     def spotlight(self, slot: int, low: float, high: float) -> Array:
-        """The image where the slot is strong, and a ghost of it elsewhere; `low` and `high` end the slot's scale."""
+        """Return the image where the slot is strong, and a pale grey version of it elsewhere (H, W, 3).
+
+        Args:
+            slot: index of the slot.
+            low, high: ends of the slot's colour scale.
+        """
         weight = (self._fine[slot] - low).div(max(high - low, 1e-12)).clamp(0, 1).unsqueeze(2).numpy()
         return _blend(weight, self.canvas, _ghost(self.canvas))
 
     def segments(self) -> Array:
-        """Each pixel in the mean colour of its strongest slot, thin borders between; representatives are tinted."""
+        """Return the segments of the strongest slots in their mean colours, with thin boundaries.
+
+        Representatives are tinted in their own colours.
+        """
         from skimage.segmentation import find_boundaries
 
         flat = self.labels.ravel()
@@ -141,9 +157,11 @@ class Block:
 
 
 def _blend(weight: Array, above: Array, below: Array) -> Array:
+    """Blend two images with a weight per pixel."""
     return below + weight * (above - below)
 
 
 def _ghost(canvas: Array) -> Array:
+    """Return a pale grey version of the image."""
     grey = canvas.mean(2, keepdims=True, dtype=np.float32) * np.float32(0.12) + np.float32(0.86)
     return np.repeat(grey, 3, 2)

@@ -1,1 +1,1 @@
-"""How well slots group pixels, as numbers, beside controls."""
+"""Evaluation of slots as segmentations, in comparison with controls."""

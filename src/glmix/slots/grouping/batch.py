@@ -1,4 +1,4 @@
-"""One batch of images on its way through scoring: every segmentation of it, and the scores of each."""
+"""Segmentations and scores of one batch of images: slots, an untrained network, and controls."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -17,7 +17,16 @@ from . import scores
 from .controls import BLUR, Superpixels, features_of, kmeans_segments, regular_cells
 from .truth import Truth
 
-__all__ = ["CONTROLS", "SLOTS", "Batch", "batches", "images_of", "roots_of", "segments_of", "stacked"]
+__all__ = [
+    "CONTROLS",
+    "SLOTS",
+    "Batch",
+    "batches",
+    "normalised_images",
+    "sqrt_assignments",
+    "strongest_slot_segments",
+    "concat_features",
+]
 
 Labels = NDArray[np.integer[Any]]
 Row = dict[str, float]
@@ -26,8 +35,8 @@ CONTROLS = ("untrained", "grid", "SLIC", "SLIC blurred", "k-means")
 SLICS = {"SLIC": 0.0, "SLIC blurred": BLUR}
 
 
-def images_of(model: GLNet, truths: Sequence[Truth]) -> Tensor:
-    """The images of a batch as the model was trained to see them (B, C, H, W), on its device and of its dtype."""
+def normalised_images(model: GLNet, truths: Sequence[Truth]) -> Tensor:
+    """Return the model input (B, C, H, W) of a batch, normalised, on the device and in the dtype of the model."""
     like = next(model.parameters())
     images = torch.from_numpy(np.stack([truth.image for truth in truths])).permute(0, 3, 1, 2).float() / 255
     if model.in_chans == 1:
@@ -37,7 +46,7 @@ def images_of(model: GLNet, truths: Sequence[Truth]) -> Tensor:
 
 
 def batches(truths: Iterable[Truth], most: int) -> Iterator[list[Truth]]:
-    """Truths that follow one another and have the same size, at most so many at once."""
+    """Group consecutive images of the same size, at most `most` per batch."""
     batch: list[Truth] = []
     for truth in truths:
         if batch and (len(batch) == most or truth.image.shape != batch[0].image.shape):
@@ -48,36 +57,41 @@ def batches(truths: Iterable[Truth], most: int) -> Iterator[list[Truth]]:
         yield batch
 
 
-def segments_of(maps: BlockMaps, size: tuple[int, int]) -> Labels:
-    """The strongest slot of each pixel of the images: (B, H, W)."""
+def strongest_slot_segments(maps: BlockMaps, size: tuple[int, int]) -> Labels:
+    """Return the strongest slot of each pixel at the size of the images: (B, H, W)."""
     labels: Labels = (
         strongest_slots(resize_assignment(maps.assignment, maps.grid, size)).unflatten(1, size).cpu().numpy()
     )
     return labels
 
 
-def roots_of(maps: Sequence[BlockMaps]) -> Tensor:
-    """The square roots of the assignments of blocks as features (B, S, h, w), each pixel of length one, on the finest
-    grid. Their distances are those of Hellinger between distributions over slots.
+def sqrt_assignments(maps: Sequence[BlockMaps]) -> Tensor:
+    """Return the square roots of the assignments as features (B, S, h, w) with unit norm per pixel, on the finest grid.
 
-    The temperature is the learnt one: for k-means it was better on scenes than that of the cut.
+    Distances between these features are Hellinger distances between distributions over slots. The temperature is the
+    learned one: on scenes, k-means scored higher with it than with the temperature of the cut.
     """
     kernel = slot_kernel(maps, effective=None)
     return kernel.assignment.sqrt().unflatten(2, kernel.grid)
 
 
-def stacked(features: Sequence[Tensor]) -> Tensor:
-    """Features of blocks (B, C, h, w), each pixel of length one in each block, side by side on the finest grid."""
+def concat_features(features: Sequence[Tensor]) -> Tensor:
+    """Concatenate features of blocks (B, C, h, w) on the finest grid, with unit norm per pixel in each block."""
     grid = max((part.shape[2:] for part in features), key=lambda size: size[0] * size[1])
     parts = [F.normalize(part.float(), dim=1) for part in features]
     return torch.cat([F.interpolate(part, list(grid), mode="bilinear", align_corners=False) for part in parts], 1)
 
 
 class Batch:
-    """What the model, an untrained one and the controls make of some images of one size.
+    """Slots, an untrained network and controls for images of one size.
 
     Args:
-        fresh: the untrained model; None where it is not among the controls.
+        model: the model.
+        fresh: the untrained model; None if it is not among the controls.
+        truths: images with ground truth.
+        blocks: indices of the blocks; None for all.
+        controls: names in `CONTROLS`.
+        seed: random seed of k-means.
     """
 
     def __init__(
@@ -91,7 +105,7 @@ class Batch:
     ) -> None:
         self.truths, self.controls, self.seed = truths, controls, seed
         self.size = (truths[0].image.shape[0], truths[0].image.shape[1])
-        images = images_of(model, truths)
+        images = normalised_images(model, truths)
         with features_of(model) as features:
             self.maps = slot_maps(model, images, blocks)
         self.features = [features[maps.name] for maps in self.maps]
@@ -103,26 +117,36 @@ class Batch:
         }
 
     def block_rows(self, place: int) -> dict[str, list[Row]]:
-        """Scores of the strongest slots of one block, and of controls with as many segments in each image."""
+        """Score the strongest slots of one block, and controls with the same number of segments in each image.
+
+        Args:
+            place: position of the block in `self.maps`.
+
+        Returns:
+            `{method: [{metric: value} per image]}`.
+        """
         maps = self.maps[place]
-        labels = segments_of(maps, self.size)
+        labels = strongest_slot_segments(maps, self.size)
         found = {SLOTS: _slot_rows(maps, labels, self.truths)}
         if self.untrained:
             other = self.untrained[place]
-            found["untrained"] = _slot_rows(other, segments_of(other, self.size), self.truths)
+            found["untrained"] = _slot_rows(other, strongest_slot_segments(other, self.size), self.truths)
         counts = [len(np.unique(one)) for one in labels]
         return found | self._controls(counts, self.features[place])
 
     def joint_rows(self, count: int) -> dict[str, list[Row]]:
-        """Scores of `count` segments, k-means on the assignments of all blocks together, and of controls with as many:
-        the same of the untrained model, and k-means on the features of all blocks."""
-        found = {SLOTS: self._clustered(roots_of(self.maps), count)}
+        """Score `count` segments of all blocks together, and controls with the same number of segments.
+
+        Segments are clusters of k-means on the assignments of all blocks. The untrained network is evaluated in the
+        same way; the control k-means uses the features of all blocks.
+        """
+        found = {SLOTS: self._kmeans_rows(sqrt_assignments(self.maps), count)}
         if self.untrained:
-            found["untrained"] = self._clustered(roots_of(self.untrained), count)
-        return found | self._controls([count] * len(self.truths), stacked(self.features))
+            found["untrained"] = self._kmeans_rows(sqrt_assignments(self.untrained), count)
+        return found | self._controls([count] * len(self.truths), concat_features(self.features))
 
     def _controls(self, counts: Sequence[int], features: Tensor) -> dict[str, list[Row]]:
-        """Those that are given how many segments to make in each image."""
+        """Score the controls that accept a number of segments per image."""
         made: dict[str, Callable[[int, int], Labels]] = {
             "grid": lambda _, count: regular_cells(*self.size, count),
             "SLIC": lambda i, count: self.superpixels["SLIC"][i].near(count),
@@ -137,14 +161,15 @@ class Batch:
             if name in self.controls
         }
 
-    def _clustered(self, points: Tensor, count: int) -> list[Row]:
+    def _kmeans_rows(self, points: Tensor, count: int) -> list[Row]:
+        """Score k-means segments of features (B, C, h, w)."""
         return [
             _row(kmeans_segments(points[i], count, self.size, self.seed), truth) for i, truth in enumerate(self.truths)
         ]
 
 
 def _row(labels: Labels, truth: Truth) -> dict[str, float]:
-    """All scores of one segmentation."""
+    """Return all scores of one segmentation."""
     row = {
         "achievable_accuracy": scores.achievable_accuracy(labels, truth.regions),
         "purity": scores.purity(labels, truth.regions),
@@ -161,7 +186,7 @@ def _row(labels: Labels, truth: Truth) -> dict[str, float]:
 
 
 def _slot_rows(maps: BlockMaps, labels: Labels, batch: Sequence[Truth]) -> list[dict[str, float]]:
-    """Scores of slots, with what is known of slots alone: on the block's own grid, of every image."""
+    """Return the scores of slots, and the measures that only slots have, on the block's own grid."""
     per_pixel = effective_slots_per_pixel(maps.assignment).mean(1).tolist()
     per_image = effective_slots_per_image(maps.assignment).tolist()
     strongest = strongest_slots(maps.assignment).cpu().numpy()

@@ -1,7 +1,7 @@
-"""What makes grouping scores mean something: segments that took no training, or no slots, as many as the slots made.
+"""Controls for grouping scores: segmentations without training or without slots, with the same number of segments.
 
-An untrained network of the same architecture, a regular grid, superpixels of the image's colours (SLIC), and k-means on
-the very features that a block's slots are clustered from.
+The controls are an untrained network of the same architecture, a regular grid, superpixels of the image's colours
+(SLIC), and k-means on the features from which a block's slots are clustered.
 """
 
 import copy
@@ -24,13 +24,12 @@ from ..maps import blocks_with_slots
 __all__ = ["BLUR", "Superpixels", "dense_cut", "features_of", "kmeans_segments", "regular_cells", "untrained_like"]
 
 Labels = NDArray[np.int64]
-BLUR = 1 / 32  # for superpixels: of 1/64, 1/32, 3/64 and 1/16 the best on training scenes
-TRIES = 8  # for a number of superpixels that SLIC does not promise
+BLUR = 1 / 32  # for superpixels: the best of 1/64, 1/32, 3/64 and 1/16 on training scenes
+TRIES = 8  # attempts to reach a number of superpixels, which SLIC treats as approximate
 
 
 def untrained_like(model: GLNet, seed: int = 0) -> GLNet:
-    """A network of the same architecture, slots, device and dtype with the weights of a fresh start, in evaluation
-    mode. The global random state is as it was afterwards."""
+    """Return a newly initialised copy of a model, in evaluation mode. The global random state is restored."""
     fresh = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[p.device for p in model.parameters() if p.is_cuda][:1]):
         torch.manual_seed(seed)
@@ -40,8 +39,11 @@ def untrained_like(model: GLNet, seed: int = 0) -> GLNet:
 
 @contextmanager
 def features_of(model: GLNet) -> Iterator[dict[str, Tensor]]:
-    """While it lasts, every forward pass leaves the features (B, C, h, w) that a block's slots are clustered from under
-    the block's name."""
+    """Record the features from which slots are clustered, in every forward pass inside a `with` block.
+
+    Yields:
+        `{block name: features (B, C, h, w)}` of the last forward pass.
+    """
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -60,20 +62,23 @@ def features_of(model: GLNet) -> Iterator[dict[str, Tensor]]:
 
 
 def regular_cells(height: int, width: int, count: int) -> Labels:
-    """Exactly `count` cells of equal area that are as near to squares as can be: (height, width), numbered by rows.
+    """Divide an image into exactly `count` cells of equal area, as square as possible: (height, width), row by row.
 
-    Rows of cells are as high as the number of cells in them asks for, so that numbers such as 7 have a layout as well.
+    The height of a row of cells is proportional to the number of cells in it, so that primes such as 7 are possible.
+
+    Raises:
+        InputError: `count` is not between 1 and the number of pixels.
     """
     if not 1 <= count <= height * width:
-        raise InputError(f"{width} x {height} pixels can be parted into 1 to {height * width} cells, got {count}.")
+        raise InputError(f"{width} x {height} pixels can be divided into 1 to {height * width} cells, got {count}.")
     rows = min(max(1, round(float(np.sqrt(count * height / width)))), count, height)
     while -(-count // rows) > width:
         rows += 1
-    ends = [count * (row + 1) // rows for row in range(rows)]  # cells up to the end of each row
+    ends = [count * (row + 1) // rows for row in range(rows)]  # number of cells up to the end of each row
     labels = np.empty((height, width), np.int64)
     top = begin = 0
     for row, end in enumerate(ends):
-        # at least one line of pixels for this row and for each that follows
+        # at least one line of pixels for this row of cells and for each row below
         bottom = min(max(round(height * end / count), top + 1), height - (rows - 1 - row))
         labels[top:bottom] = begin + np.arange(width) * (end - begin) // width
         top, begin = bottom, end
@@ -81,11 +86,12 @@ def regular_cells(height: int, width: int, count: int) -> Labels:
 
 
 class Superpixels:
-    """SLIC superpixels of an RGB image (H, W, 3), as near to a number of them as some tries come.
+    """SLIC superpixels of an RGB image (H, W, 3).
 
     Args:
-        blur: standard deviation of the blur that comes first, as a share of the shorter side. Without it, SLIC follows
-            noise and texture.
+        image: the image.
+        blur: standard deviation of the Gaussian blur before SLIC, as a fraction of the shorter side. Without blur, SLIC
+            follows noise and texture.
     """
 
     def __init__(self, image: NDArray[np.uint8], blur: float = 0.0) -> None:
@@ -94,21 +100,22 @@ class Superpixels:
         self.made: dict[int, Labels] = {}
 
     def near(self, count: int) -> Labels:
-        """Labels from 0, about `count` of them: SLIC takes a number for advice."""
-        best, missed, asked = np.zeros(self.image.shape[:2], np.int64), count - 1, count
+        """Return labels from 0 with approximately `count` segments, the best of some attempts with SLIC."""
+        best, error, requested = np.zeros(self.image.shape[:2], np.int64), count - 1, count
         tried: set[int] = set()
-        while missed > count // 12 and asked >= 2 and len(tried) < TRIES:
-            labels = self._asked(asked)
+        while error > count // 12 and requested >= 2 and len(tried) < TRIES:
+            labels = self._slic(requested)
             found = int(labels.max()) + 1
-            if abs(found - count) < missed:
-                best, missed = labels, abs(found - count)
-            tried.add(asked)
-            asked = max(2, round(asked * min(max(count / found, 0.7), 1.5)))
-            while asked in tried:
-                asked += 1 if found < count else -1
+            if abs(found - count) < error:
+                best, error = labels, abs(found - count)
+            tried.add(requested)
+            requested = max(2, round(requested * min(max(count / found, 0.7), 1.5)))
+            while requested in tried:
+                requested += 1 if found < count else -1
         return best
 
-    def _asked(self, number: int) -> Labels:
+    def _slic(self, number: int) -> Labels:
+        """Run SLIC with a requested number of segments, once per number."""
         try:
             from skimage.segmentation import slic
         except ImportError as error:
@@ -122,10 +129,19 @@ class Superpixels:
 
 
 def kmeans_segments(features: Tensor, count: int, size: tuple[int, int], seed: int = 0) -> Labels:
-    """k-means of one image's features (C, h, w), each of length one, into `count` clusters: labels on `size`.
+    """Cluster the features (C, h, w) of one image, scaled to unit norm, by k-means.
 
-    Distances to the centres are interpolated, then the nearest one is taken, just as slots' logits are interpolated
-    before the strongest is taken: k-means has the same resolution as the slots that it is compared with.
+    Distances to the cluster centres are interpolated before the nearest centre is chosen, like logits of slots before
+    the strongest slot is chosen. k-means therefore has the same resolution as the slots.
+
+    Args:
+        features: (C, h, w).
+        count: number of clusters.
+        size: height and width of the result.
+        seed: random seed.
+
+    Returns:
+        Labels of the given size.
     """
     try:
         from sklearn.cluster import KMeans  # type: ignore[import-untyped]
@@ -135,7 +151,7 @@ def kmeans_segments(features: Tensor, count: int, size: tuple[int, int], seed: i
     grid = features.shape[1:]
     points = F.normalize(features.detach().double().flatten(1), dim=0).T.cpu().numpy()  # (N, C)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than clusters
+        warnings.simplefilter("ignore", ConvergenceWarning)  # raised if there are fewer distinct points than clusters
         fitted = KMeans(min(count, len(points)), n_init=1, random_state=seed).fit(points)
     distances = torch.from_numpy(fitted.transform(points) ** 2).T.unflatten(1, grid)  # (count, h, w)
     nearest: Labels = F.interpolate(distances[None], size, mode="bilinear", align_corners=False)[0].argmin(0).numpy()
@@ -143,10 +159,10 @@ def kmeans_segments(features: Tensor, count: int, size: tuple[int, int], seed: i
 
 
 def dense_cut(features: Tensor, most: int = 576) -> Tensor:
-    """The normalised cut on the cosine between features (B, C, h, w), as far as it is positive: (B, h', w').
+    """Return the normalised cut of the positive part of the cosine between features (B, C, h, w): (B, h', w').
 
-    What SlotCut does without the kernel of all pairs of pixels, done with it, as large as it is: grids of more than
-    `most` pixels are averaged to smaller ones.
+    This is SlotCut with an explicit kernel of all pairs of pixels. Grids of more than `most` pixels are averaged to
+    smaller ones.
     """
     smaller = min(1.0, (most / (features.shape[2] * features.shape[3])) ** 0.5)
     grid = (max(1, int(features.shape[2] * smaller)), max(1, int(features.shape[3] * smaller)))

@@ -1,11 +1,12 @@
-"""Objects found without masks: what the slots of a trained classifier part from the rest of the image.
+"""Unsupervised object discovery: objects found from the slots of a trained classifier, without masks.
 
-Two ways. The cut: the normalised cut of the slots' kernel parts the image in two, and the connected parts of the object
-side are the objects. k-means: pixels are clustered by the square roots of their assignments, whose distances are those
-of Hellinger between distributions over slots; clusters of which most lies on the object side of the cut are objects.
+There are two methods. The cut: the normalised cut of the slot kernel divides the image in two, and the connected
+components on the object side are the objects. k-means: pixels are clustered by the square roots of their assignments,
+whose distances are Hellinger distances between distributions over slots; clusters that lie mostly on the object side
+of the cut are the objects.
 
-Beside them stand what needs no training or no slots: the same ways with an untrained network, with the features that
-slots are clustered from, and figures that do not look at the image.
+Controls need no training or no slots: the same methods with an untrained network, with the features from which slots
+are clustered, and shapes that do not depend on the image.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +24,7 @@ from ..cam import class_activation
 from ..cut import oriented, slot_kernel
 from ..maps import BlockMaps, recording
 from . import scores
-from .batch import batches, images_of, roots_of, stacked
+from .batch import batches, concat_features, normalised_images, sqrt_assignments
 from .controls import BLUR, Superpixels, dense_cut, features_of, kmeans_segments, regular_cells, untrained_like
 from .truth import Truth
 
@@ -31,7 +32,7 @@ __all__ = ["CONTROLS", "METHODS", "METRICS", "Discovered", "components", "discov
 
 Labels = NDArray[np.integer[Any]]
 
-# {name: what it is}
+# {name: description}
 METHODS = {
     "cut": "two-way normalised cut of the slots' kernel; objects are connected parts",
     "k-means": "k-means on the square roots of the assignments; objects are clusters on the object side of the cut",
@@ -56,12 +57,12 @@ METRICS = {
 
 @dataclass(frozen=True, eq=False)
 class Discovered:
-    """What was found in one image.
+    """Objects found in one image.
 
     Args:
-        truth: of the image.
-        groups: {method or control: (H, W)}, objects numbered from 1, 0 for the background.
-        rows: {method or control: {metric: value}}; NaN where a metric is not defined.
+        truth: the image and its ground truth.
+        groups: `{method or control: (H, W)}`, objects numbered from 1, 0 for the background.
+        rows: `{method or control: {metric: value}}`; NaN where a metric is not defined.
     """
 
     truth: Truth
@@ -70,12 +71,12 @@ class Discovered:
 
 
 def components(mask: NDArray[np.bool_]) -> Labels:
-    """The connected parts of a mask, corners not counted as connections: (H, W), the largest is 1, and 0 outside."""
+    """Label the 4-connected components of a mask: (H, W), numbered from 1 by size, the largest first, and 0 outside."""
     try:
         from skimage.measure import label
     except ImportError as error:
         raise MissingExtraError(
-            f"Connected parts need the extra `slots` ({error}): pip install 'glmix[slots]'."
+            f"Connected components need the extra `slots` ({error}): pip install 'glmix[slots]'."
         ) from error
     parts = label(mask, connectivity=1)
     sizes = np.bincount(parts.ravel())[1:]
@@ -86,7 +87,7 @@ def components(mask: NDArray[np.bool_]) -> Labels:
 
 
 def on_side(clusters: Labels, side: NDArray[np.bool_]) -> Labels:
-    """Clusters (H, W) as objects: those of which most lies on `side` are numbered from 1, the others are 0."""
+    """Convert clusters (H, W) to objects: clusters mostly inside `side` are numbered from 1, all others are 0."""
     names, at = np.unique(clusters, return_inverse=True)
     at = at.reshape(clusters.shape)
     inside = np.bincount(at.ravel(), side.ravel(), len(names)) > np.bincount(at.ravel()) / 2
@@ -105,30 +106,35 @@ def discover(
     batch_size: int = 16,
     progress: Callable[[int], object] | None = None,
 ) -> list[Discovered]:
-    """Find the objects of every image, by all methods and controls, and score them.
+    """Find the objects of every image with all methods and controls, and score them.
 
     Args:
-        model: a classifier, in evaluation mode or not; it stays as it was.
+        model: a classifier. Its training or evaluation mode is restored.
+        truths: images with ground truth.
         blocks: as in `slot_maps`; the kernels of several blocks are averaged.
-        clusters: of k-means.
-        sign: which side of a cut is the object: the one that the `border` of the image is not, or the one where
-            `classes` have their evidence.
-        seed: of the untrained network's weights and of k-means.
-        progress: is told how many images are done, batch by batch.
+        clusters: number of clusters of k-means.
+        sign: side of a cut that is the object: the side that is not at the `border` of the image, or the side with the
+            evidence for `classes`.
+        seed: random seed of the untrained network and of k-means.
+        batch_size: maximum number of images per batch.
+        progress: called after each batch with its number of images.
+
+    Raises:
+        InputError: an option is out of range, or there are no images.
     """
     if clusters < 2:
-        raise InputError(f"k-means needs at least 2 clusters to part an image, got {clusters}.")
+        raise InputError(f"k-means needs at least 2 clusters, got {clusters}.")
     if sign not in ("border", "classes"):
         raise InputError(f"sign must be 'border' or 'classes', got {sign!r}.")
     fresh = untrained_like(model, seed)
     results = []
     for batch in batches(truths, batch_size):
-        images = images_of(model, batch)
+        images = normalised_images(model, batch)
         size = (batch[0].image.shape[0], batch[0].image.shape[1])
         with features_of(model) as kept:
-            maps, evidence = _seen(model, images, blocks)
-        others, _ = _seen(fresh, images, blocks)
-        features = stacked([kept[block.name] for block in maps])
+            maps, evidence = _maps_and_evidence(model, images, blocks)
+        others, _ = _maps_and_evidence(fresh, images, blocks)
+        features = concat_features([kept[block.name] for block in maps])
         cuts = {
             "cut": slot_kernel(maps).cuts()[1][:, 0],
             "untrained cut": slot_kernel(others).cuts()[1][:, 0],
@@ -136,8 +142,8 @@ def discover(
         }
         sides = {name: oriented(cut, evidence if sign == "classes" else None) for name, cut in cuts.items()}
         sides["class evidence"] = evidence - evidence.mean((1, 2), keepdim=True)
-        points = {"": roots_of(maps), "untrained ": roots_of(others), "features ": features}
-        masks = {name: (_enlarged(side, size) > 0).cpu().numpy() for name, side in sides.items()}
+        points = {"": sqrt_assignments(maps), "untrained ": sqrt_assignments(others), "features ": features}
+        masks = {name: (_resize(side, size) > 0).cpu().numpy() for name, side in sides.items()}
         for i, truth in enumerate(batch):
             groups = {name: components(mask[i]) for name, mask in masks.items()}
             for whose, pixels in points.items():
@@ -155,31 +161,33 @@ def discover(
     return results
 
 
-def _seen(model: GLNet, images: Tensor, blocks: Sequence[int] | None) -> tuple[list[BlockMaps], Tensor]:
-    """Slot maps, and what speaks for classes at each place (B, h, w): the sum of their positive activations."""
+def _maps_and_evidence(model: GLNet, images: Tensor, blocks: Sequence[int] | None) -> tuple[list[BlockMaps], Tensor]:
+    """Return slot maps, and the sum of the positive class activations (B, h, w)."""
     with recording(model, blocks) as maps:
         activation = class_activation(model, images).float()
     return maps, activation.clamp_min(0).sum(1)
 
 
-def _enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps (B, h, w) with bilinear interpolation."""
     return F.interpolate(maps[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def _centre_box(height: int, width: int) -> Labels:
+    """Return a mask of a box with half the sides of the image in its centre."""
     box = np.zeros((height, width), np.int64)
     box[height // 4 : height - height // 4, width // 4 : width - width // 4] = 1
     return box
 
 
 def _row(groups: Labels, truth: Truth) -> dict[str, float]:
-    """Scores of what was found; the largest connected part is what CorLoc looks at."""
+    """Return the scores of the objects in one image. CorLoc uses the largest connected component."""
     mask = groups > 0
     row = dict.fromkeys(METRICS, float("nan"))
     if truth.foreground is not None:
         row["foreground_iou"] = scores.foreground_iou(mask, truth.foreground)
     if truth.objects is not None:
         row["mean_best_overlap"] = scores.mean_best_overlap(groups, truth.objects)
-        row["corloc"] = scores.localised(components(mask) == 1, truth.objects)
+        row["corloc"] = scores.is_localised(components(mask) == 1, truth.objects)
         row["foreground_ari"] = scores.foreground_ari(groups, truth.objects)
     return row

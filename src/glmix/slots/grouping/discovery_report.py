@@ -1,4 +1,4 @@
-"""What discovery found: a table, as JSON, and a sheet of examples."""
+"""Report of discovered objects: a table, JSON, and a figure of examples."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,24 +18,27 @@ if TYPE_CHECKING:
 __all__ = ["discovery_json", "discovery_sheet", "discovery_table", "grid_warning"]
 
 Floats = NDArray[np.float64]
-ROWS = ("cut", "k-means", "untrained k-means", "features k-means")  # of the sheet, below the truth
+ROWS = ("cut", "k-means", "untrained k-means", "features k-means")  # rows of the figure below the ground truth
 
 
 def _values(found: Sequence[Discovered], method: str, metric: str) -> Floats:
+    """Return the values of a metric per image."""
     return np.array([one.rows[method][metric] for one in found])
 
 
 def _margins(found: Sequence[Discovered], method: str, metric: str) -> list[Margin]:
+    """Return the differences between a method and every control."""
     return margins(_values(found, method, metric), {name: _values(found, name, metric) for name in CONTROLS})
 
 
-def _known(found: Sequence[Discovered]) -> list[str]:
+def _defined_metrics(found: Sequence[Discovered]) -> list[str]:
+    """Return the metrics that are defined for some image."""
     return [metric for metric in METRICS if not np.isnan(mean_of(_values(found, "cut", metric)))]
 
 
 def discovery_table(found: Sequence[Discovered]) -> str:
-    """Means over images in %, methods first; behind a control, how each method stands to it in each metric."""
-    shown = _known(found)
+    """Format a Markdown table of means in percent, with signs that compare each method with each control."""
+    shown = _defined_metrics(found)
     signs = {
         (method, margin.control, metric): SIGNS[margin.verdict]
         for method in METHODS
@@ -52,21 +55,21 @@ def discovery_table(found: Sequence[Discovered]) -> str:
 
 
 def grid_warning(found: Sequence[Discovered]) -> str | None:
-    """What has to be said beside an adjusted Rand index of the foreground; None where there is none."""
-    if "foreground_ari" not in _known(found):
+    """Return a warning about the adjusted Rand index of the foreground, or None if this score is not defined."""
+    if "foreground_ari" not in _defined_metrics(found):
         return None
     grid = mean_of(_values(found, "2 x 2 grid", "foreground_ari"))
     others = [name for name in (*METHODS, *CONTROLS) if name != "2 x 2 grid"]
     better = [name for name in others if mean_of(_values(found, name, "foreground_ari")) > grid]
-    beaten = f"only {', '.join(better)} score higher" if better else "nothing scores higher"
+    comparison = f"only {', '.join(better)} score higher" if better else "nothing scores higher"
     return (
-        f"ARI-FG is not to be trusted: a constant grid of 2 x 2 cells, which sees nothing, has {100 * grid:.1f}, and "
-        f"{beaten}. It looks at the pixels of objects alone, so cells that spill into the background cost nothing."
+        f"ARI-FG is not reliable: a constant grid of 2 x 2 cells, which ignores the image, has {100 * grid:.1f}, and "
+        f"{comparison}. It covers the pixels of objects only, so cells may extend into the background at no cost."
     )
 
 
 def discovery_json(found: Sequence[Discovered], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything for programs."""
+    """Return settings, scores and differences as a dictionary that can be written as JSON."""
     return {
         "settings": dict(settings),
         "methods": {
@@ -80,7 +83,7 @@ def discovery_json(found: Sequence[Discovered], settings: Mapping[str, Any]) -> 
         "margins": {
             method: {
                 metric: [{**vars(margin), "verdict": margin.verdict} for margin in _margins(found, method, metric)]
-                for metric in _known(found)
+                for metric in _defined_metrics(found)
             }
             for method in METHODS
         },
@@ -89,7 +92,7 @@ def discovery_json(found: Sequence[Discovered], settings: Mapping[str, Any]) -> 
 
 
 def discovery_sheet(found: Sequence[Discovered], title: str, columns: int = 8) -> "Figure":
-    """The first images, one a column: what is true, then what each of some methods found, objects in colours."""
+    """Draw the first images, one per column: the ground truth, then the objects that some methods found, in colours."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -118,7 +121,7 @@ def discovery_sheet(found: Sequence[Discovered], title: str, columns: int = 8) -
 
 
 def _picture(one: Discovered, name: str) -> Floats:
-    """The image, its objects in colours and the rest of it faint."""
+    """Return an image (H, W, 3) with its objects in colours and a pale background."""
     image = one.truth.image.astype(np.float64) / 255
     if name == "image":
         return image

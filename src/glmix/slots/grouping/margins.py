@@ -1,4 +1,4 @@
-"""By how much one thing is better than others on the same images, and whether that is more than luck."""
+"""Paired differences between a method and its controls on the same images, with 95 % confidence intervals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +13,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Margin:
-    """By how much something is better than a control.
+    """Difference between a method and a control.
 
     Args:
-        mean: over images, of the difference in the same image, turned so that more is better.
-        half: half the width of its 95 % interval, 1.96 standard errors.
+        control: name of the control.
+        mean: mean over images of the paired difference; positive means that the method is better.
+        half: half the width of its 95 % confidence interval, 1.96 standard errors.
     """
 
     control: str
@@ -26,28 +27,29 @@ class Margin:
 
     @property
     def verdict(self) -> str:
+        """Comparison with the control: "above", "below" or "level" if the interval contains 0."""
         return "above" if self.mean > self.half else "below" if self.mean < -self.half else "level"
 
 
 def mean_of(values: Floats) -> float:
-    """Over the images for which a score is defined; NaN if there is none."""
+    """Return the mean over the images for which a score is defined; NaN if there is none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
 
 
 def interval(values: Floats) -> float:
-    """Half the width of the 95 % interval of the mean over images, 1.96 standard errors; 0 for a single image."""
+    """Return half the width of the 95 % confidence interval of the mean, 1.96 standard errors; 0 for a single image."""
     known = values[~np.isnan(values)]
     return 1.96 * float(known.std(ddof=1)) / len(known) ** 0.5 if len(known) > 1 else 0.0
 
 
 def margins(values: Floats, controls: Mapping[str, Floats], better: int = 1) -> list[Margin]:
-    """To every control, the one that comes nearest or is better first.
+    """Compare a method with every control. The result is sorted by difference, the smallest first.
 
     Args:
-        values: one an image, NaN where a score is not defined.
-        controls: the same of each control, for the same images.
-        better: 1 if more is better, -1 if less is.
+        values: score per image, NaN where it is not defined.
+        controls: scores of each control on the same images.
+        better: 1 if higher is better, -1 if lower is better.
     """
     found = []
     for control, others in controls.items():

@@ -1,4 +1,4 @@
-"""Grouping scores as a table, as sentences that say where slots are above their controls, as JSON and as a plot."""
+"""Report of grouping scores: Markdown tables, comparison with controls, JSON and a plot."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["as_json", "as_numbers", "markdown_table", "score_plot", "standing", "summary", "table"]
+__all__ = ["as_json", "as_numbers", "markdown_table", "score_plot", "comparison_table", "summary", "table"]
 
 STYLES: dict[str, dict[str, Any]] = {
     SLOTS: {"color": "#14507a", "lw": 2.2, "marker": "o", "ms": 5, "zorder": 5},
@@ -31,33 +31,40 @@ ARROWS = {1: "higher is better", -1: "lower is better", 0: ""}
 
 
 def summary(found: Scores) -> str:
-    """All tables, with a sentence before each and one on their signs at the end."""
-    parts = [f"Each block, its segments being the pixels of each strongest slot:\n\n{table(found.blocks)}"]
+    """Format all tables with a sentence before each, and an explanation of the signs at the end."""
+    parts = [f"Each block; a segment is the set of pixels with the same strongest slot:\n\n{table(found.blocks)}"]
     if found.joint:
-        parts.append(f"All blocks together, parted by k-means on their assignments:\n\n{table(found.joint)}")
+        parts.append(f"All blocks together, segmented by k-means on their assignments:\n\n{table(found.joint)}")
     if len(found.blocks[0].values) > 1:
-        places = [standing(part) for part in (found.blocks, found.joint) if part]
+        places = [comparison_table(part) for part in (found.blocks, found.joint) if part]
         parts = [text for pair in zip(parts, places, strict=True) for text in pair]
         parts.append(
-            "Signs, one a block or a number of segments: + better than the control beyond the 95 % interval of the "
-            "difference within an image, = level, - worse. Bold: better than all controls.\n"
+            "Signs, one per block or number of segments: + better than the control by more than the 95 % confidence "
+            "interval of the paired difference, = level, - worse. Bold: better than all controls.\n"
         )
     return "\n".join(parts)
 
 
 def _has(blocks: Sequence[BlockScores], metric: str) -> bool:
-    """Whether a metric is known for slots in some block."""
+    """Return whether a metric is defined for the slots of some block."""
     return any(not math.isnan(block.mean(SLOTS, metric)) for block in blocks)
 
 
 def _number(value: float, metric: str) -> str:
+    """Format the value of a metric; a dash for NaN."""
     if math.isnan(value):
         return "-"
     return f"{value:.1f}" if METRICS[metric].better == 0 else f"{value:.3f}"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    """Markdown that is aligned for the eye as well; the first `left` columns are words, the others numbers."""
+    """Format a Markdown table with padded columns.
+
+    Args:
+        head: column titles.
+        rows: cells.
+        left: number of columns that are left-aligned; the others are right-aligned.
+    """
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -69,7 +76,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int
 
 
 def table(blocks: Sequence[BlockScores]) -> str:
-    """A row for each block and method, of means over images; bold where slots are above every control."""
+    """Format means over images, one row per block and method; bold where slots are better than every control."""
     shown = [metric for metric in METRICS if _has(blocks, metric)]
     head = ["", "", *(METRICS[metric].short for metric in shown)]
     rows = []
@@ -84,14 +91,17 @@ def table(blocks: Sequence[BlockScores]) -> str:
 
 
 def _above_all(block: BlockScores, metric: str) -> bool:
+    """Return whether the slots are better than every control."""
     found = block.margins(metric) if METRICS[metric].better else []
     return bool(found) and all(margin.verdict == "above" for margin in found)
 
 
-def standing(blocks: Sequence[BlockScores]) -> str:
-    """Where slots stand to each control, as a table: a sign for each block in order of execution, + where they are
-    better by more than the 95 % interval of the difference within an image, - where they are worse, = where neither;
-    then where they are better than every control."""
+def comparison_table(blocks: Sequence[BlockScores]) -> str:
+    """Format a table that compares the slots with each control: one sign per block in the order of execution.
+
+    `+` means better than the control by more than the 95 % confidence interval of the paired difference, `-` worse, `=`
+    neither. The last column lists the blocks that are better than every control.
+    """
     controls = [name for name in blocks[0].values if name != SLOTS]
     rows = []
     for metric, about in METRICS.items():
@@ -105,7 +115,7 @@ def standing(blocks: Sequence[BlockScores]) -> str:
 
 
 def as_numbers(values: NDArray[np.float64]) -> dict[str, Any]:
-    """The mean over images, its standard error, and for how many images the score is defined."""
+    """Return the mean over images, its standard error, and the number of images for which the score is defined."""
     known = int((~np.isnan(values)).sum())
     return {
         "mean": mean_of(values) if known else None,
@@ -115,9 +125,9 @@ def as_numbers(values: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def as_json(found: Scores, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """For programs: the settings, and the mean of every score, its standard error and how many images it is of."""
+    """Return settings, scores and differences as a dictionary that can be written as JSON."""
 
-    def told(part: BlockScores) -> dict[str, Any]:
+    def fields(part: BlockScores) -> dict[str, Any]:
         return {
             "label": part.label,
             "place": part.place,
@@ -134,14 +144,13 @@ def as_json(found: Scores, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     return {
         "settings": dict(settings),
-        "blocks": [told(block) for block in found.blocks],
-        "joint": [told(part) for part in found.joint],
+        "blocks": [fields(block) for block in found.blocks],
+        "joint": [fields(part) for part in found.joint],
     }
 
 
 def score_plot(blocks: Sequence[BlockScores], title: str) -> "Figure":
-    """A panel for each metric, slots strong and controls quiet; from left to right blocks, or numbers of segments where
-    all blocks stand together."""
+    """Plot each metric over blocks, or over the number of segments for all blocks together: slots and controls."""
     try:
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -181,13 +190,14 @@ def score_plot(blocks: Sequence[BlockScores], title: str) -> "Figure":
 
 
 def _panel(axes: "Axes", blocks: Sequence[BlockScores], metric: str) -> None:
+    """Plot one metric."""
     from matplotlib.ticker import MaxNLocator
 
     about = METRICS[metric]
     places = [block.place for block in blocks]
     for method in [name for name in STYLES if name in blocks[0].values]:
         means = np.array([block.mean(method, metric) for block in blocks])
-        axes.plot(places, means, label=method, **STYLES[method])  # also where all is NaN, for the legend
+        axes.plot(places, means, label=method, **STYLES[method])  # even if all values are NaN, for the legend
         if method == SLOTS:
             half = np.array([interval(block.values[SLOTS][metric]) for block in blocks])
             axes.fill_between(places, means - half, means + half, color=STYLES[SLOTS]["color"], alpha=0.13, lw=0)

@@ -1,8 +1,8 @@
-"""How well segments fit what is known about an image: plain functions of label maps, each defined in its docstring.
+"""Scores of segmentations against ground truth: functions of label maps.
 
 `labels` (H, W) numbers the segments of an image from 0, in any order. `truth` (H, W) numbers its regions and `objects`
-(H, W) its objects, with 0 for the background; where they are negative, nothing is known and nothing is counted. A score
-that is not defined for an image is NaN.
+(H, W) its objects, with 0 for the background. Negative values mark unknown pixels, which are ignored. A score that is
+not defined for an image is NaN.
 """
 
 from typing import Any
@@ -21,10 +21,10 @@ __all__ = [
     "box_iou",
     "contingency",
     "dead_slots",
-    "filled",
+    "fill_unknown",
     "foreground_ari",
     "foreground_iou",
-    "localised",
+    "is_localised",
     "mean_best_overlap",
     "oracle_iou",
     "purity",
@@ -37,9 +37,13 @@ Box = tuple[int, int, int, int]  # x1, y1, x2, y2; x2 and y2 are the first pixel
 
 
 def contingency(labels: Ints, truth: Ints) -> NDArray[np.int64]:
-    """How many pixels each segment shares with each region: (segments, regions), only those that have pixels."""
+    """Return the number of shared pixels (segments, regions), without empty segments and regions.
+
+    Raises:
+        InputError: the shapes differ, or a segment has a negative number.
+    """
     if labels.shape != truth.shape:
-        raise InputError(f"A label map of {labels.shape} pixels does not lie on a truth of {truth.shape}.")
+        raise InputError(f"Labels and ground truth must have the same shape, got {labels.shape} and {truth.shape}.")
     known = truth >= 0
     segments, regions = labels[known].astype(np.int64), truth[known].astype(np.int64)
     if not len(segments):
@@ -53,53 +57,65 @@ def contingency(labels: Ints, truth: Ints) -> NDArray[np.int64]:
 
 
 def achievable_accuracy(labels: Ints, truth: Ints) -> float:
-    """Achievable segmentation accuracy: the share of pixels that are right if every segment is given the region with
-    which it shares most pixels. No way of naming these segments does better."""
+    """Return the achievable segmentation accuracy.
+
+    It is the fraction of correct pixels if every segment is assigned to the region with which it shares most pixels, an
+    upper bound for these segments.
+    """
     table = contingency(labels, truth)
     return float(table.max(1).sum() / table.sum()) if table.size else float("nan")
 
 
 def purity(labels: Ints, truth: Ints) -> float:
-    """The mean over segments, large and small alike, of the largest share that one region has of the segment. (Its mean
-    over pixels is the achievable segmentation accuracy.)"""
+    """Return the mean over segments of the largest fraction of the segment that lies in one region.
+
+    All segments have the same weight. The mean over pixels would be the achievable segmentation accuracy.
+    """
     table = contingency(labels, truth)
     return float((table.max(1) / table.sum(1)).mean()) if table.size else float("nan")
 
 
 def undersegmentation_error(labels: Ints, truth: Ints) -> float:
-    """How much segments leak across the borders of regions, a share of all pixels (Neubert and Protzel, 2012): over
-    regions and the segments that touch them, the sum of the smaller part, inside or outside of the region."""
+    """Return how much segments leak across region boundaries, as a fraction of all pixels (Neubert and Protzel, 2012).
+
+    It is the sum, over regions and the segments that overlap them, of the smaller part of the segment: inside or
+    outside the region.
+    """
     table = contingency(labels, truth)
     outside = table.sum(1, keepdims=True) - table
     return float(np.minimum(table, outside).sum() / table.sum()) if table.size else float("nan")
 
 
 def boundary_tolerance(height: int, width: int) -> int:
-    """How many pixels borders may lie apart: 0.75 % of the diagonal, rounded, at least 1. 1 up to 141 pixels a side."""
+    """Return the tolerance of boundary scores in pixels: 0.75 % of the diagonal, rounded, at least 1.
+
+    It is 1 for square images of up to 141 pixels per side.
+    """
     return max(1, round(0.0075 * float(np.hypot(height, width))))
 
 
 def boundary_recall(labels: Ints, truth: Ints, tolerance: int | None = None) -> float:
-    """The share of the borders between regions that have a border between segments near.
+    """Return the fraction of region boundary pixels that are near a segment boundary.
 
-    A pixel is of a border if one of its four neighbours differs. Near is within `tolerance` pixels along both axes, by
-    default `boundary_tolerance`. Where nothing is known, the truth is that of the nearest pixel.
+    A boundary pixel differs from one of its four neighbours. Near means within `tolerance` pixels along both axes, by
+    default `boundary_tolerance`. Unknown pixels take the ground truth of the nearest known pixel.
     """
-    return _matched(_borders(filled(truth)), _borders(labels), tolerance)
+    return _boundary_match(_borders(fill_unknown(truth)), _borders(labels), tolerance)
 
 
 def boundary_precision(labels: Ints, truth: Ints, tolerance: int | None = None) -> float:
-    """The share of the borders between segments that have a border between regions near, as in `boundary_recall`."""
-    return _matched(_borders(labels), _borders(filled(truth)), tolerance)
+    """Return the fraction of segment boundary pixels that are near a region boundary; see `boundary_recall`."""
+    return _boundary_match(_borders(labels), _borders(fill_unknown(truth)), tolerance)
 
 
 def oracle_iou(labels: Ints, objects: Ints) -> float:
-    """Slot-oracle instance IoU: of each object, the highest intersection over union that any union of segments has with
-    it; the mean over objects.
+    """Return the slot-oracle instance IoU: the highest IoU of an object with any union of segments.
 
-    With a_s pixels of segment s inside the object and b_s outside, and A pixels of the object, it is the largest
-    sum(a) / (A + sum(b)). The best set is made of the segments with the highest a / b, so only as many sets are tried
-    as there are segments.
+    The result is averaged over objects.
+
+    With a_s pixels of segment s inside the object and b_s outside, and A pixels of the object, the IoU of a union is
+    sum(a) / (A + sum(b)). The best union consists of the segments with the highest a / b, so there are only as many
+    candidates as segments.
     """
     shared, sizes, areas = _overlaps(labels, objects)
     best = []
@@ -111,7 +127,7 @@ def oracle_iou(labels: Ints, objects: Ints) -> float:
 
 
 def mean_best_overlap(labels: Ints, objects: Ints) -> float:
-    """mBO: of each object, the highest intersection over union that one segment has with it; the mean over objects."""
+    """Return mBO: the highest IoU of an object with a single segment, averaged over objects."""
     shared, sizes, areas = _overlaps(labels, objects)
     if not len(areas):
         return float("nan")
@@ -119,9 +135,11 @@ def mean_best_overlap(labels: Ints, objects: Ints) -> float:
 
 
 def foreground_ari(labels: Ints, objects: Ints) -> float:
-    """The adjusted Rand index between segments and objects over the pixels of objects: 1 for equal partitions, 0 for
-    what chance gives. It does not see the background, so segments may spill over objects at no cost. Not defined for
-    images with fewer than two objects."""
+    """Return the adjusted Rand index between segments and objects over the pixels of objects.
+
+    It is 1 for equal partitions and 0 on average for random ones. It ignores the background, so segments may extend
+    beyond objects at no cost. It is not defined for images with fewer than two objects.
+    """
     table = contingency(labels, np.where(objects > 0, objects, -1))
     if table.size == 0 or table.shape[1] < 2:
         return float("nan")
@@ -132,7 +150,7 @@ def foreground_ari(labels: Ints, objects: Ints) -> float:
 
 
 def foreground_iou(mask: Bools, objects: Ints) -> float:
-    """Intersection over union of a mask and all objects together. Not defined where there is neither."""
+    """Return the IoU of a mask with the union of all objects. It is not defined if both are empty."""
     known = objects >= 0
     predicted, true = mask[known], objects[known] > 0
     union = int((predicted | true).sum())
@@ -140,7 +158,7 @@ def foreground_iou(mask: Bools, objects: Ints) -> float:
 
 
 def box_around(mask: Bools) -> Box | None:
-    """The smallest box around a mask; None where it is empty."""
+    """Return the bounding box of a mask; None if the mask is empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return None
@@ -148,16 +166,18 @@ def box_around(mask: Bools) -> Box | None:
 
 
 def box_iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
+    """Return the IoU of two boxes."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     shared = max(width, 0) * max(height, 0)
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def localised(mask: Bools, objects: Ints, threshold: float = 0.5) -> float:
-    """Whether the box around a mask and that of some object have an intersection over union of `threshold` or more: 1
-    or 0. Its mean over images is CorLoc, correct localisation. Not defined without objects."""
+def is_localised(mask: Bools, objects: Ints, threshold: float = 0.5) -> float:
+    """Return 1 if the bounding box of a mask has an IoU of at least `threshold` with the box of some object, else 0.
+
+    Its mean over images is CorLoc, the correct localisation rate. It is not defined without objects.
+    """
     boxes = [box_around(objects == number) for number in np.unique(objects[objects > 0])]
     if not boxes:
         return float("nan")
@@ -166,13 +186,12 @@ def localised(mask: Bools, objects: Ints, threshold: float = 0.5) -> float:
 
 
 def dead_slots(labels: Ints, count: int) -> int:
-    """How many of `count` slots are the strongest one of no pixel."""
+    """Return how many of `count` slots are the strongest slot of no pixel."""
     return count - len(np.unique(labels))
 
 
-def filled(truth: Ints) -> Ints:
-    """The truth with what is not known (negative) given the number of the nearest pixel that is, in steps to the four
-    neighbours."""
+def fill_unknown(truth: Ints) -> Ints:
+    """Replace unknown (negative) pixels of the ground truth by the nearest known pixel, in 4-neighbour steps."""
     if (truth >= 0).all() or not (truth >= 0).any():
         return truth
     found = truth.copy()
@@ -184,7 +203,10 @@ def filled(truth: Ints) -> Ints:
 
 
 def _overlaps(labels: Ints, objects: Ints) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Shared pixels (segments, objects), sizes of segments and of objects; the background is a part of segments."""
+    """Return shared pixels (segments, objects), sizes of segments and sizes of objects.
+
+    The sizes of segments include background pixels.
+    """
     table = contingency(labels, objects)
     if table.size == 0:
         return table, table.sum(1), table.sum(0)
@@ -193,7 +215,7 @@ def _overlaps(labels: Ints, objects: Ints) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def _borders(labels: Ints) -> Bools:
-    """Pixels of which one of the four neighbours is different; the edge of the image is no border."""
+    """Return a mask of pixels that differ from one of their four neighbours. The image edge is not a boundary."""
     borders = np.zeros(labels.shape, bool)
     down, across = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
     borders[1:] |= down
@@ -203,12 +225,12 @@ def _borders(labels: Ints) -> Bools:
     return borders
 
 
-def _matched(borders: Bools, others: Bools, tolerance: int | None) -> float:
-    """The share of `borders` that have one of `others` within the tolerance."""
+def _boundary_match(borders: Bools, others: Bools, tolerance: int | None) -> float:
+    """Return the fraction of boundary pixels that have a pixel of `others` within the tolerance."""
     if tolerance is None:
         tolerance = boundary_tolerance(*borders.shape)
     if tolerance < 0:
-        raise InputError(f"The tolerance must be 0 pixels or more, got {tolerance}.")
+        raise InputError(f"tolerance must be 0 pixels or more, got {tolerance}.")
     if not borders.any():
         return float("nan")
     near = others
@@ -221,6 +243,6 @@ def _matched(borders: Bools, others: Bools, tolerance: int | None) -> float:
 
 
 def _pairs(counts: NDArray[np.int64]) -> float:
-    """How many pairs of pixels lie in the same cell."""
+    """Return the number of pairs of pixels in the same cell."""
     wide = np.asarray(counts, np.float64)
     return float((wide * (wide - 1) / 2).sum())

@@ -1,4 +1,4 @@
-"""Grouping scores of a model's slots, block by block, beside controls with as many segments on the same images."""
+"""Grouping scores of a model's slots per block, with controls that have the same number of segments."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Metric:
-    """Args:
-    title: for people.
-    short: for the head of a table.
-    better: 1 if more is better, -1 if less is, 0 if it describes.
-    of_objects: whether objects must be told apart.
+    """Description of a metric.
+
+    Args:
+        title: title in plots.
+        short: title in tables.
+        better: 1 if higher is better, -1 if lower is better, 0 if it is descriptive.
+        of_objects: whether it needs object instances.
     """
 
     title: str
@@ -52,13 +54,13 @@ METRICS = {
 
 @dataclass(frozen=True, eq=False)
 class BlockScores:
-    """Scores of one block, or of all blocks together in so many segments.
+    """Scores of one block, or of all blocks together with a given number of segments.
 
     Args:
-        label: what it is called.
-        place: on the axis of a plot: the block's place in the order of execution, or the number of segments.
-        values: {method: {metric: (images,)}}; NaN where a score is not defined for an image.
-        together: whether these are all blocks.
+        label: name in tables.
+        place: position on the axis of a plot: the index of the block, or the number of segments.
+        values: `{method: {metric: (images,)}}`; NaN where a score is not defined for an image.
+        together: whether these are the scores of all blocks together.
     """
 
     label: str
@@ -67,20 +69,22 @@ class BlockScores:
     together: bool = False
 
     def mean(self, method: str, metric: str) -> float:
-        """Over the images for which it is defined; NaN if there is none."""
+        """Return the mean over the images for which a score is defined; NaN if there is none."""
         return mean_of(self.values[method][metric])
 
     def margins(self, metric: str) -> list[Margin]:
-        """Of the slots to every control, the one that comes nearest or is better first."""
+        """Return the differences between the slots and every control, the smallest first."""
         controls = {name: found[metric] for name, found in self.values.items() if name != SLOTS}
         return margins(self.values[SLOTS][metric], controls, METRICS[metric].better)
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Args:
-    blocks: in order of execution.
-    joint: all blocks together, by their numbers of segments.
+    """Scores of a model's slots and of the controls.
+
+    Args:
+        blocks: scores per block, in the order of execution.
+        joint: scores of all blocks together, sorted by number of segments.
     """
 
     blocks: list[BlockScores]
@@ -98,25 +102,30 @@ def score_slots(
     batch_size: int = 16,
     progress: Callable[[int], object] | None = None,
 ) -> Scores:
-    """Scores over all images: of each block by itself, and of all blocks together, beside the controls.
+    """Score the slots of each block, and of all blocks together, and the controls.
 
-    In a block, the segments of an image are the pixels of each strongest slot; grid, SLIC and k-means are given as many
-    segments as that makes, and the untrained network makes as many as it makes. All blocks together are parted into a
-    given number of segments, by k-means on the square roots of their assignments, and so is every control.
+    The segments of a block are the pixels of each strongest slot. Grid, SLIC and k-means get the same number of
+    segments per image; the untrained network has the number that its own slots give. All blocks together are divided
+    into a given number of segments by k-means on the square roots of their assignments, and so is every control.
 
     Args:
-        model: in evaluation mode or not; it stays as it was.
+        model: a GLNet. Its training or evaluation mode is restored.
+        truths: images with ground truth.
         blocks: as in `slot_maps`.
-        segments: how many all blocks together are parted into, one number or several; none leaves this out.
-        controls: some of `CONTROLS`.
-        seed: of the untrained network's weights and of k-means.
-        progress: is told how many images are done, batch by batch.
+        segments: numbers of segments for all blocks together; empty to skip this evaluation.
+        controls: names in `CONTROLS`.
+        seed: random seed of the untrained network and of k-means.
+        batch_size: maximum number of images per batch.
+        progress: called after each batch with its number of images.
+
+    Raises:
+        InputError: a control is unknown, a number of segments is below 2, or there are no images.
     """
     unknown = [name for name in controls if name not in CONTROLS]
     if unknown:
-        raise InputError(f"Controls are {', '.join(CONTROLS)}; got {unknown[0]!r}.")
+        raise InputError(f"controls must be among {', '.join(CONTROLS)}; got {unknown[0]!r}.")
     if any(count < 2 for count in segments):
-        raise InputError(f"An image is parted into 2 segments or more, got {min(segments)}.")
+        raise InputError(f"segments must be 2 segments or more, got {min(segments)}.")
     fresh = untrained_like(model, seed) if "untrained" in controls else None
     described: list[BlockMaps] = []
     by_block: dict[int, dict[str, list[dict[str, float]]]] = {}
@@ -145,12 +154,13 @@ def score_slots(
 
 
 def _extend(table: dict[str, list[dict[str, float]]], rows: dict[str, list[dict[str, float]]]) -> None:
+    """Append the rows of a batch to a table."""
     for method, found in rows.items():
         table.setdefault(method, []).extend(found)
 
 
 def _arrays(table: dict[str, list[dict[str, float]]], controls: Sequence[str]) -> dict[str, dict[str, Floats]]:
-    """{method: {metric: (images,)}}, slots first and controls in their order."""
+    """Return `{method: {metric: (images,)}}`, slots first, then the controls in their order."""
     return {
         method: {name: np.array([row.get(name, np.nan) for row in table[method]]) for name in METRICS}
         for method in (SLOTS, *controls)

@@ -1,4 +1,4 @@
-"""Images with what is known about them, at the size at which a network looks at them: scenes, or masks on disk."""
+"""Images with ground truth at the size of the model input: generated scenes, or images with masks from disk."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -18,17 +18,16 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """An image and its regions.
+    """An image and its ground truth.
 
     Args:
-        name: of the image.
+        name: name of the image.
         image: (H, W, 3), uint8.
-        regions: (H, W): objects and the background, each a region, or where objects are not told apart, classes; -1
-            where nothing is known.
-        objects: (H, W): the number of the object from 1, 0 for the background and -1 where nothing is known; None where
-            objects are not told apart.
-        foreground: (H, W): 1 on objects of any class, 0 on the background, -1 where nothing is known; None where there
-            is no background.
+        regions: (H, W): objects and the background as separate regions, or classes if there are no object instances; -1
+            where unknown.
+        objects: (H, W): object number from 1, 0 for the background and -1 where unknown. None without object instances.
+        foreground: (H, W): 1 on objects of any class, 0 on the background, -1 where unknown. None without a background
+            class.
     """
 
     name: str
@@ -39,7 +38,7 @@ class Truth:
 
 
 def scene_truths(config: SceneConfig, split: Split, count: int) -> Iterator[Truth]:
-    """The first scenes of a split, as they are drawn."""
+    """Generate the first scenes of a split."""
     for index in range(count):
         scene = draw_scene(config, split, index)
         objects = scene.instances.astype(np.int64)
@@ -49,12 +48,14 @@ def scene_truths(config: SceneConfig, split: Split, count: int) -> Iterator[Trut
 def truths_on_disk(
     files: MaskFiles, size: int, count: int | None = None, failed: Callable[[str, Exception], object] | None = None
 ) -> Iterator[Truth]:
-    """Images of a folder of masks, resized so that their shorter side has `size` pixels.
+    """Read images with masks, resized so that the shorter side has `size` pixels.
 
     Args:
-        files: see `open_masks`. There is a background if the first class is named so.
-        count: of images, at equal distances; None for all.
-        failed: is told the name and the error of an image that cannot be read, which is then left out; None raises it.
+        files: see `open_masks`. The first class is the background if it has this name.
+        size: pixels of the shorter side.
+        count: number of images, evenly spaced; None for all.
+        failed: called with the name and the error of an image that cannot be read, which is then skipped. None raises
+            the error.
     """
     total = len(files) if count is None else min(count, len(files))
     for k in range(total):
@@ -68,18 +69,19 @@ def truths_on_disk(
 
 
 def _read(files: MaskFiles, index: int, size: int) -> Truth:
+    """Read and resize one image with its ground truth."""
     image = files.image(index)
     shorter = min(image.size)
     width, height = (max(1, math.floor(side * size / shorter + 0.5)) for side in image.size)
 
-    def fitted(mask: NDArray[np.uint8]) -> Ints:
+    def resize(mask: NDArray[np.uint8]) -> Ints:
         resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
         ids = np.asarray(resized).astype(np.int64)
         return np.where(ids == IGNORE, -1, ids)
 
-    classes = fitted(files.mask(index))
-    numbered = files.instances(index)
-    objects = None if numbered is None else fitted(numbered)
+    classes = resize(files.mask(index))
+    instances = files.instances(index)
+    objects = None if instances is None else resize(instances)
     return Truth(
         name=files.name(index),
         image=np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)),

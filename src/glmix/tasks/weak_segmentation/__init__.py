@@ -1,1 +1,1 @@
-"""Semantic segmentation from image labels: class activation maps, SlotCut, pseudo masks and a segmenter."""
+"""Weakly supervised semantic segmentation from image labels: CAMs, SlotCut, pseudo masks and a segmenter."""

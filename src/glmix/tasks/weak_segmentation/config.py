@@ -1,4 +1,4 @@
-"""What a YAML file says about weak segmentation, as dataclasses that refuse what means nothing."""
+"""Configuration of weakly supervised segmentation: dataclasses that validate a YAML file."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -26,19 +26,22 @@ LAYOUTS = ("voc", "folder")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Images, their labels, and masks where there are any. At least one of `images` and `source` must be given.
+    """Images, their labels, and ground truth masks where available.
+
+    At least one of `images` and `source` must be set.
 
     Args:
         images: training images with image labels and without masks.
-        source: images with masks, in the layout `voc` or `folder`; the id 0 must be the background. Its split `val`
-            is what `evaluate` measures on. Without `images`, its split `train` gives the training images.
-        held_out: images at the end of the training split that the classifier does not learn; the threshold is chosen
-            on them.
-        transforms: augmentation of training images. All other images are scaled to fit `resize`.
-        turns: also rotate training images by multiples of 90 degrees, where that does not change their classes.
-        scenes: draw such scenes into the folder of `source` if it does not exist.
-        train_count, val_count: how many scenes.
-        num_workers: processes that load images.
+        source: images with masks, in the layout `voc` or `folder`; the class id 0 must be the background. `evaluate`
+            measures on its split `val`. Without `images`, its split `train` provides the training images.
+        held_out: number of images at the end of the training split that the classifier is not trained on; the
+            background threshold is chosen on them.
+        transforms: augmentation of training images. All other images are resized to fit `resize`.
+        turns: also rotate training images by multiples of 90 degrees, for images whose classes do not depend on
+            orientation.
+        scenes: generate such scenes into the folder of `source` if it does not exist.
+        train_count, val_count: number of training and validation scenes to generate.
+        num_workers: number of worker processes that load images.
     """
 
     images: LabelSource | None = None
@@ -53,22 +56,22 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if self.images is None and self.source is None:
-            raise InputError("data has neither images (images with labels) nor source (images with masks): give one.")
+            raise InputError("data has neither images (images with labels) nor source (images with masks): set one.")
         if self.source is not None:
             if self.source.layout not in LAYOUTS:
                 raise InputError(
                     f"data.source.layout must be {' or '.join(map(repr, LAYOUTS))}, got {self.source.layout!r}."
                 )
             if self.source.zero_is_class is False:
-                raise InputError("data.source.zero_is_class must be true or null, as the id 0 is the background.")
+                raise InputError("data.source.zero_is_class must be true or null, because the id 0 is the background.")
         if self.scenes is not None and self.source is None:
-            raise InputError("data.scenes are drawn into the folder data.source.root, which is missing.")
+            raise InputError("data.scenes needs data.source.root, the folder to write the scenes to.")
         for name in ("held_out", "train_count", "val_count"):
             if getattr(self, name) < 1:
                 raise InputError(f"data.{name} must be at least 1, got {getattr(self, name)}.")
 
     def train(self) -> ImagesWithLabels:
-        """Open the training images, of which only the labels are used."""
+        """Open the training images. Only their image labels are used."""
         if self.images is not None:
             val = self.val()
             return self.images.open(None if val is None else val.class_names[1:])
@@ -76,14 +79,14 @@ class DataConfig:
         return self.source.open("train")
 
     def train_masks(self) -> MaskFiles | None:
-        """Open the training images with their ground truth, or return None where they have none."""
+        """Open the training images with their ground truth masks, or return None if they have no masks."""
         return None if self.images is not None or self.source is None else self.source.open("train")
 
     def val(self) -> MaskFiles | None:
-        """Open the validation images with their ground truth, or return None where there are none.
+        """Open the validation images with their ground truth masks, or return None if `source` is not set.
 
         Raises:
-            InputError: their classes are others than those of `images`.
+            InputError: their classes differ from those of `images`.
         """
         if self.source is None:
             return None
@@ -91,21 +94,21 @@ class DataConfig:
         if self.images is not None and self.images.classes not in (None, files.class_names[1:]):
             raise InputError(
                 f"data.images.classes are {', '.join(self.images.classes or ())}, but the masks of {self.source.root} "
-                f"have the classes {', '.join(files.class_names[1:])} (without the background): both must be the same."
+                f"have the classes {', '.join(files.class_names[1:])} (without background): both must be the same."
             )
         return files
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Who says which classes an image shows.
+    """The multi-label classifier.
 
     Args:
-        model: a GLNet's name.
-        model_args: its arguments. A low output_stride and slots in every stage make fine seeds.
-        checkpoint: weights to begin from, such as an authors' file.
-        recipe: how it learns.
-        batch_size: images a step.
+        model: name of a GLNet.
+        model_args: arguments of the model. A low output_stride and slots in every stage give fine seeds.
+        checkpoint: weights to start from, such as an official checkpoint.
+        recipe: training recipe.
+        batch_size: images per training step.
     """
 
     model: str = "glnet_4g"
@@ -117,13 +120,13 @@ class ClassifierConfig:
 
 @dataclass(frozen=True)
 class SegmenterConfig:
-    """Who learns the pseudo masks: a decoder on the classifier's backbone.
+    """The segmenter trained on the pseudo masks: a decoder on the classifier's backbone.
 
     Args:
-        decoder: a name in segmentation_models.pytorch.
-        decoder_args: its arguments.
-        recipe: how it learns.
-        batch_size: images a step.
+        decoder: name of a decoder in segmentation_models.pytorch.
+        decoder_args: arguments of the decoder.
+        recipe: training recipe.
+        batch_size: images per training step.
     """
 
     decoder: str = "fpn"
@@ -134,18 +137,18 @@ class SegmenterConfig:
 
 @dataclass(frozen=True)
 class WeakSeg:
-    """The whole pipeline.
+    """Configuration of the whole pipeline.
 
     Args:
-        out: the folder of everything that it makes.
-        data: what is learnt and judged.
-        classifier: the first step.
-        seeds: how seeds are made of what the classifier and its slots see.
-        segmenter: the last step.
-        threshold: the score below which a pixel is background, from 0.02 to 0.98. `labels`: chosen on the held-out
-            training images without masks, see `threshold.explained_shares`. `masks`: the one with the highest mean IoU
-            on the held-out training images, which needs their masks.
-        seed: of everything random.
+        out: output folder of all steps.
+        data: images, labels and masks.
+        classifier: first step.
+        seeds: how seeds are computed from class activation maps and slots.
+        segmenter: last step.
+        threshold: background threshold, from 0.02 to 0.98: a pixel whose score is lower is background. `labels` chooses
+            it on the held-out training images without masks, see `threshold.explained_shares`. `masks` chooses the
+            threshold with the highest mean IoU on the held-out training images, which needs their masks.
+        seed: random seed.
     """
 
     out: str
@@ -163,22 +166,22 @@ class WeakSeg:
                 f"or 'masks', got {self.threshold!r}."
             )
         if self.threshold == "masks" and self.data.images is not None:
-            raise InputError("threshold 'masks' needs masks of the training images, and data.images has none.")
+            raise InputError("threshold 'masks' needs masks of the training images, but data.images has no masks.")
 
 
 def read_weakseg(path: Path, overrides: list[str]) -> WeakSeg:
-    """Read the configuration in a YAML file.
+    """Read the configuration from a YAML file.
 
     Args:
-        path: the file.
-        overrides: `--key value` for values to replace.
+        path: the YAML file.
+        overrides: values to replace, as alternating `--key` and `value`.
 
     Raises:
         FileNotFoundError: the file is missing.
         InputError: a key or a value is not accepted.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no configuration {path}.")
+        raise FileNotFoundError(f"The configuration file {path} does not exist.")
     names = [item.name for item in dataclasses.fields(WeakSeg)]
     parser = ArgumentParser(exit_on_error=False, prog="glmix weakseg")
     parser.add_argument("--config", action="config")

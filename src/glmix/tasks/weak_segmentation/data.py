@@ -1,4 +1,4 @@
-"""Data of weak segmentation: images with the classes that they show, and images with pseudo masks to learn."""
+"""Data sets of weakly supervised segmentation: images with image labels, and images with pseudo masks."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from ...data.segmentation.transforms import MaskTransformConfig
 from ...errors import InputError
 from .labels import ImagesWithLabels
 
-__all__ = ["LabelData", "PseudoMaskData", "label_vectors", "last_of", "with_masks"]
+__all__ = ["LabelData", "PseudoMaskData", "label_vectors", "last_files", "with_masks"]
 
 
 def label_vectors(files: ImagesWithLabels, indices: Sequence[int]) -> Tensor:
-    """Return image labels (n, K): 1 for each class that an image shows, 0 otherwise. K is without the background."""
+    """Return multi-hot image labels (n, K) without the background: 1 for each class in an image, otherwise 0."""
     found = torch.zeros(len(indices), files.num_classes - 1)
     for row, index in zip(found, indices, strict=True):
         row[[label - 1 for label in files.labels(index)]] = 1
@@ -33,7 +33,7 @@ def label_vectors(files: ImagesWithLabels, indices: Sequence[int]) -> Tensor:
 
 
 class _LabelSamples(Dataset[tuple[Tensor, Tensor]]):
-    """An image and its labels. Draws of training are augmented by (seed, epoch, position)."""
+    """Images (C, H, W) with multi-hot labels (K,). Augmentation is seeded by (seed, epoch, position)."""
 
     def __init__(
         self, files: ImagesWithLabels, indices: Sequence[int], config: MaskTransformConfig, turns: bool, seed: int
@@ -53,7 +53,7 @@ class _LabelSamples(Dataset[tuple[Tensor, Tensor]]):
         if not isinstance(place, Draw):
             x, _ = self.plain(image, no_mask)
             return V.resize(x, [self.size, self.size], antialias=True), self.labels[sample]
-        # 2: another stream than those of the order and of the scenes
+        # stream 2 is independent of the random streams for the sample order and for the scenes
         with seeded(self.seed, place.epoch, place.position, 2):
             x, _ = self.augmented(image, no_mask)
             if self.turns:
@@ -62,18 +62,18 @@ class _LabelSamples(Dataset[tuple[Tensor, Tensor]]):
 
 
 class LabelData(DataModule):
-    """Training images with the classes that they show, without the background; the last images are held out.
+    """Data module of training images with image labels, without the background. The last images are held out.
 
-    After `setup` it has the attributes of the other data modules.
+    `setup` sets the same attributes as in the other data modules.
 
     Args:
-        files: the images with their labels.
-        held_out: how many images at the end of the split are not trained on but validated on.
-        transforms: what happens to the images.
-        turns: turn images of training by quarters of a circle too.
-        batch_size: images a batch in one process.
-        num_workers: processes that load.
-        seed: of order and augmentation.
+        files: images with their labels.
+        held_out: number of images at the end of the split that are used for validation instead of training.
+        transforms: resizing and augmentation.
+        turns: also rotate training images by multiples of 90 degrees.
+        batch_size: batch size per process.
+        num_workers: number of worker processes.
+        seed: seed of the sample order and of the augmentation.
     """
 
     def __init__(
@@ -99,8 +99,8 @@ class LabelData(DataModule):
         first = len(files) - self.held_out
         if first < self.batch_size:
             raise InputError(
-                f"There are {len(files)} training images, of which data.held_out keeps {self.held_out}: too few for a "
-                f"batch of classifier.batch_size {self.batch_size}. Lower one of the two, or add images."
+                f"There are {len(files)} training images, and data.held_out reserves {self.held_out} of them: too few "
+                f"remain for a batch of classifier.batch_size {self.batch_size}. Lower one of the two, or add images."
             )
         self.num_classes, self.class_names = files.num_classes - 1, list(files.class_names[1:])
         self.splits["train"] = _LabelSamples(files, range(first), self.transforms, self.turns, self.seed)
@@ -122,19 +122,19 @@ def with_masks(files: ImagesWithLabels, folder: Path) -> MaskFiles:
     return MaskFiles(files.names, files.images, masks, files.class_names, True, {}, {})
 
 
-def last_of(files: MaskFiles, count: int) -> MaskFiles:
-    """Return the last files."""
+def last_files(files: MaskFiles, count: int) -> MaskFiles:
+    """Return the last `count` files."""
     return dataclasses.replace(
         files, names=files.names[-count:], images=files.images[-count:], masks=files.masks[-count:]
     )
 
 
 class PseudoMaskData(MaskData):
-    """Images with masks that are opened already, such as pseudo masks.
+    """Data module of images with masks that are already open, such as pseudo masks.
 
     Args:
-        train, val: images with masks to train and to validate on.
-        kwargs: arguments of `MaskData` other than `source`.
+        train, val: images with masks for training and for validation.
+        kwargs: arguments of `MaskData` except `source`.
     """
 
     def __init__(self, train: MaskFiles, val: MaskFiles, **kwargs: Any) -> None:

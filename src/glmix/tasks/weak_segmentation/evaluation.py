@@ -1,4 +1,4 @@
-"""The last step: the segmenter, and what seeds, pseudo masks and segmenter are worth where there is ground truth."""
+"""Last step of the pipeline: the segmenter, and scores of seeds, pseudo masks and segmenter against ground truth."""
 
 import dataclasses
 import json
@@ -20,27 +20,28 @@ from ..segmentation.inference import label_map, segment
 from ..segmentation.metrics import SegmentationScores, scores_of
 from ..segmentation.task import Segmentation
 from .config import WeakSeg
-from .data import PseudoMaskData, last_of, with_masks
+from .data import PseudoMaskData, last_files, with_masks
 from .metrics import THRESHOLDS
-from .pipeline import Say, Watch, curve_of_files, device, load_classifier, write_json
+from .pipeline import Log, Progress, curve_of_files, device, load_classifier, write_json
 from .seeding import SeedResult, find_seeds, mask_folder, read_seeds
 
 __all__ = ["compare", "evaluate"]
 
 
-def compare(config: WeakSeg, names: Sequence[str], watch: Watch) -> dict[str, Any]:
-    """Measure seeds of several methods beside each other, without a segmenter, and write `seeds/comparison.json`.
+def compare(config: WeakSeg, names: Sequence[str], progress: Progress) -> dict[str, Any]:
+    """Measure the seeds of several methods without training a segmenter, and write `seeds/comparison.json`.
 
     Args:
-        names: of the seeds; empty for all that were written.
+        names: names of the seeds; empty for all seeds that exist.
+        progress: wraps a loop over images in a progress bar.
 
     Returns:
-        {"classes": names, "methods": {name: ...}}, with what `_measured` returns for each.
+        `{"classes": names, "thresholds": values, "methods": {name: ...}}`, with the result of `_measure` per method.
     """
     model, classifier = load_classifier(config)
     names = list(dict.fromkeys(names)) or find_seeds(config) or [config.seeds.method]
     found = [read_seeds(config, name, classifier) for name in names]
-    methods = {result.name: _measured(config, result, model, watch) for result in found}
+    methods = {result.name: _measure(config, result, model, progress) for result in found}
     report = {
         "classes": list(config.data.train().class_names),
         "thresholds": list(THRESHOLDS),
@@ -50,20 +51,22 @@ def compare(config: WeakSeg, names: Sequence[str], watch: Watch) -> dict[str, An
     return report
 
 
-def evaluate(config: WeakSeg, name: str | None, say: Say, watch: Watch) -> dict[str, Any]:
-    """Train the segmenter on the pseudo masks of one method, and measure it with its seeds where there are masks.
+def evaluate(config: WeakSeg, name: str | None, log: Log, progress: Progress) -> dict[str, Any]:
+    """Train the segmenter on the pseudo masks of one method; measure it and its seeds where ground truth is available.
 
     Args:
-        name: of the seeds; None for the configuration's `seeds.method`.
+        name: name of the seeds. None: `seeds.method` of the configuration.
+        log: receives one line of text per step.
+        progress: wraps a loop over images in a progress bar.
 
     Returns:
-        What `_measured` returns, and "classes", "thresholds", "method", "segmenter" (scores, or None without ground
-        truth) and "checkpoint" (the segmenter's file).
+        The result of `_measure`, and "classes", "thresholds", "method", "segmenter" (scores, or None without ground
+        truth) and "checkpoint" (path of the segmenter).
     """
     model, classifier = load_classifier(config)
     result = read_seeds(config, name or config.seeds.method, classifier)
-    measured = _measured(config, result, model, watch)
-    path = _segmenter(config, result, say)
+    measured = _measure(config, result, model, progress)
+    path = _segmenter(config, result, log)
     val = config.data.val()
     network = load_trained(path).to(device())
     report = {
@@ -71,22 +74,23 @@ def evaluate(config: WeakSeg, name: str | None, say: Say, watch: Watch) -> dict[
         "thresholds": list(THRESHOLDS),
         "method": result.name,
         **measured,
-        "segmenter": None if val is None else _told(_final_scores(config, network, val, watch)),
+        "segmenter": None if val is None else _score_fields(_final_scores(config, network, val, progress)),
         "checkpoint": str(path),
     }
     write_json(path.with_name("result.json"), report)
     return report
 
 
-def _told(scores: SegmentationScores) -> dict[str, Any]:
+def _score_fields(scores: SegmentationScores) -> dict[str, Any]:
+    """Return the mean IoU and the IoU per class."""
     return {"mean_iou": float(scores.mean_iou), "iou": [float(value) for value in scores.iou]}
 
 
-def _measured(config: WeakSeg, result: SeedResult, model: nn.Module, watch: Watch) -> dict[str, Any]:
-    """The threshold of seeds and how it was chosen, and their scores.
+def _measure(config: WeakSeg, result: SeedResult, model: nn.Module, progress: Progress) -> dict[str, Any]:
+    """Return the threshold of the seeds, how it was chosen, and the scores of the seeds.
 
-    "seeds" and "curve" are of the validation images, "pseudo masks" of the training images; None without ground truth.
-    "foreground" is the share of the pseudo masks' pixels that is no background.
+    "seeds" and "curve" are measured on the validation images, "pseudo masks" on the training images; they are None
+    without ground truth. "foreground" is the fraction of pixels in the pseudo masks that are not background.
     """
     found: dict[str, Any] = {
         "threshold": result.threshold,
@@ -97,22 +101,24 @@ def _measured(config: WeakSeg, result: SeedResult, model: nn.Module, watch: Watc
         "pseudo masks": None,
     }
     pseudo = with_masks(config.data.train(), mask_folder(config, result.name))
-    counts, found["foreground"] = _pseudo_counts(config.data.train_masks(), pseudo, result.name, watch)
+    counts, found["foreground"] = _pseudo_mask_counts(config.data.train_masks(), pseudo, result.name, progress)
     if counts is not None:
-        found["pseudo masks"] = _told(scores_of(counts))
+        found["pseudo masks"] = _score_fields(scores_of(counts))
     val = config.data.val()
     if val is not None:
-        curve = curve_of_files(config, result.config, model, val, range(len(val)), watch, f"{result.name}: seeds")
-        found["seeds"] = _told(curve.at(result.threshold))
+        curve = curve_of_files(config, result.config, model, val, range(len(val)), progress, f"{result.name}: seeds")
+        found["seeds"] = _score_fields(curve.at(result.threshold))
         found["curve"] = [round(float(value), 4) for value in curve.mean_iou]
     return found
 
 
-def _pseudo_counts(truth: MaskFiles | None, pseudo: MaskFiles, name: str, watch: Watch) -> tuple[Tensor | None, float]:
-    """The confusion matrix of pseudo masks by the ground truth of the training images, and their foreground share."""
+def _pseudo_mask_counts(
+    truth: MaskFiles | None, pseudo: MaskFiles, name: str, progress: Progress
+) -> tuple[Tensor | None, float]:
+    """Return the confusion matrix of the pseudo masks on the training images, and their foreground fraction."""
     counts = torch.zeros(pseudo.num_classes, pseudo.num_classes, dtype=torch.int64)
     foreground = pixels = 0
-    for index in watch(iter(range(len(pseudo))), len(pseudo), f"{name}: pseudo masks"):
+    for index in progress(iter(range(len(pseudo))), len(pseudo), f"{name}: pseudo masks"):
         found = torch.from_numpy(pseudo.mask(index)).long()
         foreground, pixels = foreground + int((found > 0).sum()), pixels + found.numel()
         if truth is not None:
@@ -121,14 +127,14 @@ def _pseudo_counts(truth: MaskFiles | None, pseudo: MaskFiles, name: str, watch:
 
 
 def _count(counts: Tensor, truth: Tensor, found: Tensor) -> None:
-    """Add the pixels of one image to a confusion matrix (K, K), truth in rows."""
+    """Add the pixels of one image to a confusion matrix (K, K), ground truth in rows."""
     known = truth != IGNORE
     places = truth[known] * len(counts) + found[known]
     counts += torch.bincount(places, minlength=counts.numel()).view(counts.shape)
 
 
 class _SaveAtEnd(Callback):
-    """Write a checkpoint when the training is over, for `glmix segment` too."""
+    """Write a checkpoint at the end of the training, which `glmix segment` can load."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -138,8 +144,8 @@ class _SaveAtEnd(Callback):
             trainer.save_checkpoint(part, weights_only=True)
 
 
-def _segmenter(config: WeakSeg, result: SeedResult, say: Say) -> Path:
-    """The checkpoint of the segmenter, trained if it does not exist."""
+def _segmenter(config: WeakSeg, result: SeedResult, log: Log) -> Path:
+    """Return the path of the segmenter's checkpoint. Train the segmenter if the checkpoint does not exist."""
     part = config.segmenter
     path = Path(config.out) / "segmenter" / result.name / "segmenter.ckpt"
     source = path.with_name("made.json")
@@ -147,13 +153,13 @@ def _segmenter(config: WeakSeg, result: SeedResult, say: Say) -> Path:
     if path.exists():
         if not source.exists() or json.loads(source.read_text()) != made:
             raise InputError(
-                f"{path} is from other pseudo masks or other settings: delete {path.parent} to train it anew."
+                f"{path} is from other pseudo masks or other settings: delete {path.parent} to train it again."
             )
         return path
     files = with_masks(config.data.train(), mask_folder(config, result.name))
     data = PseudoMaskData(
         files,
-        last_of(files, config.data.held_out),  # ground truth has no part in the training
+        last_files(files, config.data.held_out),  # validate on pseudo masks: ground truth is not used in training
         transforms=dataclasses.replace(config.data.transforms, category_max_ratio=1.0),
         batch_size=part.batch_size,
         num_workers=config.data.num_workers,
@@ -167,17 +173,18 @@ def _segmenter(config: WeakSeg, result: SeedResult, say: Say) -> Path:
         checkpoint=str(Path(config.out) / "classifier" / "model.safetensors"),
         **part.recipe.task_arguments(config.seed),
     )
-    say(f"Training {part.decoder} on {config.classifier.model} for {part.recipe.epochs} epochs, on pseudo masks.")
+    log(f"Training {part.decoder} on {config.classifier.model} for {part.recipe.epochs} epochs on pseudo masks.")
     write_json(source, made)
     train_on_scenes(task, data, part.recipe, callbacks=[_SaveAtEnd(path)], every_epoch=False)
     return path
 
 
-def _final_scores(config: WeakSeg, network: nn.Module, files: MaskFiles, watch: Watch) -> SegmentationScores:
+def _final_scores(config: WeakSeg, network: nn.Module, files: MaskFiles, progress: Progress) -> SegmentationScores:
+    """Evaluate the segmenter on the validation images."""
     transform = config.data.transforms.eval()
     counts = torch.zeros(files.num_classes, files.num_classes, dtype=torch.int64)
     with torch.inference_mode():
-        for index in watch(iter(range(len(files))), len(files), "segmenter: validation images"):
+        for index in progress(iter(range(len(files))), len(files), "segmenter: validation images"):
             x, truth = transform(files.image(index), files.mask(index))
             found = label_map(segment(network, x[None].to(device())), (truth.shape[0], truth.shape[1]))[0].cpu()
             _count(counts, truth, found)

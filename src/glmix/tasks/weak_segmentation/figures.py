@@ -1,4 +1,4 @@
-"""Pictures of weak segmentation: from an image and its labels to a mask, step by step."""
+"""Figures of weakly supervised segmentation: images, score maps and masks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from ...errors import InputError, MissingExtraError
 from .methods import SeedConfig, class_maps, seed_maps
 from .metrics import THRESHOLDS, Curve, curve_of
 from .seeds import SeedMaps
-from .views import look
+from .views import run_views
 
 try:
     from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ __all__ = ["curve_figure", "sheet", "weakseg_sheet"]
 
 BATCH = 50
 HEAT = "magma"
-SHOWN, JUDGED = 6, 100  # scenes in the picture, and scenes to choose a threshold on and as many to measure it on
+SHOWN, EVALUATED = 6, 100  # scenes in the figure; scenes to choose a threshold on, and as many to measure on
 
 
 def sheet(
@@ -33,13 +33,14 @@ def sheet(
     class_names: Sequence[str],
     title: str | None = None,
 ) -> Figure:
-    """A row for each image and a column for each kind of map, with the classes' colours below.
+    """Draw one row per image and one column per kind of map, with a legend of class colours below.
 
     Args:
         images: (n, H, W, 3).
-        columns: {name: maps (n, H, W)}: class indices where they are whole numbers, 0 being the background, and
-            otherwise heat from 0 to 1.
-        class_names: of the indices from 1.
+        columns: `{name: maps (n, H, W)}`. Integer maps hold class indices, with 0 for the background; other maps hold
+            scores from 0 to 1 and are drawn as heat maps.
+        class_names: names of the classes from index 1.
+        title: title of the figure.
     """
     from matplotlib.patches import Patch
 
@@ -67,7 +68,12 @@ def sheet(
 
 
 def curve_figure(curves: Mapping[str, Sequence[Sequence[float]]], chosen: Mapping[str, Sequence[float]]) -> Figure:
-    """Mean IoU over the background threshold: {name: a curve for each seed}, and where the thresholds were chosen."""
+    """Plot mean IoU over the background threshold.
+
+    Args:
+        curves: `{name: one curve per random seed}`.
+        chosen: `{name: one chosen threshold per random seed}`.
+    """
     figure = Figure(figsize=(7.5, 3.8), layout="constrained")
     axes = figure.add_subplot()
     for k, (name, of_seeds) in enumerate(curves.items()):
@@ -84,7 +90,7 @@ def curve_figure(curves: Mapping[str, Sequence[Sequence[float]]], chosen: Mappin
 
 
 class _Tensors:
-    """Scenes as a model takes them, with true masks and labels."""
+    """Scenes as normalised images (n, 3, H, W), ground truth masks (n, H, W) and multi-hot labels (n, K)."""
 
     def __init__(self, model: nn.Module, scenes: Sequence[Scene], num_classes: int) -> None:
         cfg: Any = model.pretrained_cfg
@@ -98,13 +104,13 @@ class _Tensors:
 
 
 def _seeds(model: nn.Module, tensors: _Tensors, config: SeedConfig) -> dict[str, SeedMaps]:
-    """Plain class activation and SlotCut, of the size of the images."""
+    """Return CAM seeds and SlotCut seeds at the size of the images."""
     size, found = (tensors.images.shape[2], tensors.images.shape[3]), {}
     parts: dict[str, list[SeedMaps]] = {"CAM": [], "SlotCut": []}
     for images, present in zip(tensors.images.split(BATCH), tensors.present.split(BATCH), strict=True):
-        seen, cam = look(model, images, config.views), SeedConfig("cam", views=config.views)
-        parts["CAM"].append(seed_maps(seen, class_maps(seen, present, cam), cam).at(size))
-        parts["SlotCut"].append(seed_maps(seen, class_maps(seen, present, config), config).at(size))
+        outputs, cam = run_views(model, images, config.views), SeedConfig("cam", views=config.views)
+        parts["CAM"].append(seed_maps(outputs, class_maps(outputs, present, cam), cam).at(size))
+        parts["SlotCut"].append(seed_maps(outputs, class_maps(outputs, present, config), config).at(size))
     for name, maps in parts.items():
         objects = [part.objectness for part in maps if part.objectness is not None]
         found[name] = SeedMaps(torch.cat([part.classes for part in maps]), torch.cat(objects) if objects else None)
@@ -112,6 +118,7 @@ def _seeds(model: nn.Module, tensors: _Tensors, config: SeedConfig) -> dict[str,
 
 
 def _curve(maps: SeedMaps, masks: Tensor, part: slice, num_classes: int) -> Curve:
+    """Measure some of the seeds at every threshold."""
     objectness = None if maps.objectness is None else maps.objectness[part]
     return curve_of([(SeedMaps(maps.classes[part], objectness), masks[part])], num_classes + 1)
 
@@ -124,33 +131,33 @@ def weakseg_sheet(
     count: int = SHOWN,
     config: SeedConfig | None = None,
 ) -> Figure:
-    """The first scenes with what a classifier and its slots make of their labels, which alone it was trained on.
+    """Draw the first scenes with their CAM and SlotCut pseudo masks, for a classifier of scenes.
 
-    Background thresholds are chosen on the scenes behind those that are shown, and the mean IoU in the title is that
-    of as many scenes behind these.
+    The classifier was trained on image labels only. Background thresholds are chosen on the scenes after the drawn
+    ones. The mean IoU in the title is measured on the same number of scenes after those.
 
     Args:
-        model: a GLNet that classifies scenes, with its images' mean and standard deviation in `pretrained_cfg`.
-        scenes: more than are shown; a hundred to choose thresholds on and a hundred to measure on are used at most.
-        class_names: of the model's outputs.
-        count: how many are shown.
-        config: how seeds are made; None for SlotCut in eight views, whose object is what the border is not: the class
-            maps of a network for small images are coarser than objects.
+        model: a GLNet classifier of scenes, with the mean and standard deviation of its images in `pretrained_cfg`.
+        scenes: more scenes than are drawn; at most a hundred are used to choose thresholds and a hundred to measure.
+        class_names: names of the model's outputs.
+        count: number of scenes to draw.
+        config: how seeds are computed. None: SlotCut in eight views with the sign from the image border, because the
+            class maps of a network for small images are coarser than objects.
     """
-    judged = min(JUDGED, (len(scenes) - count) // 2)
-    if judged < 1:
-        raise InputError(f"{len(scenes)} scenes are too few to show {count} and to judge by others.")
+    evaluated = min(EVALUATED, (len(scenes) - count) // 2)
+    if evaluated < 1:
+        raise InputError(f"{len(scenes)} scenes are too few to draw {count} and to evaluate on others.")
     classes = len(class_names)
-    tensors = _Tensors(model, scenes[: count + 2 * judged], classes)
+    tensors = _Tensors(model, scenes[: count + 2 * evaluated], classes)
     seeds = _seeds(model, tensors, config or SeedConfig(views=8, sign="border"))
     columns: dict[str, NDArray[Any]] = {"truth": tensors.masks[:count].numpy()}
     results = []
     for name, maps in seeds.items():
-        threshold = _curve(maps, tensors.masks, slice(count, count + judged), classes).best
-        held_out = _curve(maps, tensors.masks, slice(count + judged, count + 2 * judged), classes)
+        threshold = _curve(maps, tensors.masks, slice(count, count + evaluated), classes).best
+        held_out = _curve(maps, tensors.masks, slice(count + evaluated, count + 2 * evaluated), classes)
         results.append(f"{name} {100 * float(held_out.at(threshold).mean_iou):.0f} %")
         columns[f"{name}: score"] = maps.score[:count].numpy()
         columns[f"{name}: mask"] = maps.masks(threshold)[:count].numpy()
-    title = f"Masks from image labels alone; mean IoU on {judged} other scenes: {', '.join(results)}"
+    title = f"Masks from image labels alone; mean IoU on {evaluated} other scenes: {', '.join(results)}"
     images = np.stack([scene.image for scene in scenes[:count]])
     return sheet(images, columns, class_names, title)

@@ -1,4 +1,4 @@
-"""Baselines: the class activation methods of the package pytorch-grad-cam, on a GLNet."""
+"""Gradient-based class activation maps of the package pytorch-grad-cam, as baselines for a GLNet."""
 
 import warnings
 from typing import Any
@@ -11,7 +11,7 @@ from ...errors import InputError, MissingExtraError
 
 __all__ = ["GRAD_CAMS", "grad_cam"]
 
-# name: the class in pytorch_grad_cam
+# {name: class in pytorch_grad_cam}
 GRAD_CAMS = {
     "gradcam": "GradCAM",
     "gradcam++": "GradCAMPlusPlus",
@@ -25,14 +25,19 @@ GRAD_CAMS = {
 def grad_cam(
     model: nn.Module, images: Tensor, present: Tensor, method: str = "gradcam", stages: tuple[int, ...] = (-1,)
 ) -> Tensor:
-    """Class maps (B, K, H, W), from 0 to 1, of the classes that are present; zeros for the others.
+    """Return class maps (B, K, H, W) from 0 to 1. The maps of classes that are not in an image are zero.
 
     Args:
         model: a GLNet in evaluation mode.
         images: (B, C, H, W).
-        present: (B, K).
+        present: image labels (B, K), 1 for each class in an image.
         method: a name in `GRAD_CAMS`.
-        stages: whose outputs are looked at, from 0 or from the end; the maps of several are averaged.
+        stages: indices of the stages whose outputs are used, negative from the end; the maps of several stages are
+            averaged.
+
+    Raises:
+        InputError: the method is unknown.
+        MissingExtraError: the package pytorch-grad-cam is not installed.
     """
     try:
         import pytorch_grad_cam as library  # type: ignore[import-untyped]
@@ -51,7 +56,7 @@ def grad_cam(
         return maps
     rows, classes = present.nonzero(as_tuple=True)
     with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")  # numpy's, where a map is flat
+        warnings.simplefilter("ignore")  # numpy warns about constant maps
         with getattr(library, GRAD_CAMS[method])(model, [net.stages[stage] for stage in stages]) as extractor:
             found = extractor(images[rows], [ClassifierOutputTarget(k) for k in classes.tolist()])
     model.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""Training images whose classes are known and whose masks are not: a folder per class, or a file of labels."""
+"""Training images with image labels and without masks: one folder per class, or a file of labels."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ CSV_HEADER, SEPARATOR = ["file", "labels"], ";"
 
 
 class ImagesWithLabels(Protocol):
-    """Images with image labels, whatever else is known of them: `LabelFiles` and `MaskFiles`."""
+    """Protocol of images with image labels; `LabelFiles` and `MaskFiles` implement it."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -48,10 +48,10 @@ class LabelFiles:
     """Images with image labels.
 
     Args:
-        names: of the images: the path below the folder, without its suffix.
-        images: the files.
-        class_names: of the indices from 0, which is the background.
-        shown: the indices of the classes that each image shows, from 1.
+        names: names of the images: their paths relative to the folder, without suffix.
+        images: paths of the image files.
+        class_names: names of the classes from index 0, which is the background.
+        shown: for each image, the indices from 1 of the classes in it.
     """
 
     names: tuple[str, ...]
@@ -61,31 +61,31 @@ class LabelFiles:
 
     @property
     def num_classes(self) -> int:
-        """The number of classes with the background."""
+        """Number of classes, with the background."""
         return len(self.class_names)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def image(self, index: int) -> Image.Image:
-        """Read an image: RGB, upright."""
+        """Read an image as RGB, with its EXIF orientation applied."""
         return read_upright(self.images[index])
 
     def labels(self, index: int) -> set[int]:
-        """Return the classes that an image shows."""
+        """Return the indices of the classes in an image."""
         return set(self.shown[index])
 
 
 @dataclass(frozen=True)
 class LabelSource:
-    """Where images with image labels are.
+    """Location of images with image labels.
 
     Args:
-        folder: the folder of the images. Without `labels`, each folder in it is a class and holds the images of this
-            class (ImageFolder).
+        folder: folder of the images. Without `labels`, each subfolder is a class and holds the images of this class
+            (ImageFolder).
         labels: a CSV, JSON or JSON Lines file with the class names of each image; see `read_labels`.
-        classes: the class names in the order of their indices from 1, without the background. None takes the names in
-            the labels, in alphabetical order.
+        classes: class names in the order of their indices from 1, without the background. None: the names in the
+            labels, in alphabetical order.
     """
 
     folder: str
@@ -97,7 +97,7 @@ class LabelSource:
             object.__setattr__(self, "classes", tuple(self.classes))
 
     def open(self, classes: Sequence[str] | None = None) -> LabelFiles:
-        """List the images with their labels, in a fixed random order, so that the last ones are of all classes.
+        """List the images with their labels. The order is random but fixed, so that the last images cover all classes.
 
         Args:
             classes: class names to use if `self.classes` is None, without the background.
@@ -108,7 +108,7 @@ class LabelSource:
         """
         folder = Path(self.folder)
         if not folder.is_dir():
-            raise FileNotFoundError(f"There is no folder {folder}: data.images.folder must hold the images.")
+            raise FileNotFoundError(f"The folder {folder} does not exist: data.images.folder must hold the images.")
         found = _labels_of_folders(folder) if self.labels is None else read_labels(Path(self.labels))
         if self.labels is not None:
             _check_files(folder, found, Path(self.labels))
@@ -123,11 +123,12 @@ class LabelSource:
         )
 
     def _class_names(self, found: dict[str, list[str]], classes: Sequence[str] | None) -> list[str]:
+        """Return the class names without the background, and check that the labels name no other class."""
         known = self.classes if self.classes is not None else classes
         named = sorted({label for labels in found.values() for label in labels})
         where = self.labels or self.folder
         if BACKGROUND in named or (known is not None and BACKGROUND in known):
-            raise InputError(f"{where} has a class named {BACKGROUND!r}, which is the name of all that is no class.")
+            raise InputError(f"{where} has a class named {BACKGROUND!r}, a name that is reserved.")
         unknown = [] if known is None else [name for name in named if name not in known]
         if unknown:
             raise InputError(f"{where} has the class {unknown[0]!r}; the classes are {', '.join(known or ())}.")
@@ -142,10 +143,10 @@ def read_labels(path: Path) -> dict[str, list[str]]:
 
     `.csv`: the header `file,labels`, then one row per image; several classes are separated by semicolons.
     `.json`: one object, `{"a.jpg": ["cat", "dog"], ...}`. `.jsonl`: one object per line,
-    `{"file": "a.jpg", "labels": ["cat", "dog"]}`. An image of none of the classes has no label: an empty field or list.
+    `{"file": "a.jpg", "labels": ["cat", "dog"]}`. An image without any class has an empty field or list.
 
     Returns:
-        The class names of each file, whose path is relative to the folder of the images.
+        The class names per file; paths are relative to the folder of the images.
 
     Raises:
         InputError: the file is malformed; the message names the line.
@@ -175,6 +176,7 @@ def read_labels(path: Path) -> dict[str, list[str]]:
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the line, file name and labels of each row of a CSV file."""
     rows = csv.reader(text.splitlines(keepends=True))
     header = [cell.strip() for cell in next(rows, [])]
     if header != CSV_HEADER:
@@ -189,6 +191,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the path, file name and labels of each entry of a JSON object."""
     content = _json(str(path), text)
     if not isinstance(content, dict):
         raise InputError(f'{path} holds a {type(content).__name__}; it must be an object {{"a.jpg": ["cat"], ...}}.')
@@ -197,6 +200,7 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the line, file name and labels of each line of a JSON Lines file."""
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
@@ -215,13 +219,14 @@ def _json(where: str, text: str) -> Any:
 
 
 def _labels_of_folders(folder: Path) -> dict[str, list[str]]:
-    """{file below the folder: [name of its class folder]}."""
+    """Return `{file relative to the folder: [name of its class folder]}`."""
     reader = open_folder(folder)
     files = [Path(file).relative_to(folder) for file, _ in reader.samples]
     return {file.as_posix(): [file.parts[0]] for file in files}
 
 
 def _check_files(folder: Path, files: Iterable[str], labels: Path) -> None:
+    """Raise FileNotFoundError if a file of labels lists an image that is missing."""
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
@@ -229,7 +234,7 @@ def _check_files(folder: Path, files: Iterable[str], labels: Path) -> None:
 
 
 def _without_suffix(files: Sequence[str]) -> list[str]:
-    """The names of files, by which masks are named too."""
+    """Return file names without suffix, which also name the masks, and check that they are unique."""
     names: dict[str, str] = {}
     for file in files:
         name = Path(file).with_suffix("").as_posix()

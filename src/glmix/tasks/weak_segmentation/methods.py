@@ -1,4 +1,4 @@
-"""From image labels to seeds: class activation, what slots make of it, and the controls that it must beat."""
+"""Seeds from image labels: class activation maps, refinement by slots, SlotCut, and baselines."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -11,8 +11,8 @@ from ...errors import InputError
 from ...slots.cut import oriented, slot_cut, slot_kernel, soft_sign
 from .gradcam import GRAD_CAMS, grad_cam
 from .refine import refine, resized
-from .seeds import SeedMaps, claims, topped
-from .views import VIEWS, Look, look, mean_of_views
+from .seeds import SeedMaps, normalise_activation, scale_to_max
+from .views import VIEWS, ViewOutputs, mean_of_views, run_views
 
 __all__ = ["Method", "SeedConfig", "class_maps", "dense_cut", "seed_maps", "seeds_of"]
 
@@ -33,21 +33,23 @@ Sign = Literal["classes", "border"]
 
 @dataclass(frozen=True)
 class SeedConfig:
-    """How seeds are made of what was seen.
+    """How seeds are computed.
 
     Args:
-        method: `cam`: class activation alone. `slots`: refined by the slots. `slotcut`: that, and SlotCut. `dense`: a
-            control, in which the cut is that of the cosine kernel between features, N x N. The other names are methods
-            of the package pytorch-grad-cam, which only `seeds_of` computes.
-        blocks: whose slots the cut is made of, by place; None for all.
-        share: how much of a refinement comes from the slots, at most 0.5 of it is of use.
-        effective: slots that a pixel has in effect, to which the temperature is brought; None: as learnt.
-        sign: which side of the cut is the object: the one of the classes, or what the image's border is not. The border
-            knows better where class maps are coarser than objects, as at the end of a network on small images.
-        views: 1, 2 (mirrored too) or 8 (every turn too), where turning leaves things what they are.
-        polish: refine by pixels afterwards (PAMR).
-        dilations: how far away the neighbours of a pixel are in that, in pixels.
-        stage: whose features the control `dense` takes.
+        method: `cam`: class activation maps. `slots`: CAMs refined by the slots. `slotcut`: refined CAMs and SlotCut.
+            `dense`: a control that replaces the slots in the cut by the N x N cosine kernel between features. The other
+            names are methods of the package pytorch-grad-cam, which only `seeds_of` computes.
+        blocks: indices of the blocks whose slots make the cut; None for all.
+        share: weight of the slots in the refinement; values above 0.5 do not help.
+        effective: number of effective slots per pixel, set by the softmax temperature. None: the learned temperature.
+        sign: side of the cut that is the object: the side with the evidence for `classes`, or the side that is not at
+            the image `border`. The border is more reliable where class maps are coarser than objects, as in the last
+            stage of a network for small images.
+        views: number of test-time augmentation views: 1, 2 (mirrored) or 8 (mirrored and rotated). Rotation suits
+            images whose classes do not depend on orientation.
+        polish: refine the seeds with PAMR.
+        dilations: distances in pixels of the neighbours in PAMR.
+        stage: index of the stage whose features the control `dense` uses.
     """
 
     method: Method = "slotcut"
@@ -61,7 +63,7 @@ class SeedConfig:
     stage: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("blocks", "dilations"):  # lists, which YAML gives, become tuples
+        for name in ("blocks", "dilations"):  # YAML gives lists
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.method not in get_args(Method):
@@ -77,11 +79,14 @@ class SeedConfig:
 
 
 def dense_cut(features: list[Tensor], evidence: Tensor | None, grid: tuple[int, int]) -> Tensor:
-    """The control: the normalised cut of the cosine kernel between features, N x N, built. (B, *grid), from 0 to 1.
+    """Return the normalised cut of the dense N x N cosine kernel between features, (B, *grid) from 0 to 1.
+
+    This is the control for SlotCut, which never builds the N x N kernel.
 
     Args:
-        features: (B, C, h, w) of each view; their kernels are averaged.
-        evidence: (B, h', w'), for the sign; None for the border.
+        features: features (B, C, h, w) per view; their kernels are averaged.
+        evidence: (B, h', w'), larger on the object; sets the sign. None: the sign is set by the image border.
+        grid: height and width of the cut.
     """
     kernel: Tensor | float = 0.0
     for view in features:
@@ -94,38 +99,45 @@ def dense_cut(features: list[Tensor], evidence: Tensor | None, grid: tuple[int, 
     return soft_sign(oriented(cut, evidence))
 
 
-def class_maps(seen: Look, present: Tensor, config: SeedConfig) -> Tensor:
-    """(B, K, h, w), from 0 to 1: what the classes that are present (B, K) claim, refined by the slots or not."""
-    classes = claims(seen.activation, present)
+def class_maps(outputs: ViewOutputs, present: Tensor, config: SeedConfig) -> Tensor:
+    """Return class maps (B, K, h, w) from 0 to 1 of the classes that are present (B, K), refined as configured."""
+    classes = normalise_activation(outputs.activation, present)
     if config.method == "cam":
         return classes
-    return topped(refine(classes, seen.maps, share=config.share, effective=config.effective))
+    return scale_to_max(refine(classes, outputs.maps, share=config.share, effective=config.effective))
 
 
-def seed_maps(seen: Look, classes: Tensor, config: SeedConfig, *, cut_maps: Look | None = None) -> SeedMaps:
-    """Seeds on the grid of the class maps, without the polish.
+def seed_maps(
+    outputs: ViewOutputs, classes: Tensor, config: SeedConfig, *, cut_maps: ViewOutputs | None = None
+) -> SeedMaps:
+    """Return seeds on the grid of the class maps, without PAMR.
 
     Args:
-        seen: by `look`, with the configuration's number of views.
-        classes: by `class_maps`.
-        cut_maps: another look, whose slots are cut: that of an untrained network is a control.
+        outputs: result of `run_views` with the configured number of views.
+        classes: result of `class_maps`.
+        config: how seeds are computed.
+        cut_maps: outputs whose slots make the cut instead; those of an untrained network are a control.
     """
     evidence = classes.amax(1) if config.sign == "classes" else None
     grid = (classes.shape[2], classes.shape[3])
     if config.method == "slotcut":
-        blocks = (cut_maps or seen).of(config.blocks)
+        blocks = (cut_maps or outputs).maps_of(config.blocks)
         return SeedMaps(classes, slot_cut(slot_kernel(blocks, grid, effective=config.effective), evidence))
     if config.method == "dense":
-        return SeedMaps(classes, dense_cut([view[config.stage] for view in seen.features], evidence, grid))
+        return SeedMaps(classes, dense_cut([view[config.stage] for view in outputs.features], evidence, grid))
     return SeedMaps(classes)
 
 
 def seeds_of(model: nn.Module, images: Tensor, present: Tensor, config: SeedConfig) -> SeedMaps:
-    """From images (B, C, H, W) and their labels (B, K), 1 for a class that is there, to seeds of the images' size."""
+    """Return seeds at the size of the images (B, C, H, W), given multi-hot image labels (B, K)."""
     if config.method in GRAD_CAMS:
         classes = mean_of_views(lambda x: grad_cam(model, x, present, config.method), images, config.views)
-        found = SeedMaps(topped(classes))
+        found = SeedMaps(scale_to_max(classes))
     else:
-        seen = look(model, images, config.views)
-        found = seed_maps(seen, class_maps(seen, present, config), config)
-    return found.polished(images, config.dilations) if config.polish else found.at((images.shape[2], images.shape[3]))
+        outputs = run_views(model, images, config.views)
+        found = seed_maps(outputs, class_maps(outputs, present, config), config)
+    return (
+        found.refined_by_pamr(images, config.dilations)
+        if config.polish
+        else found.at((images.shape[2], images.shape[3]))
+    )

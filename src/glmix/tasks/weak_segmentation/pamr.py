@@ -1,4 +1,4 @@
-"""PAMR, pixel-adaptive mask refinement (Araslanov and Roth, 2020): masks flow between neighbours of similar colour."""
+"""PAMR, pixel-adaptive mask refinement (Araslanov and Roth, 2020)."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,13 @@ __all__ = ["pamr"]
 
 
 def _neighbours(x: Tensor, dilations: Sequence[int]) -> list[Tensor]:
-    """The eight neighbours of each pixel at each distance, edges repeated: views of the shape of x (B, C, H, W)."""
+    """Return the eight neighbours of each pixel at each distance, as views of the shape of x (B, C, H, W).
+
+    Pixels outside the image repeat its edge.
+    """
     height, width = x.shape[2:]
     reach = max(dilations)
-    padded = F.pad(x, (reach, reach, reach, reach), mode="replicate")  # reflection would not take small maps
+    padded = F.pad(x, (reach, reach, reach, reach), mode="replicate")  # reflection padding rejects small maps
     steps = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]
     corners = [(reach + d * down, reach + d * right) for d in dilations for down, right in steps]
     return [padded[:, :, top : top + height, left : left + width] for top, left in corners]
@@ -24,17 +27,17 @@ def _neighbours(x: Tensor, dilations: Sequence[int]) -> list[Tensor]:
 def pamr(
     masks: Tensor, images: Tensor, *, steps: int = 10, dilations: Sequence[int] = (1, 2, 4), sharpness: float = 10.0
 ) -> Tensor:
-    """Each step gives every pixel a mean of its neighbours' masks, weighted by how near in colour they are.
+    """Refine masks: each step replaces a pixel by a mean of its neighbours, weighted by their similarity in colour.
 
-    A colour difference counts in standard deviations of that colour around the pixel, so that faint edges hold in
-    smooth places.
+    Colour differences are divided by the standard deviation of the colour around the pixel, so that weak edges in
+    smooth regions are preserved.
 
     Args:
-        masks: (B, K, h, w), brought to the size of the images.
-        images: (B, C, H, W), however normalised.
-        steps: how far masks flow.
-        dilations: distances of the neighbours.
-        sharpness: how much a difference in colour weighs.
+        masks: (B, K, h, w), resized to the size of the images.
+        images: (B, C, H, W), with any normalisation.
+        steps: number of iterations.
+        dilations: distances of the neighbours in pixels.
+        sharpness: weight of colour differences.
 
     Returns:
         (B, K, H, W).

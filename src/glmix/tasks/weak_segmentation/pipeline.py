@@ -1,14 +1,14 @@
-"""Weak segmentation as a pipeline: image labels -> classifier -> seeds and pseudo masks -> segmenter.
+"""Weakly supervised segmentation as a pipeline: image labels -> classifier -> seeds and pseudo masks -> segmenter.
 
-Each step writes files that the next one reads, in one folder. NAME is a method's name unless another one is given:
+Each step writes files that the next step reads, in one folder. NAME is the name of a method by default:
 
-    classifier/                     the classifier, as timm reads it
+    classifier/                     the classifier, in timm's format
     seeds/NAME/made.json            how the seeds were made: settings, threshold, how it was chosen
     seeds/NAME/SegmentationClass/   a pseudo mask for every training image, in VOC's palette
-    seeds/comparison.json           all seeds measured beside each other
-    segmenter/NAME/                 the segmenter trained on these pseudo masks, and what it is worth
+    seeds/comparison.json           scores of the seeds of several methods
+    segmenter/NAME/                 the segmenter trained on these pseudo masks, and its scores
 
-This module holds the first step, and what all steps share; `seeding` and `evaluation` hold the others.
+This module contains the first step and what all steps share; `seeding` and `evaluation` contain the other steps.
 """
 
 import json
@@ -38,33 +38,39 @@ from .metrics import Curve, curve_of
 from .seeds import SeedMaps
 
 __all__ = [
-    *("Say", "Watch", "curve_of_files", "device", "fit", "image_tensor", "load_classifier", "seeds_of_image"),
+    *("Log", "Progress", "curve_of_files", "device", "fit", "image_tensor", "load_classifier", "seeds_of_image"),
     "write_json",
 ]
 
-Say = Callable[[str], None]
-Watch = Callable[[Iterator[int], int, str], Iterator[int]]  # wraps a loop in a progress bar
+Log = Callable[[str], None]
+Progress = Callable[[Iterator[int], int, str], Iterator[int]]  # wraps a loop in a progress bar
 
-LAST_OF_MODEL = "README.md"  # the file that is written last when a model is saved
+LAST_OF_MODEL = "README.md"  # the last file that `save_model` writes
 
 
 def device() -> torch.device:
+    """Return the CUDA device if there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def write_json(path: Path, contents: dict[str, Any]) -> None:
+    """Write a JSON file atomically."""
     write_atomically(path, json.dumps(contents, indent=2) + "\n")
 
 
-def fit(config: WeakSeg, say: Say) -> None:
-    """Train the classifier; draw the scenes first if the data are scenes that do not exist yet."""
+def fit(config: WeakSeg, log: Log) -> None:
+    """Train the classifier. Generate the scenes first if they are configured and do not exist.
+
+    Args:
+        log: receives one line of text per step.
+    """
     if config.data.scenes is not None and config.data.source is not None and not Path(config.data.source.root).exists():
-        say(f"Drawing scenes into {config.data.source.root}.")
+        log(f"Generating scenes in {config.data.source.root}.")
         counts: Any = {"train": config.data.train_count, "val": config.data.val_count}
         write_scenes(config.data.source.root, "voc", config.data.scenes, counts)
     folder = Path(config.out) / "classifier"
     if (folder / LAST_OF_MODEL).exists():
-        say(f"{folder} exists: delete it to train the classifier anew.")
+        log(f"{folder} exists: delete it to train the classifier again.")
         return
     recipe = config.classifier.recipe
     data = LabelData(
@@ -84,11 +90,11 @@ def fit(config: WeakSeg, say: Say) -> None:
         **recipe.task_arguments(config.seed),
     )
     task.checkpoint = config.classifier.checkpoint
-    say(f"Training {config.classifier.model} for {recipe.epochs} epochs on {len(data.files)} images.")
+    log(f"Training {config.classifier.model} for {recipe.epochs} epochs on {len(data.files)} images.")
     last = train_on_scenes(task, data, recipe, every_epoch=False)[-1]
-    say(f"Mean average precision on the {config.data.held_out} held-out images: {100 * last.score:.1f} %.")
+    log(f"Mean average precision on the {config.data.held_out} held-out images: {100 * last.score:.1f} %.")
     if not isinstance(task.model, GLNet):
-        raise InputError(f"classifier.model must be a GLNet, as others have no slots; got {config.classifier.model}.")
+        raise InputError(f"classifier.model must be a GLNet, which has slots; got {config.classifier.model}.")
     model = task.model.cpu()
     model.pretrained_cfg.update(
         num_classes=data.num_classes,
@@ -103,10 +109,13 @@ def fit(config: WeakSeg, say: Say) -> None:
 
 
 def load_classifier(config: WeakSeg) -> tuple[nn.Module, int]:
-    """Read the classifier.
+    """Load the classifier.
 
     Returns:
         The model in evaluation mode, and a checksum of its weights.
+
+    Raises:
+        FileNotFoundError: the classifier is not trained yet.
     """
     folder = Path(config.out) / "classifier"
     if not (folder / LAST_OF_MODEL).exists():
@@ -116,7 +125,7 @@ def load_classifier(config: WeakSeg) -> tuple[nn.Module, int]:
 
 
 def image_tensor(config: WeakSeg, files: ImagesWithLabels, index: int) -> Tensor:
-    """Read an image as the classifier takes it: (1, 3, H, W), on its device."""
+    """Read an image as input (1, 3, H, W) of the classifier, on its device."""
     image = files.image(index)
     x, _ = config.data.transforms.eval()(image, np.zeros((image.height, image.width), np.uint8))
     return x[None].to(device())
@@ -134,12 +143,23 @@ def seeds_of_image(
 
 
 def curve_of_files(
-    config: WeakSeg, seeds: SeedConfig, model: nn.Module, files: MaskFiles, indices: range, watch: Watch, what: str
+    config: WeakSeg,
+    seeds: SeedConfig,
+    model: nn.Module,
+    files: MaskFiles,
+    indices: range,
+    progress: Progress,
+    description: str,
 ) -> Curve:
-    """Measure seeds at every threshold by the ground truth of some images."""
+    """Measure the seeds of some images at every threshold against ground truth.
+
+    Args:
+        progress: wraps the loop over images in a progress bar.
+        description: text of the progress bar.
+    """
 
     def pairs() -> Iterator[tuple[SeedMaps, Tensor]]:
-        for index in watch(iter(indices), len(indices), what):
+        for index in progress(iter(indices), len(indices), description):
             truth = torch.from_numpy(files.mask(index))[None]
             yield seeds_of_image(config, seeds, model, files, index), truth
 

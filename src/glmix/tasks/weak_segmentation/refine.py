@@ -1,4 +1,4 @@
-"""Refinement of class maps by slots: all pixels of a slot get a part of what a class claims of some."""
+"""Refinement of class maps by slots: class scores spread between pixels that share slots."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ __all__ = ["refine", "resized"]
 
 
 def resized(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Class maps (B, K, h, w) on another grid, bilinear."""
+    """Resize maps (B, K, h, w) to another grid, with bilinear interpolation."""
     if tuple(maps.shape[2:]) == tuple(grid):
         return maps
     return F.interpolate(maps, grid, mode="bilinear", align_corners=False)
@@ -22,14 +22,14 @@ def resized(maps: Tensor, grid: tuple[int, int]) -> Tensor:
 def refine(
     classes: Tensor, maps: Sequence[BlockMaps], *, share: float = 0.5, effective: float | None = 4.0, steps: int = 1
 ) -> Tensor:
-    """c <- (1 - a) c + a W c with the kernel of each block, from deep to shallow, each on its own grid.
+    """Apply c <- (1 - a) c + a W c with the kernel W of each block, from deep to shallow, each on its own grid.
 
     Args:
-        classes: (B, K, h, w), such as class activation.
-        maps: of blocks; several of one block, seen in several ways, make one kernel.
-        share: a, how much comes from the slots: above 0.5 small objects are lost.
-        effective: the temperature of the kernels, as in `slot_kernel`.
-        steps: how often each block's kernel is applied.
+        classes: (B, K, h, w), such as class activation maps.
+        maps: slot maps; maps of the same block in several views make one kernel.
+        share: a, the weight of the slots. Values above 0.5 lose small objects.
+        effective: number of effective slots per pixel, as in `slot_kernel`.
+        steps: number of applications of each block's kernel.
 
     Returns:
         (B, K, h', w') on the grid of the shallowest block.

@@ -1,4 +1,4 @@
-"""The second step: seeds by one method or several, each in a folder of its own."""
+"""Second step of the pipeline: seeds and pseudo masks by one method or several, each in its own folder."""
 
 import dataclasses
 import json
@@ -18,9 +18,9 @@ from .config import WeakSeg
 from .labels import ImagesWithLabels
 from .methods import SeedConfig
 from .metrics import THRESHOLDS
-from .pipeline import Say, Watch, curve_of_files, image_tensor, load_classifier, seeds_of_image, write_json
+from .pipeline import Log, Progress, curve_of_files, image_tensor, load_classifier, seeds_of_image, write_json
 from .threshold import explained_shares
-from .views import look
+from .views import run_views
 
 __all__ = ["SeedResult", "find_seeds", "read_seeds", "seeds"]
 
@@ -29,17 +29,17 @@ MADE, MASKS = "made.json", "SegmentationClass"
 
 @dataclass(frozen=True)
 class SeedResult:
-    """The seeds of one method, as they were written.
+    """Record of the seeds of one method.
 
     Args:
-        name: of their folder.
-        settings: how they were made.
-        classifier: a checksum of the classifier's weights.
-        threshold: the score below which a pixel is background.
-        asked: the configuration's `threshold`.
-        chosen: how the threshold was chosen, in words.
-        curve: what it was chosen by at every threshold: the mean IoU on the held-out images if it was by masks, the
-            explained share of the features' variance if it was without masks; None if it was given.
+        name: name of the folder.
+        settings: fields of the `SeedConfig`.
+        classifier: checksum of the classifier's weights.
+        threshold: background threshold: a pixel whose score is lower is background.
+        asked: `threshold` of the configuration.
+        chosen: description of how the threshold was chosen.
+        curve: the criterion at every threshold: mean IoU on the held-out images if it was chosen with masks, explained
+            share of the features' variance if it was chosen without masks. None if the threshold was configured.
     """
 
     name: str
@@ -60,20 +60,21 @@ def _folder(config: WeakSeg, name: str) -> Path:
 
 
 def mask_folder(config: WeakSeg, name: str) -> Path:
+    """Return the folder of the pseudo masks."""
     return _folder(config, name) / MASKS
 
 
 def find_seeds(config: WeakSeg) -> list[str]:
-    """List the names of all seeds that were written."""
+    """List the names of all seeds that exist."""
     return sorted(path.parent.name for path in (Path(config.out) / "seeds").glob(f"*/{MADE}"))
 
 
 def read_seeds(config: WeakSeg, name: str, classifier: int) -> SeedResult:
-    """Read how seeds were made.
+    """Read the record of seeds.
 
     Raises:
-        FileNotFoundError: there are none of this name.
-        InputError: they are from another classifier.
+        FileNotFoundError: seeds of this name do not exist.
+        InputError: the seeds are from another classifier.
     """
     path = _folder(config, name) / MADE
     if not path.exists():
@@ -83,32 +84,34 @@ def read_seeds(config: WeakSeg, name: str, classifier: int) -> SeedResult:
         )
     found = SeedResult(name=name, **json.loads(path.read_text()))
     if found.classifier != classifier:
-        raise InputError(f"{path} is from another classifier: delete {path.parent} to make these seeds anew.")
+        raise InputError(f"{path} is from another classifier: delete {path.parent} to make these seeds again.")
     return found
 
 
-def seeds(config: WeakSeg, methods: Sequence[str], name: str | None, say: Say, watch: Watch) -> None:
-    """Write seeds of some methods beside each other: a threshold and a pseudo mask for every training image.
+def seeds(config: WeakSeg, methods: Sequence[str], name: str | None, log: Log, progress: Progress) -> None:
+    """Write the seeds of some methods: a threshold and a pseudo mask for every training image.
 
-    Masks that exist are kept if they were made in the same way.
+    Masks that exist are kept if they were made with the same settings.
 
     Args:
-        methods: what replaces the configuration's `seeds.method`; empty for that one.
-        name: of the folder, if there is one method; None for the method's name.
+        methods: methods to use instead of `seeds.method` of the configuration; empty for that method.
+        name: name of the folder if there is one method; None for the name of the method.
+        log: receives one line of text per method.
+        progress: wraps a loop over images in a progress bar.
 
     Raises:
-        InputError: a method is unknown, or its folder holds seeds of other settings.
+        InputError: a method is unknown, or its folder holds seeds with other settings.
     """
     methods = list(dict.fromkeys(methods)) or [config.seeds.method]
     if name is not None and (len(methods) > 1 or Path(name).name != name):
-        raise InputError(f"--name is a folder's name for one method, got {name!r} for {', '.join(methods)}.")
+        raise InputError(f"--name is the name of a folder for one method, got {name!r} for {', '.join(methods)}.")
     wanted: list[SeedConfig] = [dataclasses.replace(config.seeds, method=method) for method in methods]  # type: ignore[arg-type]
     model, classifier = load_classifier(config)
     files = config.data.train()
     for one in wanted:
-        result = _chosen(config, name or one.method, one, model, classifier, files, watch)
-        say(f"{result.name}: background is what scores below {result.threshold} ({result.chosen}).")
-        _write_masks(config, result, model, files, watch)
+        result = _chosen(config, name or one.method, one, model, classifier, files, progress)
+        log(f"{result.name}: background threshold {result.threshold} ({result.chosen}).")
+        _write_masks(config, result, model, files, progress)
 
 
 def _chosen(
@@ -118,9 +121,9 @@ def _chosen(
     model: nn.Module,
     classifier: int,
     files: ImagesWithLabels,
-    watch: Watch,
+    progress: Progress,
 ) -> SeedResult:
-    """The record of these seeds, read or written anew with the threshold chosen."""
+    """Return the record of seeds. Choose the threshold and write the record if it does not exist."""
     folder = _folder(config, name)
     settings = json.loads(json.dumps(dataclasses.asdict(seeds)))
     if (folder / MADE).exists():
@@ -133,43 +136,45 @@ def _chosen(
         return found
     if next(folder.rglob("*.png"), None) is not None:
         raise InputError(
-            f"{folder / MADE} is missing, so it is unknown how the masks beside it were made: delete them."
+            f"{folder / MADE} is missing, so it is unknown how the masks in its folder were made: delete them."
         )
-    threshold, chosen, curve = _threshold(config, seeds, model, files, watch)
+    threshold, chosen, curve = _threshold(config, seeds, model, files, progress)
     result = SeedResult(name, settings, classifier, threshold, config.threshold, chosen, curve)
     contents = dataclasses.asdict(result)
-    del contents["name"]  # the folder has it
+    del contents["name"]  # it is the name of the folder
     write_json(folder / MADE, contents)
     return result
 
 
 def _threshold(
-    config: WeakSeg, seeds: SeedConfig, model: nn.Module, files: ImagesWithLabels, watch: Watch
+    config: WeakSeg, seeds: SeedConfig, model: nn.Module, files: ImagesWithLabels, progress: Progress
 ) -> tuple[float, str, list[float] | None]:
-    """The threshold, how it was chosen, and the values at all thresholds by which it was chosen."""
+    """Return the threshold, how it was chosen, and the criterion at all thresholds."""
     if isinstance(config.threshold, float):
         return config.threshold, "given by the configuration", None
     held_out = range(len(files) - config.data.held_out, len(files))
     if config.threshold == "masks":
         truth = config.data.train_masks()
-        assert truth is not None  # the configuration is checked
-        curve = curve_of_files(config, seeds, model, truth, held_out, watch, f"{seeds.method}: held-out images")
+        assert truth is not None  # checked by the configuration
+        curve = curve_of_files(config, seeds, model, truth, held_out, progress, f"{seeds.method}: held-out images")
         how = f"the best mean IoU by the masks of {len(held_out)} held-out training images"
         return curve.best, how, [round(float(value), 4) for value in curve.mean_iou]
     shares = torch.zeros(len(THRESHOLDS))
-    for index in watch(iter(held_out), len(held_out), f"{seeds.method}: held-out images"):
-        features = look(model, image_tensor(config, files, index)).features[0][0]
+    for index in progress(iter(held_out), len(held_out), f"{seeds.method}: held-out images"):
+        features = run_views(model, image_tensor(config, files, index)).features[0][0]
         score = seeds_of_image(config, seeds, model, files, index).score
         shares += explained_shares(score, features.cpu())[0] / len(held_out)
     how = f"without masks, by the features of {len(held_out)} held-out training images"
     return THRESHOLDS[int(shares.argmax())], how, [round(float(value), 4) for value in shares]
 
 
-def _write_masks(config: WeakSeg, result: SeedResult, model: nn.Module, files: ImagesWithLabels, watch: Watch) -> None:
-    """Write the pseudo masks that are missing."""
+def _write_masks(
+    config: WeakSeg, result: SeedResult, model: nn.Module, files: ImagesWithLabels, progress: Progress
+) -> None:
+    """Write the pseudo masks that do not exist."""
     folder = mask_folder(config, result.name)
     todo = [index for index, name in enumerate(files.names) if not (folder / f"{name}.png").exists()]
-    for index in watch(iter(todo), len(todo), f"{result.name}: pseudo masks"):
+    for index in progress(iter(todo), len(todo), f"{result.name}: pseudo masks"):
         seeds = seeds_of_image(config, result.config, model, files, index)
         mask = Image.fromarray(seeds.masks(result.threshold)[0].byte().numpy())
         mask.putpalette(voc_palette())

@@ -1,4 +1,4 @@
-"""Seeds: from class maps and the cut to a class index at each pixel, with 0 for the background."""
+"""Seeds: class scores and objectness per pixel, and the class index per pixel, with 0 for the background."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,34 +9,35 @@ from torch import Tensor
 from .pamr import pamr
 from .refine import resized
 
-__all__ = ["SeedMaps", "claims", "topped"]
+__all__ = ["SeedMaps", "normalise_activation", "scale_to_max"]
 
 
-def claims(activation: Tensor, present: Tensor) -> Tensor:
-    """Class maps from 0 to 1: from the lowest to the highest activation of each class that is present in the image.
+def normalise_activation(activation: Tensor, present: Tensor) -> Tensor:
+    """Normalise class activations to class maps (B, K, h, w) from 0 to 1; maps of absent classes are zero.
 
-    Nothing is cut off at zero, as a class that the classifier has missed is present all the same.
+    The lowest activation of a map becomes 0 and the highest becomes 1. Negative activations are not cut off, because a
+    class that the classifier misses is present all the same.
 
     Args:
         activation: (B, K, h, w), of any range.
-        present: (B, K), 1 for the classes that the image's labels name.
+        present: image labels (B, K), 1 for each class in an image.
     """
     above = (activation - activation.amin((2, 3), keepdim=True)) * present[:, :, None, None].to(activation.dtype)
-    return topped(above)
+    return scale_to_max(above)
 
 
-def topped(maps: Tensor) -> Tensor:
-    """Each map (B, K, h, w), of values from 0, over its highest value; a map of zeros stays."""
+def scale_to_max(maps: Tensor) -> Tensor:
+    """Divide each map (B, K, h, w) of values from 0 by its maximum. Maps of zeros stay zero."""
     return maps / maps.amax((2, 3), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
 
 
 @dataclass(frozen=True, eq=False)
 class SeedMaps:
-    """What each pixel may be.
+    """Class scores and objectness per pixel.
 
     Args:
         classes: (B, K, h, w), from 0 to 1, 0 for classes that are not present.
-        objectness: (B, h, w), from 0 to 1; None where class maps alone decide.
+        objectness: (B, h, w), from 0 to 1. None: class maps alone determine the foreground.
     """
 
     classes: Tensor
@@ -44,25 +45,25 @@ class SeedMaps:
 
     @property
     def score(self) -> Tensor:
-        """The score of the foreground (B, h, w), from 0 to 1: the mean of the highest class and the objectness.
+        """Foreground score (B, h, w) from 0 to 1: the mean of the highest class score and the objectness.
 
-        It is 0 where no class has a share: without a class there is no foreground, whatever the objectness.
+        It is 0 where all class scores are 0: without a class there is no foreground, whatever the objectness.
         """
         best = self.classes.amax(1)
         return best if self.objectness is None else torch.where(best > 0, (best + self.objectness) / 2, 0.0)
 
     def at(self, grid: tuple[int, int]) -> "SeedMaps":
-        """The same at another resolution."""
+        """Resize the maps to another grid."""
         objectness = None if self.objectness is None else resized(self.objectness[:, None], grid)[:, 0]
         return SeedMaps(resized(self.classes, grid), objectness)
 
-    def polished(self, images: Tensor, dilations: Sequence[int] = (1, 2, 4)) -> "SeedMaps":
-        """The same, refined by pixel-adaptive mask refinement at the size of the images (B, C, H, W)."""
+    def refined_by_pamr(self, images: Tensor, dilations: Sequence[int] = (1, 2, 4)) -> "SeedMaps":
+        """Refine the maps with PAMR at the size of the images (B, C, H, W)."""
         if self.objectness is None:
             return SeedMaps(pamr(self.classes, images, dilations=dilations))
         both = pamr(torch.cat((self.classes, self.objectness[:, None]), 1), images, dilations=dilations)
         return SeedMaps(both[:, :-1], both[:, -1])
 
     def masks(self, threshold: float) -> Tensor:
-        """(B, h, w) int64: 0 where the score is below the threshold, the strongest class + 1 elsewhere."""
+        """Return int64 masks (B, h, w): 0 where the score is below the threshold, otherwise the highest class + 1."""
         return torch.where(self.score < threshold, 0, self.classes.argmax(1) + 1)

@@ -1,9 +1,9 @@
-"""The choice of the background threshold without any mask.
+"""Choice of the background threshold without ground truth masks.
 
-Masks that follow the objects part the image into regions that are each alike. For each threshold, an image is parted
-into foreground and background, and the share of the variance of its features that lies between the two parts is taken:
-Otsu's criterion, on the features instead of the scores. The first stage's features are fine and tell object from
-background best; the classes have no part in it beyond the scores.
+Masks that follow the objects divide an image into regions with uniform features. For each threshold, an image is
+divided into foreground and background, and the between-class share of the variance of its features is computed: Otsu's
+criterion, applied to the features instead of the scores. The first stage's features are fine and separate objects from
+the background best; classes matter only through the scores.
 """
 
 import torch
@@ -14,21 +14,21 @@ from .metrics import THRESHOLDS
 
 __all__ = ["explained_shares"]
 
-SMALLEST = 0.5  # pixels of the features' grid: a smaller part explains nothing
+SMALLEST = 0.5  # pixels of the feature grid: smaller parts count as empty
 
 
 def explained_shares(score: Tensor, features: Tensor) -> Tensor:
-    """Compute how much of the features' variance the foreground at each of `THRESHOLDS` explains.
+    """Return the share of the features' variance that the foreground at each of `THRESHOLDS` explains.
 
-    With f the features of an image less their mean, the share is (|sum of f over the foreground|^2 / its pixels +
+    With f the features of an image minus their mean, the share is (|sum of f over the foreground|^2 / its pixels +
     |sum of f over the background|^2 / its pixels) / sum of |f|^2.
 
     Args:
-        score: (B, H, W), of the foreground, from 0 to 1.
+        score: foreground score (B, H, W), from 0 to 1.
         features: (B, C, h, w), on a grid that may be coarser.
 
     Returns:
-        (B, T), from 0 to 1; 0 where all or nothing is foreground.
+        (B, T), from 0 to 1; 0 where the foreground is empty or is the whole image.
     """
     f = features.float().flatten(2)
     f = f - f.mean(2, keepdim=True)
@@ -39,7 +39,7 @@ def explained_shares(score: Tensor, features: Tensor) -> Tensor:
         part = F.adaptive_avg_pool2d((score >= threshold).to(f)[:, None], grid).flatten(2)  # (B, 1, N)
         foreground = part.sum((1, 2))
         background = part.shape[2] - foreground
-        sums = (f * part).sum(2).square().sum(1)  # (B,); the background's is the same, as f has mean 0
+        sums = (f * part).sum(2).square().sum(1)  # (B,); equal for the background, because f has mean 0
         share = sums * (1 / foreground.clamp_min(SMALLEST) + 1 / background.clamp_min(SMALLEST)) / total
         shares.append(torch.where((foreground < SMALLEST) | (background < SMALLEST), 0.0, share))
     return torch.stack(shares, 1)
