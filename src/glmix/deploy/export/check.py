@@ -48,7 +48,7 @@ def own_size(deployed: Deployed, smallest: int) -> tuple[int, int]:
 
 
 def check_sizes(deployed: Deployed, smallest: int) -> list[tuple[int, int]]:
-    """Return five (height, width): the smallest, two odd aspect ratios, the model's input size, and an indivisible one."""
+    """Return five (height, width): the smallest, a wide one, a high one, the model's input size and an odd one."""
     height, width = own_size(deployed, smallest)
     return [(smallest, smallest), (97, 130), (200, 72), (height, width), (height + 43, width + 15)]
 

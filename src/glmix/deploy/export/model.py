@@ -71,8 +71,9 @@ def export_model(
     overwrite: bool = False,
     log: Callable[[str], None] = lambda text: None,
 ) -> ExportReport:
-    """Export a model to a file after comparing the exported graph with the model at five image sizes and two batch sizes.
+    """Export a model to a file.
 
+    Before the file is written, it is compared with the model at five image sizes and two batch sizes.
     The model is not changed. The file computes in float32 unless it is quantised.
 
     Args:
