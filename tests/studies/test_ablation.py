@@ -190,7 +190,7 @@ def test_a_file_that_is_no_run_is_named(finished):
         ({"scenes": {"objects": [3, 1]}}, "objects must be two numbers, 1 <= fewest <= most <= 255, got (3, 1)"),
         ({"axes": {"a": {"b": {"num_slot": 4}}}}, "a: b: GLNet has no argument 'num_slot'. Did you mean 'num_slots'?"),
         ({"axes": {"a": {"b": {"clustering": "fuzzy"}}}}, "a: b: clustering must be 'soft', 'kmeans' or 'static'"),
-        ({"axes": {"a": {"b": {"depths": [1]}}}}, "a: b: depths must be one value or 2 of them"),
+        ({"axes": {"a": {"b": {"depths": [1]}}}}, "a: b: depths must be one value or 2 values"),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(value),
 )
