@@ -1,10 +1,10 @@
-"""The command line: `glmix COMMAND ...`, one module a command, each thin over the library.
+"""The command line interface `glmix COMMAND ...`, with one module per command.
 
-It is a package beside `glmix`, not in it, because importing `glmix` imports torch, and help must not wait for that.
-A command's module imports the library inside `run`.
+This package is separate from `glmix` because importing `glmix` imports torch, which would delay `--help`. Each command
+module imports the library inside its `run` function.
 
-Exit codes: 0 done; 1 done in part, or a bug, which shows its traceback; 2 not done, for a reason that the user can fix;
-130 interrupted; 141 the reader of the output has closed it.
+Exit codes: 0 success; 1 partial success, or a bug (with its traceback); 2 failure for a reason that the user can fix;
+130 interrupted; 141 the reader of the output closed the pipe.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from .printing import accept_any_text, printable_lines
 
 __all__ = ["main", "run_command"]
 
-# Commands with arguments of their own, and those whose arguments the training library reads, from YAML too.
+# Commands that argparse parses. `fit.COMMANDS` holds the commands that LightningCLI parses.
 COMMANDS = {
     "demo": demo,
     "configs": configs,
@@ -51,19 +51,19 @@ COMMANDS = {
 }
 
 
-# commands of earlier versions
+# removed commands and their replacements
 RENAMED = {"ablate": "`python -m studies.ablation FILE` in a clone of the repository"}
 DEBUG = "--debug"
-DEBUG_HELP = "show the traceback of every error, also of those that you can fix yourself"
+DEBUG_HELP = "show the full traceback of every error, including user errors"
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="glmix",
         description="GLNet vision backbones: convolutions on pixels, self-attention on semantic slots.",
-        epilog="`glmix COMMAND --help` explains a command. Start with `glmix demo`, then "
-        "`glmix fit --config classification/scenes/single`; `glmix configs` lists the recipes that --config takes by "
-        "name.",
+        epilog="Run `glmix COMMAND --help` for the options of a command. Start with `glmix demo`, then "
+        "`glmix fit --config classification/scenes/single`. `glmix configs` lists the recipe names that --config "
+        "accepts.",
     )
     parser.add_argument("--version", action="version", version=f"glmix {metadata.version('glmix')}")
     parser.add_argument(DEBUG, action="store_true", help=DEBUG_HELP)
@@ -82,13 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: the arguments behind `glmix`; those of the process if None.
+        argv: the command-line arguments after `glmix`; None for those of this process.
 
     Returns:
         The exit code.
 
     Raises:
-        Exception: whatever is a bug, not a mistake of the user; with `--debug` every exception.
+        Exception: a bug, as opposed to a user error; with `--debug` any exception.
     """
     own_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -96,30 +96,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = [arg for arg in argv if arg != DEBUG]
     command = argv[0] if argv else ""
     if command in RENAMED:
-        print(f"glmix {command} has become {RENAMED[command]}", file=sys.stderr)
+        print(f"glmix {command} was replaced by {RENAMED[command]}", file=sys.stderr)
         return 2
     return run_command(f"glmix {command}", lambda: _run(command, argv, own_process), debug)
 
 
 def run_command(name: str, run: Callable[[], int], debug: bool = False) -> int:
-    """Run a command and report errors as the command line does.
+    """Run a command, print user errors to stderr and return an exit code.
 
     Args:
-        name: what messages begin with.
+        name: the prefix of error messages.
         run: the command, which returns its exit code.
-        debug: raise every exception.
+        debug: raise every exception instead of printing a message.
 
     Returns:
         The exit code.
 
     Raises:
-        Exception: whatever is a bug, not a mistake of the user.
+        Exception: a bug, as opposed to a user error.
     """
     accept_any_text()
     try:
         code = run()
-        sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
-    except BrokenPipeError:  # such as behind `| head`: nobody reads on, which is no error
+        sys.stdout.flush()  # raises BrokenPipeError here instead of at interpreter exit
+    except BrokenPipeError:  # for example with `| head`, which is not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
@@ -128,7 +128,7 @@ def run_command(name: str, run: Callable[[], int], debug: bool = False) -> int:
         print(f"\n{name}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        if debug or not _can_be_fixed_by_user(error):
+        if debug or not _is_user_error(error):
             raise
         from glmix.errors import message_of
 
@@ -141,7 +141,7 @@ def _run(command: str, argv: Sequence[str], own_process: bool) -> int:
     if command in fit.COMMANDS:
         return fit.main(argv, own_process)
     args = build_parser().parse_args(argv)
-    if own_process:  # it cannot be undone, so the process of a caller is left as it is
+    if own_process:  # the allocator setting cannot be undone, so do not change it in a caller's process
         from glmix.memory import keep_freed_memory
 
         keep_freed_memory()
@@ -149,8 +149,8 @@ def _run(command: str, argv: Sequence[str], own_process: bool) -> int:
     return code
 
 
-def _can_be_fixed_by_user(error: Exception) -> bool:
-    """Tell mistakes of the user and states of the machine from bugs, which keep their traceback."""
+def _is_user_error(error: Exception) -> bool:
+    """Return whether the user can fix the cause of an error; all other errors are bugs and keep their traceback."""
     from glmix.errors import InputError, MissingExtraError, is_file_error
 
     return isinstance(error, InputError | MissingExtraError) or is_file_error(error)

@@ -1,4 +1,4 @@
-"""`glmix bench`: what models cost, beside each other, in one run."""
+"""`glmix bench`: benchmark models against each other in one run."""
 
 import argparse
 import json
@@ -12,31 +12,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from glmix.bench import Plan
 
-HELP = "Measure models beside each other: throughput, latency, memory, scaling with resolution, training steps."
+HELP = "Benchmark models: throughput, latency, peak memory, scaling with resolution, training steps."
 FILES = ("bench.md", "bench.png", "bench.json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        f"{HELP} Each model in each form is a process of its own, and they take turns, run by run, so that a machine "
-        "whose speed drifts favours none."
+        f"{HELP} Each combination of model and form runs in a separate process. The processes are measured in turns, "
+        "so that changes in the speed of the machine affect all of them alike."
     )
     parser.epilog = (
         "Example: glmix bench glnet_stl convnext_tiny --forms eager optimized+bf16+compiled -o out/bench. "
-        "docs/bench.md says what each number means and lists the words of forms: eager, plain, fused, optimized, "
-        "channels_last, bf16, int8, compiled, onnxruntime, openvino."
+        "docs/bench.md explains each number and the words of --forms: eager, plain, fused, optimized, channels_last, "
+        "keep_memory, bf16, int8, compiled, onnxruntime, openvino."
     )
     parser.add_argument(
         "models",
         nargs="*",
         metavar="MODEL",
-        help="timm's names, ours among them, with arguments as in Python: 'glnet_stl(num_slots=16)' (default: ours)",
+        help="timm model names, including the GLNets, optionally with arguments as in Python: "
+        "'glnet_stl(num_slots=16)' (default: all GLNets)",
     )
     parser.add_argument(
         "--forms",
         nargs="+",
         metavar="FORM",
-        help="how they are run, words joined by + (default: eager optimized optimized+bf16, in training eager bf16)",
+        help="execution modes, words joined by + (default: eager optimized optimized+bf16; with --train eager bf16)",
     )
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument(
@@ -44,38 +45,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=int,
         metavar="SIZE",
-        help="time and memory a megapixel at several sizes (default: 224 512 1024 2048)",
+        help="measure time and memory per megapixel at several image sizes (default: 224 512 1024 2048)",
     )
-    kinds.add_argument("--train", action="store_true", help="steps of training: forward, backward, AdamW")
-    kinds.add_argument("--profile", action="store_true", help="print where the time of one pass goes, by operator")
-    kinds.add_argument("--render", type=Path, metavar="JSON", help="measure nothing, show a bench.json again")
-    parser.add_argument("--stages", action="store_true", help="with --scaling: the time of each stage of a GLNet, too")
-    parser.add_argument("--batch", type=int, help="images of a pass (default: 8, with --train 16, with --scaling 1)")
-    parser.add_argument("--size", type=int, help="height and width (default: what each model was made for)")
-    parser.add_argument("--runs", type=int, default=10, help="timed passes of each (default: 10)")
+    kinds.add_argument("--train", action="store_true", help="measure training steps: forward, backward, AdamW")
+    kinds.add_argument("--profile", action="store_true", help="print the time of each operator in one forward pass")
+    kinds.add_argument("--render", type=Path, metavar="JSON", help="show the results in a bench.json, measure nothing")
+    parser.add_argument(
+        "--stages", action="store_true", help="with --scaling: also measure the time of each stage of a GLNet"
+    )
+    parser.add_argument("--batch", type=int, help="batch size (default: 8, with --train 16, with --scaling 1)")
+    parser.add_argument("--size", type=int, help="image height and width (default: the input size of each model)")
+    parser.add_argument("--runs", type=int, default=10, help="number of timed passes per model and form (default: 10)")
     parser.add_argument(
         "--latency-runs",
         type=int,
         default=100,
         metavar="N",
-        help="timed passes of one image, 0 for none (default: 100)",
+        help="number of timed passes with batch size 1, 0 for none (default: 100)",
     )
-    parser.add_argument("--threads", type=int, help="to compute with (default: as many as PyTorch takes)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("-o", "--out", type=Path, metavar="FOLDER", help=f"where to write {', '.join(FILES)}")
-    parser.add_argument("--overwrite", action="store_true", help="replace these files if they are there")
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: PyTorch's default)")
+    parser.add_argument("--device", default="cpu", help="torch device: cpu or cuda (default: cpu)")
+    parser.add_argument("-o", "--out", type=Path, metavar="FOLDER", help=f"folder for {', '.join(FILES)}")
+    parser.add_argument("--overwrite", action="store_true", help="replace these files if they exist")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     from glmix.errors import InputError
 
     if args.profile and args.out is not None:
-        raise InputError("--profile prints its tables and writes no files: leave -o away.")
+        raise InputError("--profile prints tables and writes no files; it cannot be combined with -o.")
     if args.stages and args.scaling is None:
-        raise InputError("--stages goes with --scaling.")
+        raise InputError("--stages needs --scaling.")
     if args.size is not None and args.scaling is not None:
-        raise InputError("--scaling takes its sizes itself: leave --size away.")
+        raise InputError("--scaling takes the image sizes itself; it cannot be combined with --size.")
     from glmix.bench import measure
     from glmix.bench.report import format_results
 
@@ -84,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         plan = _plan(args)
         plan.check()
     elif args.models or args.forms:
-        raise InputError("--render measures nothing: leave models and forms away.")
+        raise InputError("--render measures nothing; it cannot be combined with models or --forms.")
     targets = _targets(args.out, args.overwrite)
     if plan is None:
         result = _read(args.render)
@@ -132,7 +135,7 @@ def _progress(items: Sequence[Any], what: str) -> Iterable[Any]:
 
 
 def _targets(folder: Path | None, overwrite: bool) -> list[Path]:
-    """The files to write, once it is sure that they can be."""
+    """Return the output files after checking that they can be written."""
     if folder is None:
         return []
     from glmix.bench.plot import need_matplotlib
@@ -151,14 +154,14 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no bench.json: {error}") from error
+        raise InputError(f"{path} is not a bench.json: {error}") from error
     if not isinstance(result, dict) or not {"kind", "machine", "settings", "matmul", "rows"} <= set(result):
-        raise InputError(f"{path} is no bench.json: it lacks what `glmix bench -o` writes.")
+        raise InputError(f"{path} is not a bench.json: it lacks entries that `glmix bench -o` writes.")
     return result
 
 
 def _write(result: dict[str, Any], targets: Sequence[Path]) -> None:
-    """All the files or none."""
+    """Write all files, or none if one of them fails."""
     from glmix.bench import draw, format_report
     from glmix.files import publish
 

@@ -1,4 +1,4 @@
-"""`glmix configs`: the recipes that the package ships."""
+"""`glmix configs`: list, print or copy the recipes that are included in the package."""
 
 import argparse
 import dataclasses
@@ -6,21 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
-HELP = "List the shipped recipes of fit and weakseg; print or copy one of them."
+HELP = "List the included recipes for fit and weakseg, or print or copy one of them."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "A name is what --config takes: `glmix fit --config classification/scenes/single`. To change a recipe, copy it "
-        "with `glmix configs classification/scenes/single -o mine.yaml` and use `glmix fit --config mine.yaml`."
+        "Pass a name to --config: `glmix fit --config classification/scenes/single`. To change a recipe, copy it with "
+        "`glmix configs classification/scenes/single -o mine.yaml` and run `glmix fit --config mine.yaml`."
     )
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help="print this recipe, such as classification/scenes/single"
     )
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="copy the recipe to FILE instead of printing it")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    parser.add_argument("--long", action="store_true", help="list each recipe's command, cost and expected result too")
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser.add_argument(
+        "--long", action="store_true", help="also list the command, cost and expected result of each recipe"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     if args.name is None:
         if args.out is not None:
             raise InputError(
-                "-o copies one recipe: name it, as in `glmix configs classification/scenes/single -o mine.yaml`."
+                "-o needs the name of a recipe, as in `glmix configs classification/scenes/single -o mine.yaml`."
             )
         entries = [_entry(name, config_path(name)) for name in config_names()]
         print(json.dumps(entries, indent=2) if args.json else _listing(entries, args.long))
@@ -56,13 +58,13 @@ def _entry(name: str, path: Path) -> dict[str, Any]:
 
 
 def _listing(entries: list[dict[str, Any]], long: bool) -> str:
-    """Format a line for each recipe, or a paragraph with its command, cost and expected result."""
+    """Format one line per recipe, or one paragraph with its command, cost and expected result."""
     if long:
         return "\n\n".join(_paragraph(entry) for entry in entries)
     width = max(len(entry["name"]) for entry in entries)
     lines = [f"{entry['name']:<{width}}  {entry['summary']}" for entry in entries]
     return "\n".join(
-        [*lines, "", "`glmix configs NAME` prints a recipe; --long adds the command, cost and expected result of all."]
+        [*lines, "", "`glmix configs NAME` prints a recipe; --long also lists the command, cost and expected result."]
     )
 
 

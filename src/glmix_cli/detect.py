@@ -1,4 +1,4 @@
-"""`glmix detect`: objects in images, as pictures with boxes and masks, and as a COCO JSON."""
+"""`glmix detect`: object detection in images, written as overlays with boxes and masks and as COCO JSON."""
 
 import argparse
 import json
@@ -14,34 +14,36 @@ if TYPE_CHECKING:
     from glmix.tasks.detection.annotated import AnnotatedScores
     from glmix.tasks.detection.predictor import DetectionPredictor
 
-HELP = "Find objects in images: overlays and a COCO JSON, by a detector that `glmix fit` trained."
+HELP = "Detect objects in images with a model trained by `glmix fit`; write overlays and COCO JSON."
 REPORT = "detections.json"
 RESULTS = "results.json"
 OVERLAY = "_overlay.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_image_arguments(parser, "larger images are scaled down first")
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a .ckpt of a detection")
+    add_image_arguments(parser, "larger images are downscaled first")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="FILE", help=".ckpt of a detection model from `glmix fit`"
+    )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder for the results")
     parser.add_argument(
         "--score",
         type=float,
         default=0.5,
         metavar="X",
-        help=f"lowest score of a detection in overlays and {REPORT}, from 0 to 1 (%(default)s)",
+        help=f"minimum confidence score of detections in overlays and {REPORT}, from 0 to 1 (%(default)s)",
     )
     parser.add_argument(
         "--annotations",
         type=Path,
         metavar="FILE",
-        help=f"a COCO JSON of these images: keep its image and category ids, write OUT/{RESULTS} with all detections "
-        "for COCO(FILE).loadRes, and print the average precision",
+        help="COCO JSON with the ground truth of these images: use its image and category ids, write all detections to "
+        f"OUT/{RESULTS} for COCO(FILE).loadRes, and print the average precision",
     )
-    parser.add_argument("--no-overlays", action="store_true", help="write no pictures")
-    parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
-    parser.add_argument("--json", action="store_true", help=f"print OUT/{REPORT} too, for programs")
-    parser.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default: cpu)")
+    parser.add_argument("--no-overlays", action="store_true", help="write no overlays")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+    parser.add_argument("--json", action="store_true", help=f"also print OUT/{REPORT}")
+    parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda (default: cpu)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
     pictures = {} if args.no_overlays else {file: args.out / f"{name}{OVERLAY}" for file, name in names.items()}
     if not args.overwrite:
         targets = [report, *pictures.values(), *([] if args.annotations is None else [args.out / RESULTS])]
-        there = next((path for path in targets if path.exists()), None)
-        if there is not None:
-            raise InputError(f"{there} is there already: choose another folder, or replace it with --overwrite.")
+        existing = next((path for path in targets if path.exists()), None)
+        if existing is not None:
+            raise InputError(f"{existing} already exists: choose another folder, or replace it with --overwrite.")
     if not 0 <= args.score <= 1:
         raise InputError(f"--score must be from 0 to 1, got {args.score}.")
     detect = DetectionPredictor.from_checkpoint(
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
                 else:
                     image = scores.annotated.image(file, places[file], args.max_pixels)
                 if detect.is_too_large(image):
-                    loop.say(file, f"scaled down to {args.max_input_pixels:,} pixels for the detector")
+                    loop.notify(file, f"downscaled to {args.max_input_pixels:,} pixels for the detector")
                 found = detect(image)
                 if scores is not None:
                     scores.add(places[file], found)
@@ -96,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
                         overlay(image, found, detect.class_names).save(part, format="PNG")
                 images.append({"id": number, "file_name": str(file), "width": image.width, "height": image.height})
                 annotations += [{"id": k, **item} for k, item in enumerate(items, len(annotations) + 1)]
-    finally:  # a bug or an interruption loses nothing of what was done
+    finally:  # write the finished results even after a bug or an interruption
         contents: dict[str, Any] = {
             "images": images,
             "annotations": annotations,
@@ -115,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
             overlays = "" if args.no_overlays else f", and overlay{plural}"
             print(printable(f"{report}: {len(annotations)} objects in {len(images)} image{plural}{overlays}"))
             if scores is not None:
-                print(_told(contents["evaluation"], args.out / RESULTS, len(scores.results), detect.score))
+                print(_format_scores(contents["evaluation"], args.out / RESULTS, len(scores.results), detect.score))
         loop.print_errors()
     return loop.exit_code(len(images))
 
@@ -123,21 +125,21 @@ def run(args: argparse.Namespace) -> int:
 def _annotated(
     args: argparse.Namespace, detect: "DetectionPredictor", loop: ImageLoop
 ) -> tuple["AnnotatedScores", dict[Path, int]]:
-    """Read --annotations: an empty collection of scores, and {file: its place in the JSON}.
+    """Read --annotations and return an empty collection of scores and {file: its index in the JSON}.
 
-    Files that are not in the JSON become errors of the loop.
+    Files that are not in the JSON are recorded as errors of the loop.
     """
     from glmix.tasks.detection.annotated import Annotated, AnnotatedScores
 
     annotated = Annotated.read(args.annotations, detect.class_names)
     places, missing = annotated.match(list(loop.found), [path for path in args.images if path.is_dir()])
     for file in missing:
-        loop.skip(file, f"it is not among the images of {args.annotations}")
+        loop.skip(file, f"not among the images of {args.annotations}")
     return AnnotatedScores(annotated, masks=detect.has_masks), places
 
 
-def _told(evaluation: dict[str, Any], results: Path, count: int, score: float) -> str:
-    """Format the file of results and the average precision."""
+def _format_scores(evaluation: dict[str, Any], results: Path, count: int, score: float) -> str:
+    """Format the path of the result file and the average precision."""
     scores = evaluation["scores"]
     kinds = [kind for kind in ("box", "mask") if f"{kind}_AP" in scores]
     parts = [

@@ -1,4 +1,4 @@
-"""`glmix export`: a model as a file for other programs, checked before it is there."""
+"""`glmix export`: export a model to ONNX, torch.export or OpenVINO and compare it with the original."""
 
 import argparse
 import dataclasses
@@ -15,31 +15,32 @@ if TYPE_CHECKING:
 
     from glmix.deploy import Calibration, ExportReport
 
-HELP = "Write a model as a file that other programs run: ONNX, torch.export or OpenVINO, checked against the model."
+HELP = "Export a model to ONNX, torch.export (.pt2) or OpenVINO and check the file against the model."
 SCENES = "scenes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        f"{HELP} The file takes any number of images of any size: it is run beside the model at five sizes and two "
-        "batches, and one that differs is not kept."
+        f"{HELP} The file accepts any batch size, height and width. The check compares its outputs with those of the "
+        "model at five image sizes and two batch sizes; if they differ, no file is written."
     )
     parser.epilog = (
         "Example: glmix export --model local-dir:out/demo/model --preprocess -o demo.onnx. "
-        "docs/deploy.md shows how to run the file."
+        "See docs/deploy.md for how to run the file."
     )
-    add_model_arguments(parser, untrained="random weights, to measure what the model costs")
+    add_model_arguments(parser, untrained="use random weights, for speed measurements")
     parser.add_argument(
         "--format",
         choices=["onnx", "pt2", "openvino"],
-        help="onnx for onnxruntime and most others, pt2 for PyTorch, openvino for OpenVINO (default: as FILE is named)",
+        help="onnx for onnxruntime and most other runtimes, pt2 for PyTorch, openvino for OpenVINO (default: by the "
+        "suffix of FILE)",
     )
     parser.add_argument(
         "--outputs",
         choices=["classes", "features", "slots"],
         default="classes",
-        help="what comes out: logits of the classes, the feature maps of the stages, or to which slots each pixel of "
-        "each block belongs (default: classes)",
+        help="outputs of the file: class logits, the feature maps of the stages, or the slot assignment of each pixel "
+        "in each block (default: classes)",
     )
     parser.add_argument(
         "--preprocess",
@@ -47,37 +48,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["uint8", "float"],
         const="uint8",
         default="none",
-        help="normalise inside, so that the file takes bytes (batch, height, width, channels), or with 'float' numbers "
-        "from 0 to 1 (batch, channels, height, width); without it the file takes normalised images. Resizing and "
-        "cropping stay outside",
+        help="include the normalisation in the file: its input is uint8 from 0 to 255 (batch, height, width, "
+        "channels), or with 'float' float32 from 0 to 1 (batch, channels, height, width). Without this option the "
+        "input is a normalised image. Resizing and cropping are never included",
     )
     parser.add_argument(
-        "--int8", action="store_true", help="compute in 8-bit integers, with --calibrate; for onnx and openvino"
+        "--int8", action="store_true", help="quantise to int8 (onnx and openvino only); needs --calibrate"
     )
     parser.add_argument(
         "--calibrate",
         metavar="FOLDER",
-        help="images like those that the file will see, for --int8: half of them set its ranges, half judge it; "
-        f"'{SCENES}' for generated ones",
+        help="images for --int8 that resemble the images in use: half of them calibrate the quantisation, the other "
+        f"half evaluate it; '{SCENES}' for generated images",
     )
     parser.add_argument(
-        "--calibrate-count", type=int, default=512, metavar="N", help="use at most so many images (default: 512)"
+        "--calibrate-count",
+        type=int,
+        default=512,
+        metavar="N",
+        help="maximum number of images for --calibrate (default: 512)",
     )
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="with pt2: compile it for processors like this one, which takes minutes and a C++ compiler",
+        help="with pt2: compile for processors like this one with AOTInductor, which takes minutes and needs a C++ "
+        "compiler",
     )
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help=".onnx, .pt2 or .xml to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="FILE", help="output file: .onnx, .pt2 or .xml"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     from glmix.errors import InputError
 
     if args.int8 != (args.calibrate is not None):
-        raise InputError("--int8 and --calibrate go together: int8 needs images to find its ranges with.")
+        raise InputError("--int8 and --calibrate must be used together: int8 quantisation needs calibration images.")
     if args.calibrate_count < 2:
         raise InputError(f"--calibrate-count must be 2 or more, got {args.calibrate_count}.")
     from glmix.deploy import export_model, export_targets
@@ -95,11 +103,11 @@ def run(args: argparse.Namespace) -> int:
         compiled=args.compile,
         calibration=calibration,
         overwrite=args.overwrite,
-        say=lambda text: print(text, file=sys.stderr),
+        log=lambda text: print(text, file=sys.stderr),
     )
     if args.json:
-        told = dataclasses.asdict(report) | {"files": [str(file) for file in report.files], "errors": errors}
-        print(json.dumps(told, indent=2))
+        contents = dataclasses.asdict(report) | {"files": [str(file) for file in report.files], "errors": errors}
+        print(json.dumps(contents, indent=2))
     else:
         print("\n".join(_lines(report)))
     for failure in errors:
@@ -114,21 +122,23 @@ def _load(args: argparse.Namespace) -> "nn.Module":
 
     if not args.untrained:
         if args.model is None and args.checkpoint is None:
-            raise InputError("give --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained.")
+            raise InputError(
+                "No model was given: use --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained."
+            )
         load = load_classifier if args.outputs == "classes" else load_network
         return load(args.model, args.checkpoint)
     if args.checkpoint is not None or args.model is None:
-        raise InputError("--untrained takes a --model and no --checkpoint.")
+        raise InputError("--untrained needs --model NAME and cannot be combined with --checkpoint.")
     import glmix  # registers the models
 
     if args.model not in glmix.models.MODEL_NAMES:
-        raise InputError(f"{args.model} is no model of ours; `glmix models` lists them.")
+        raise InputError(f"{args.model} is not a GLNet model; `glmix models` lists the names.")
     network: nn.Module = timm.create_model(args.model)
     return network
 
 
 def _calibration(args: argparse.Namespace, model: "nn.Module", errors: list[dict[str, str]]) -> "Calibration":
-    """Images at the model's own size, half to calibrate with and half to judge by."""
+    """Load images at the model's input size, half for calibration and half for evaluation."""
     import timm
     import torch
 
@@ -141,7 +151,7 @@ def _calibration(args: argparse.Namespace, model: "nn.Module", errors: list[dict
     else:
         images = _pictures(Path(args.calibrate), config, args.calibrate_count, errors)
     if len(images) < 2:
-        raise InputError(f"--calibrate {args.calibrate}: at least 2 images are needed, found {len(images)}.")
+        raise InputError(f"--calibrate {args.calibrate} needs at least 2 images, found {len(images)}.")
     stacked = torch.stack(images)
     return Calibration(stacked[::2], stacked[1::2])
 
@@ -153,22 +163,22 @@ def _scenes(config: dict[str, Any], count: int) -> list["Tensor"]:
     channels, height, width = config["input_size"]
     if channels != 3 or height != width:
         raise InputError(
-            f"--calibrate {SCENES} needs a model of square RGB images, and this one takes images of {width} x {height} "
-            f"pixels with {channels} channels."
+            f"--calibrate {SCENES} needs a model for square RGB images, but this model takes images of {width} x "
+            f"{height} pixels with {channels} channels."
         )
     scenes = SceneDataset(SceneConfig(size=height, objects=(1, 1)), "val", count)
     return [scenes[index][0] for index in range(count)]
 
 
 def _pictures(folder: Path, config: dict[str, Any], count: int, errors: list[dict[str, str]]) -> list["Tensor"]:
-    """Every n-th image of a folder, so that all its subfolders have some, resized and cropped for the model."""
+    """Load every n-th image of a folder, so that all subfolders contribute, resized and cropped for the model."""
     import timm
     from tqdm import tqdm
 
     from glmix.errors import InputError
 
     if not folder.is_dir():
-        raise InputError(f"--calibrate takes a folder of images or '{SCENES}', and {folder} is neither.")
+        raise InputError(f"--calibrate takes a folder of images or '{SCENES}'; {folder} is not a folder.")
     transform = timm.data.create_transform(**config, is_training=False, normalize=False)
     mode = "L" if config["input_size"][0] == 1 else "RGB"
     files = list(find_images([folder], errors))
@@ -177,29 +187,27 @@ def _pictures(folder: Path, config: dict[str, Any], count: int, errors: list[dic
     for file in tqdm(chosen, unit="image", disable=None):
         try:
             images.append(transform(open_image(file, mode)))
-        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for what is no image
+        except (OSError, ValueError, SyntaxError) as error:  # raised by Pillow for invalid images
             errors.append({"file": str(file), "error": str(error)})
     return images
 
 
 def _lines(report: "ExportReport") -> list[str]:
-    """The report for people."""
+    """Format the report as lines of text."""
     size = sum(file.stat().st_size for file in report.files) / 1e6
     images = {
         "none": "normalised images (batch, channels, height, width), float32",
-        "float": "images from 0 to 1 (batch, channels, height, width), float32; normalised inside",
-        "uint8": "images of bytes (batch, height, width, channels), uint8; normalised inside",
+        "float": "images from 0 to 1 (batch, channels, height, width), float32; normalisation included",
+        "uint8": "images from 0 to 255 (batch, height, width, channels), uint8; normalisation included",
     }
     kind = "largest" if report.int8 is None else "mean"
-    allowed = (
-        f" of {report.tolerance:.0e} allowed" if report.int8 is None else ", other sizes than the model's included"
-    )
+    allowed = f" (tolerance {report.tolerance:.0e})" if report.int8 is None else " over all image sizes"
     lines = [
-        f"{' and '.join(map(str, report.files))}: {size:.1f} MB, made in {report.seconds:.0f} s",
-        f"  takes    {images[report.preprocess]}",
-        f"           any batch, height and width from {report.smallest} x {report.smallest} pixels on",
-        f"  gives    {', '.join(report.outputs)}",
-        f"  checked  {len(report.checks)} batches of other sizes beside the model: {kind} error up to "
+        f"{' and '.join(map(str, report.files))}: {size:.1f} MB, exported in {report.seconds:.0f} s",
+        f"  input    {images[report.preprocess]}",
+        f"           any batch size, height and width from {report.smallest} x {report.smallest} pixels",
+        f"  outputs  {', '.join(report.outputs)}",
+        f"  checked  {len(report.checks)} batches of different sizes compared with the model: {kind} error up to "
         f"{report.largest_error:.1e}{allowed}",
     ]
     if report.int8 is not None:
@@ -207,7 +215,7 @@ def _lines(report: "ExportReport") -> list[str]:
         same = "" if agreement is None else f"the same class as float32 on {agreement:.1%} of {report.int8.images}, "
         costs = report.int8.milliseconds
         lines.append(
-            f"  int8     {same}mean error {report.int8.error:.1e}; {costs['int8']:.2f} ms an image, float32 takes "
-            f"{costs['float32']:.2f} ms"
+            f"  int8     {same}mean error {report.int8.error:.1e}; {costs['int8']:.2f} ms per image, "
+            f"float32 {costs['float32']:.2f} ms"
         )
     return lines

@@ -1,6 +1,6 @@
-"""`glmix fit`, `glmix validate` and `glmix test`. Their arguments are Lightning's and the chosen classes' own.
+"""`glmix fit`, `glmix validate` and `glmix test`, whose arguments LightningCLI parses.
 
-The dispatcher hands them the raw arguments: `main(["fit", "--config", ...])`.
+`main` gets the raw arguments: `main(["fit", "--config", ...])`.
 """
 
 import argparse
@@ -9,46 +9,49 @@ from collections.abc import Sequence
 
 __all__ = ["COMMANDS", "main"]
 
-CONFIG_HELP = "a YAML file or a shipped recipe (see `glmix configs`), such as classification/scenes/single; repeatable"
+CONFIG_HELP = (
+    "a YAML file or the name of an included recipe (see `glmix configs`), such as classification/scenes/single; "
+    "can be repeated"
+)
 COMMANDS = {
-    "fit": "Train a model as a YAML file says; the same command again continues where it stopped.",
-    "validate": "Measure a trained model on the validation data.",
-    "test": "Measure a trained model on the test data.",
+    "fit": "Train a model as configured in a YAML file; repeat the command to resume an interrupted run.",
+    "validate": "Evaluate a trained model on the validation data.",
+    "test": "Evaluate a trained model on the test data.",
 }
 
 
 def short_help(command: str) -> argparse.ArgumentParser:
-    """What a newcomer needs, without the seconds that it takes to ask every class for its arguments."""
+    """Return a parser for a short help text; the help of LightningCLI takes seconds because it imports all classes."""
     parser = argparse.ArgumentParser(
         prog=f"glmix {command}",
         description=COMMANDS[command],
-        epilog="Every key of the YAML is an option of its own: "
-        f"`glmix {command} --config classification/scenes/single --help` lists them all, docs/training.md explains "
-        "them. An unknown key is refused, with the most similar one that exists.",
+        epilog="Every key of the YAML file is also a command-line option. "
+        f"`glmix {command} --config classification/scenes/single --help` lists all options; docs/training.md explains "
+        "them. An unknown key is an error, which suggests the most similar key.",
     )
     parser.add_argument("--config", metavar="FILE|NAME", help=CONFIG_HELP)
-    parser.add_argument("--trainer.max_epochs", metavar="N", help="an example of such an option; so are ...")
-    parser.add_argument("--data.source.root", metavar="FOLDER", help="... where images lie, and ...")
-    parser.add_argument("--model.checkpoint", metavar="FILE", help="... weights to begin training from")
+    parser.add_argument("--trainer.max_epochs", metavar="N", help="example of a YAML key: number of epochs")
+    parser.add_argument("--data.source.root", metavar="FOLDER", help="example of a YAML key: folder of the images")
+    parser.add_argument("--model.checkpoint", metavar="FILE", help="example of a YAML key: pretrained weights")
     if command == "fit":
-        parser.add_argument("--resume", metavar="auto|never|FILE", help="continue the run that is there (auto)")
+        parser.add_argument("--resume", metavar="auto|never|FILE", help="resume the run in the output folder (auto)")
     else:
         parser.add_argument(
-            "--weights", metavar="auto|FILE", help="the weights to measure (auto: the run's best checkpoint)"
+            "--weights", metavar="auto|FILE", help="weights to evaluate (auto: the best checkpoint of the run)"
         )
-    parser.add_argument("--print_config", action="store_true", help="print all that can be set, with what is set")
+    parser.add_argument("--print_config", action="store_true", help="print the complete configuration and exit")
     return parser
 
 
 def main(argv: Sequence[str], own_process: bool = False) -> int:
-    """Run one of the commands with the arguments behind it.
+    """Run fit, validate or test.
 
     Args:
         argv: the command and its arguments.
-        own_process: whether the process ends with the command, so that its allocator may be told to keep memory.
+        own_process: whether the process ends with the command, so that its memory allocator may be reconfigured.
 
     Returns:
-        The exit code: beside the usual ones 128 + signal where a signal has ended a training.
+        The exit code: 128 + signal number if a signal ended the training, else as for the other commands.
     """
     if list(argv[1:]) in ([], ["-h"], ["--help"]):
         short_help(argv[0]).print_help(sys.stdout if argv[1:] else sys.stderr)

@@ -1,7 +1,7 @@
-"""The loop over images that predict, segment, detect and explain share.
+"""The image loop that predict, segment, detect and explain share.
 
-An image that cannot be read, is too large or takes more memory than there is becomes an entry in a list of errors, and
-the others are done. Everything else that is raised is a bug, or an error of the whole command, and is not caught here.
+If an image cannot be read, is too large or exhausts the memory, the loop adds it to a list of errors and continues with
+the next image. All other exceptions are bugs or errors of the whole command, and are not caught here.
 """
 
 import argparse
@@ -17,54 +17,59 @@ from .printing import printable
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MAX_INPUT_PIXELS", "MAX_PIXELS", "ImageLoop", "add_image_arguments", "at_least_one", "check_enlarged"]
+__all__ = ["MAX_INPUT_PIXELS", "MAX_PIXELS", "ImageLoop", "add_image_arguments", "check_enlarged", "positive_integer"]
 
 MAX_PIXELS = 64_000_000
 MAX_INPUT_PIXELS = 2048 * 2048
 
 
-def at_least_one(text: str) -> int:
-    """The type of an argument that is an integer from 1."""
+def positive_integer(text: str) -> int:
+    """Parse a command-line argument that must be an integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
     return int(text)
 
 
 def add_image_arguments(parser: argparse.ArgumentParser, larger_inputs: str | None = None) -> None:
-    """Add the images and the bounds on their size.
+    """Add the image paths and the limits on image sizes to a parser.
 
     Args:
-        larger_inputs: what happens to an image in more pixels than the network takes at once; None for a command
-            whose network takes every image in the same size.
+        parser: the parser of a command.
+        larger_inputs: help text about images with more pixels than --max-input-pixels; None for a command whose
+            network always gets inputs of the same size, which has no such option.
     """
     parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder searched for images"
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE",
+        help="an image file, or a folder that is searched recursively for images",
     )
-    bounds = parser.add_argument_group("bounds on memory and time")
-    bounds.add_argument(
+    limits = parser.add_argument_group("limits on memory and time")
+    limits.add_argument(
         "--max-pixels",
-        type=at_least_one,
+        type=positive_integer,
         default=MAX_PIXELS,
         metavar="N",
-        help="refuse to decode images with more pixels (default: %(default)s)",
+        help="report an error for images with more pixels, without decoding them (default: %(default)s)",
     )
     if larger_inputs is not None:
-        bounds.add_argument(
+        limits.add_argument(
             "--max-input-pixels",
-            type=at_least_one,
+            type=positive_integer,
             default=MAX_INPUT_PIXELS,
             metavar="N",
-            help=f"pixels that the network takes at once; {larger_inputs} (default: %(default)s)",
+            help=f"maximum number of pixels of one network input; {larger_inputs} (default: %(default)s)",
         )
 
 
 class ImageLoop:
-    """The images of one command: which there are, what went wrong with some, and the exit code.
+    """The images of one command, the errors of those that failed, and the exit code.
 
     Args:
         command: the name of the command, for messages.
-        paths: images, and folders searched for images.
-        max_pixels: images with more are not decoded.
+        paths: image files, and folders that are searched for images.
+        max_pixels: the maximum number of pixels of an image; larger images are not decoded.
     """
 
     def __init__(self, command: str, paths: Sequence[Path], max_pixels: int) -> None:
@@ -77,7 +82,7 @@ class ImageLoop:
             yield from batch
 
     def batches(self, size: int) -> Iterator[list[Path]]:
-        """Yield all files, `size` at a time, and show the progress."""
+        """Yield all files in batches of `size` and show a progress bar."""
         from tqdm import tqdm
 
         files = list(self.found)
@@ -88,12 +93,12 @@ class ImageLoop:
                 bar.update(len(batch))
 
     def open(self, file: Path, mode: str = "RGB", *, upright: bool = True, at_least: int | None = None) -> "Image":
-        """Read an image within the bound; the arguments are those of `glmix.data.core.decoding.read_image`."""
+        """Read an image of at most `max_pixels`; see `glmix.data.core.decoding.read_image` for the arguments."""
         return open_image(file, mode, upright, max_pixels=self.max_pixels, at_least=at_least)
 
     @contextmanager
     def attempt(self, *files: Path) -> Iterator[None]:
-        """Do something with images; note it as their error if they cannot be used or if memory runs out."""
+        """Record an InputError or an out-of-memory error in the body as an error of these files, and continue."""
         from glmix.errors import InputError
         from glmix.memory import is_out_of_memory
 
@@ -110,18 +115,18 @@ class ImageLoop:
         self.errors += [{"file": str(file), "error": reason} for file in files]
 
     def skip(self, file: Path, reason: str) -> None:
-        """Leave out a file that cannot be used, and note why."""
+        """Remove a file from the loop and record the reason as its error."""
         del self.found[file]
         self.errors.append({"file": str(file), "error": reason})
 
-    def say(self, file: Path, text: str) -> None:
-        """Print a sentence about an image without disturbing the progress bar."""
+    def notify(self, file: Path, text: str) -> None:
+        """Print a message about an image to stderr, above the progress bar."""
         from tqdm import tqdm
 
         tqdm.write(f"glmix {self.command}: {printable(str(file))}: {text}", file=sys.stderr)
 
     def print_errors(self) -> None:
-        """Print every error once, with all files that have it."""
+        """Print each distinct error once, with all affected files."""
         files: dict[str, list[str]] = {}
         for failure in self.errors:
             files.setdefault(failure["error"], []).append(printable(failure["file"]))
@@ -130,16 +135,25 @@ class ImageLoop:
             print(f"glmix {self.command}: {subject}: {printable(reason)}", file=sys.stderr)
 
     def exit_code(self, done: int) -> int:
-        """0 where all images were done, 1 where some were, 2 where none was."""
+        """Return 0 if all images were processed, 1 if some were, 2 if none was."""
         if not done:
             return 2
         return 1 if self.errors else 0
 
 
 def check_enlarged(size: Sequence[int], shorter: float, bound: int, option: str) -> None:
-    """Refuse an image (width, height) that has too many pixels once its shorter side is `shorter` pixels long.
+    """Check the number of pixels of an image after resizing its shorter side.
 
-    That is so with extreme aspect ratios, however small the file.
+    Small files with extreme aspect ratios can become very large.
+
+    Args:
+        size: (width, height) of the image.
+        shorter: the length of the shorter side after resizing.
+        bound: the maximum number of pixels after resizing.
+        option: the command-line option that sets the maximum.
+
+    Raises:
+        InputError: the resized image has more than `bound` pixels.
     """
     from glmix.errors import InputError
 
@@ -147,6 +161,6 @@ def check_enlarged(size: Sequence[int], shorter: float, bound: int, option: str)
     width, height = round(size[0] * factor), round(size[1] * factor)
     if width * height > bound:
         raise InputError(
-            f"The image of {size[0]} x {size[1]} pixels would be processed at {width} x {height}, and at most "
-            f"{bound:,} pixels are accepted; {option} raises the bound."
+            f"The image of {size[0]} x {size[1]} pixels would be resized to {width} x {height}, but at most "
+            f"{bound:,} pixels are accepted; {option} raises the limit."
         )

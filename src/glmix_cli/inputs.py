@@ -1,4 +1,4 @@
-"""What commands take: images as files and folders, models by name, weights in any file that we know."""
+"""Inputs of commands: image files and folders, model names and weight files."""
 
 import argparse
 from collections.abc import Callable, Iterable
@@ -30,65 +30,81 @@ LOCAL = "local-dir:"
 # suffixes of images that Pillow cannot decode, unless a plugin adds a decoder
 OTHER_IMAGES = {
     *(".ai", ".avif", ".exr", ".heic", ".heif", ".hif", ".jxl", ".jxr", ".svg", ".svgz", ".webp", ".xcf"),
-    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),  # raw, of cameras
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),  # camera raw formats
 }
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, untrained: str | None = None) -> None:
-    """Add --model and --checkpoint, and --untrained if there is a help text for it."""
+    """Add --model and --checkpoint to a parser, and --untrained if its help text is given."""
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help=f"{LOCAL}FOLDER, a model with its weights; or the name (see `glmix models`) of the model whose weights "
-        "--checkpoint gives, which is needed only if they do not tell it",
+        help=f"{LOCAL}FOLDER for a folder with config.json and weights; or the model name (see `glmix models`) for the "
+        "weights in --checkpoint, needed only if the checkpoint does not identify its model",
     )
     parser.add_argument(
         "--checkpoint",
         type=Path,
         metavar="PATH",
-        help="weights: a .ckpt of `glmix fit`, which tells its model; an authors' .pth; a state dict or safetensors",
+        help="weights: a .ckpt written by `glmix fit` (it contains the model name), a .pth published by the GLMix "
+        "authors, or a state dict as .pth or .safetensors",
     )
     if untrained is not None:
         parser.add_argument("--untrained", action="store_true", help=untrained)
 
 
 def load_network(name: str | None, checkpoint: Path | None) -> "nn.Module":
-    """Load what --model and --checkpoint name together, in evaluation mode.
+    """Load the network that --model and --checkpoint describe, in evaluation mode.
 
     Args:
-        name: local-dir:FOLDER, a model's name, or None.
-        checkpoint: a `.ckpt` of `glmix fit` on any task, an authors' file, a state dict or safetensors, or None.
+        name: local-dir:FOLDER, a model name, or None.
+        checkpoint: a `.ckpt` of `glmix fit` for any task, a file of the GLMix authors, a state dict or safetensors
+            file, or None.
+
+    Returns:
+        The network with its weights.
 
     Raises:
-        InputError: the two name nothing with weights, or contradict each other, or a file is malformed.
+        InputError: there are no weights, the arguments contradict each other, or a file is malformed.
     """
     from glmix.errors import InputError
     from glmix.weights import load
 
     if name is not None and name.startswith(LOCAL):
         if checkpoint is not None:
-            raise InputError(f"--model {name} has weights of its own: leave it out, or --checkpoint.")
+            raise InputError(f"--model {name} already contains weights; give either --model or --checkpoint, not both.")
         return load(name.removeprefix(LOCAL)).network
     if checkpoint is None:
-        what = "No model is named" if name is None else f"{name} has no weights of its own"
-        raise InputError(f"{what}: give weights with --checkpoint, or --model {LOCAL}FOLDER.")
+        problem = "No model was given" if name is None else f"No weights were given for {name}"
+        raise InputError(f"{problem}: use --checkpoint FILE or --model {LOCAL}FOLDER.")
     return load(checkpoint, name).network
 
 
 def load_classifier(name: str | None, checkpoint: Path | None) -> "GLNet":
-    """Load a trained classifier; see `load_network`."""
+    """Load a trained classifier.
+
+    Args:
+        name: see `load_network`.
+        checkpoint: see `load_network`.
+
+    Raises:
+        InputError: the network is not a GLNet, or `load_network` raises.
+    """
     import glmix
     from glmix.errors import InputError
 
     network = load_network(name, checkpoint)
     if not isinstance(network, glmix.GLNet):
-        held = type(network).__name__
-        raise InputError(f"{checkpoint or name} holds a {held}, and this command needs a GLNet as classifier.")
+        kind = type(network).__name__
+        raise InputError(f"{checkpoint or name} contains a {kind}, but this command needs a GLNet classifier.")
     return network
 
 
 def label_names(model: "GLNet") -> Callable[[int], str]:
-    """A function from class index to name: the model's own names, ImageNet's for 1000 classes, or the number."""
+    """Return a function from class index to class name.
+
+    The names are those of the model if it has any, else those of ImageNet for 1000 classes, else "class INDEX".
+    """
     from timm.data import ImageNetInfo
 
     names = model.pretrained_cfg.get("label_names")
@@ -100,26 +116,27 @@ def label_names(model: "GLNet") -> Callable[[int], str]:
 
 
 def find_images(paths: Iterable[Path], errors: list[dict[str, str]]) -> dict[Path, Path]:
-    """Find images: files as they are given, and folders searched for files that are named like images.
+    """Find images in files and folders; folders are searched recursively for files with an image suffix.
 
     Args:
         paths: files and folders.
-        errors: receives what is named like an image of a kind that cannot be read, and folders without images.
+        errors: a list to which an entry is added for each image in an unsupported format and each folder without
+            images.
 
     Returns:
-        {file: its path below the folder that was given, or its name}
+        {file: its path relative to the given folder, or its name if the file itself was given}
     """
     found: dict[Path, Path] = {}
     for path in paths:
         try:
             is_folder = path.is_dir()
-        except OSError as error:  # such as a name that is too long
+        except OSError as error:  # for example a file name that is too long
             errors.append({"file": str(path), "error": error.strerror or str(error)})
             continue
         if not is_folder:
             found[path] = Path(path.name)
             continue
-        inside = sorted(file for file in path.rglob("*") if _is_called_image(file) and not file.is_dir())
+        inside = sorted(file for file in path.rglob("*") if _has_image_suffix(file) and not file.is_dir())
         if not inside:
             errors.append({"file": str(path), "error": "no images in this folder"})
         for file in inside:
@@ -130,34 +147,34 @@ def find_images(paths: Iterable[Path], errors: list[dict[str, str]]) -> dict[Pat
     return found
 
 
-def _is_called_image(file: Path) -> bool:
-    """Whether the suffix is that of an image, of a kind that can be decoded or not."""
+def _has_image_suffix(file: Path) -> bool:
+    """Return whether a file has the suffix of an image format, supported or not."""
     return file.suffix.lower() in OTHER_IMAGES or _can_be_decoded(file)
 
 
 def _can_be_decoded(file: Path) -> bool:
-    """Whether Pillow has a decoder for files with this suffix."""
+    """Return whether Pillow has a decoder for files with this suffix."""
     from PIL import Image
 
     return Image.registered_extensions().get(file.suffix.lower()) in Image.OPEN
 
 
 def check_device(name: str) -> None:
-    """Raise InputError if torch has no such device."""
+    """Raise InputError if torch cannot use the device."""
     import torch
 
     from glmix.errors import InputError
 
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # AssertionError from a torch that was built without it
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without support for it
         raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from error
 
 
 def open_image(
     file: Path, mode: str, upright: bool = False, *, max_pixels: int | None = None, at_least: int | None = None
 ) -> "Image":
-    """Read an image as `glmix.data.core.decoding.read_image` does; a missing file is an InputError, too."""
+    """Read an image with `glmix.data.core.decoding.read_image`; raise InputError for a missing file, too."""
     from glmix.data.core.decoding import read_image
     from glmix.errors import InputError
 
@@ -168,18 +185,19 @@ def open_image(
 
 
 def add_view_argument(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add --view, with the choices of `glmix.data.classification.views.View`."""
+    """Add --view to a parser, with the choices of `glmix.data.classification.views.View`."""
     parser.add_argument(
         "--view",
         choices=("crop", "whole"),
         default=default,
-        help="what the model sees: 'crop', the resized centre crop of its evaluation transform, or 'whole', the whole "
-        "image resized so that its shorter side is the model's, aspect ratio kept (default: %(default)s)",
+        help="part of the image that the model gets: 'crop' for the resized centre crop of its evaluation transform, "
+        "'whole' for the whole image, resized to the model's input size along its shorter side with the aspect ratio "
+        "kept (default: %(default)s)",
     )
 
 
 def class_probabilities(model: "GLNet", logits: "Tensor", multi_label: bool = False) -> "Tensor":
-    """Turn logits (..., K) into probabilities: sigmoids where classes do not exclude each other, else a softmax."""
+    """Convert logits (..., K) to probabilities: sigmoid for multi-label classification, else softmax."""
     logits = logits.float()
     if multi_label or model.pretrained_cfg.get("multi_label", False):
         return logits.sigmoid()

@@ -1,11 +1,13 @@
+"""`glmix models`: list the models."""
+
 import argparse
 import json
 
-HELP = "List the models: parameters, multiply-accumulates, resolution and published accuracy."
+HELP = "List the models: parameters, multiply-accumulates (MACs), input size and published accuracy."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON for programs instead of a table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
             f"{f'{width} x {height}':>11}{top1:>16}"
         )
     print(
-        "\nAccuracies are those that the authors published with their weights; MACs are counted. No weights are\n"
-        "hosted here: `glmix convert --help` tells how to use the authors' files."
+        "\nAccuracies are those that the authors published with their weights; MACs are counted by glmix. The weights\n"
+        "are not included: `glmix convert --help` explains how to use the authors' files."
     )
     return 0

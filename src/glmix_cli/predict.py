@@ -1,3 +1,5 @@
+"""`glmix predict`: classify images."""
+
 import argparse
 import json
 from typing import TYPE_CHECKING, Any
@@ -21,17 +23,17 @@ if TYPE_CHECKING:
 
     from glmix import GLNet
 
-HELP = "Classify images, given as files or as folders of them."
+HELP = "Classify images, given as files or folders."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_arguments(parser)
     add_model_arguments(parser)
     add_view_argument(parser, default="crop")
-    parser.add_argument("--topk", type=int, default=5, help="how many classes to print (default: 5)")
-    parser.add_argument("--batch-size", type=int, default=16, help="images to classify at once (default: 16)")
-    parser.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default: cpu)")
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser.add_argument("--topk", type=int, default=5, help="number of classes to print per image (default: 5)")
+    parser.add_argument("--batch-size", type=int, default=16, help="images per batch (default: 16)")
+    parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda (default: cpu)")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,13 +63,13 @@ def run(args: argparse.Namespace) -> int:
             with images.attempt(*(file for file, _ in batch)):
                 logits = _logits(model, [image for _, image in batch], args.device)
                 probabilities, classes = class_probabilities(model, logits).topk(min(args.topk, logits.shape[1]))
-                for (file, seen), ps, cs in zip(batch, probabilities.tolist(), classes.tolist(), strict=True):
+                for (file, pixels), ps, cs in zip(batch, probabilities.tolist(), classes.tolist(), strict=True):
                     predictions = [
                         {"class": c, "label": labels(c), "probability": p} for c, p in zip(cs, ps, strict=True)
                     ]
-                    size = {"width": seen.shape[2], "height": seen.shape[1]}
+                    size = {"width": pixels.shape[2], "height": pixels.shape[1]}
                     results.append({"file": str(file), "view": args.view, "size": size, "predictions": predictions})
-    finally:  # a bug or an interruption loses nothing of what was done
+    finally:  # print the finished results even after a bug or an interruption
         if args.json:
             print(json.dumps({"results": results, "errors": images.errors}, indent=2))
         else:
@@ -84,14 +86,14 @@ def _print(results: list[dict[str, Any]]) -> None:
 
 
 def _input(image: "Image", model: "GLNet", view: str) -> "Tensor":
-    """Return what the model sees of an image in a view, (C, H, W)."""
+    """Return the model input (C, H, W) for an image and a view."""
     from glmix.data.classification.views import model_input, whole_size
 
     return model_input(image, model, whole_size(image, model) if view == "whole" else None)
 
 
 def _logits(model: "GLNet", images: "Sequence[Tensor]", device: str) -> "Tensor":
-    """Return the logits (B, K) of images (C, H, W); those of one size share a forward pass."""
+    """Return the logits (B, K) of images (C, H, W); images of equal size share a forward pass."""
     import torch
 
     places: dict[torch.Size, list[int]] = {}

@@ -1,4 +1,4 @@
-"""Text for people: any file name on any terminal."""
+"""Safe output of arbitrary text, such as file names, on any terminal."""
 
 import io
 import sys
@@ -7,17 +7,17 @@ __all__ = ["accept_any_text", "printable", "printable_lines"]
 
 
 def printable(text: str) -> str:
-    """Escape every character that a terminal would not show as it is: newlines, control sequences, invalid bytes."""
+    """Escape all characters that are not printable: newlines, control sequences, invalid bytes."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def printable_lines(text: str) -> str:
-    """Escape as `printable` does, and keep the line breaks of a message."""
+    """Escape all characters that are not printable, except line breaks."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def accept_any_text() -> None:
-    """Print characters that the encoding of the terminal lacks as escapes, instead of raising an error."""
+    """Make stdout and stderr print escapes, instead of raising an error, for characters that the encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # not in a notebook, which takes all text
+        if isinstance(stream, io.TextIOWrapper):  # not in notebooks, which accept all text
             stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""A name for the results of each image."""
+"""File names of the results for each image."""
 
 import hashlib
 import os
@@ -8,21 +8,21 @@ from pathlib import Path
 
 __all__ = ["result_names", "shortened"]
 
-LONGEST = 255  # bytes: what file systems allow for a name
+LONGEST = 255  # bytes: the limit of common file systems for a file name
 
 
 def result_names(found: Mapping[Path, Path], room: int = 0) -> dict[Path, Path]:
-    """Name the results of each image.
+    """Return the relative path of the results for each image.
 
     Args:
-        found: {image: its path below the folder that was given}, as `find_images` returns it.
-        room: bytes that must be left for what is appended to a name.
+        found: {image: its path relative to the given folder}, as returned by `find_images`.
+        room: the number of bytes to keep free for a suffix.
 
     Returns:
-        {image: its path below the folder without the suffix, or with it where two images differ only in that}
+        {image: its relative path without the suffix, or with it if two images differ only in their suffix}
 
     Raises:
-        InputError: two images of different folders would have results of the same name.
+        InputError: the results of two images from different folders would have the same name.
     """
     from glmix.errors import InputError
 
@@ -31,16 +31,18 @@ def result_names(found: Mapping[Path, Path], room: int = 0) -> dict[Path, Path]:
     taken: dict[Path, Path] = {}
     for file, name in names.items():
         if name in taken:
-            raise InputError(f"{taken[name]} and {file} would have results of the same name: give them apart.")
+            raise InputError(
+                f"The results of {taken[name]} and {file} would have the same name; process them in separate commands."
+            )
         taken[name] = file
     return {file: name.with_name(shortened(name.name, room)) for file, name in names.items()}
 
 
 def shortened(name: str, room: int) -> str:
-    """Shorten a file's name, where it is too long, to leave `room` bytes; a hash keeps different names different."""
+    """Shorten a file name that is too long so that `room` bytes are left; a hash keeps shortened names unique."""
     encoded = os.fsencode(name)
     if len(encoded) + room <= LONGEST:
         return name
     end = "-" + hashlib.blake2b(encoded, digest_size=6).hexdigest()
-    start = encoded[: LONGEST - room - len(end)].decode("utf-8", "ignore")  # drops half of a character
+    start = encoded[: LONGEST - room - len(end)].decode("utf-8", "ignore")  # drops an incomplete character
     return os.fsdecode(start.encode()) + end

@@ -1,4 +1,4 @@
-"""`glmix segment`: the class of each pixel of images, as masks, as pictures and as JSON."""
+"""`glmix segment`: semantic segmentation of images, written as masks, overlays and JSON."""
 
 import argparse
 import json
@@ -14,32 +14,46 @@ from .results import result_names
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-HELP = "Give each pixel of images its class: masks, overlays and JSON, by a network that `glmix fit` trained."
+HELP = "Segment images with a model trained by `glmix fit`; write masks, overlays and JSON."
 SUFFIXES = ("_mask.png", "_overlay.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_image_arguments(parser, "larger images are segmented in sliding windows")
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a .ckpt of a segmentation")
+    add_image_arguments(parser, "larger images are segmented with a sliding window")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="FILE", help=".ckpt of a segmentation model from `glmix fit`"
+    )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder for the results")
-    parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
-    parser.add_argument("--json", action="store_true", help="print OUT/segments.json too, for programs")
-    parser.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default: cpu)")
-    look = parser.add_argument_group("how an image is looked at")
-    look.add_argument(
+    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+    parser.add_argument("--json", action="store_true", help="also print OUT/segments.json")
+    parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda (default: cpu)")
+    inference = parser.add_argument_group("inference")
+    inference.add_argument(
         "--resize",
         nargs=2,
         type=int,
         metavar=("LONGER", "SHORTER"),
-        help="scale images to fit this box first; 0 0 leaves them as they are (default: as in training)",
+        help="resize each image to fit into this size, aspect ratio kept; 0 0 disables resizing (default: as in "
+        "training)",
     )
-    look.add_argument("--slide", action="store_true", help="in windows that overlap, not as a whole")
-    look.add_argument("--window", type=int, default=512, metavar="N", help="pixels a side of a window (%(default)s)")
-    look.add_argument("--stride", type=int, metavar="N", help="from window to window (two thirds of a window)")
-    look.add_argument(
-        "--scales", nargs="+", type=float, default=[1.0], metavar="X", help="sizes to see it at, such as 0.75 1 1.25"
+    inference.add_argument(
+        "--slide", action="store_true", help="use overlapping sliding windows instead of the whole image"
     )
-    look.add_argument("--flip", action="store_true", help="see it mirrored too")
+    inference.add_argument(
+        "--window", type=int, default=512, metavar="N", help="side length of a sliding window in pixels (%(default)s)"
+    )
+    inference.add_argument(
+        "--stride", type=int, metavar="N", help="distance between sliding windows in pixels (two thirds of --window)"
+    )
+    inference.add_argument(
+        "--scales",
+        nargs="+",
+        type=float,
+        default=[1.0],
+        metavar="X",
+        help="scale factors for multi-scale test-time augmentation, such as 0.75 1 1.25 (1)",
+    )
+    inference.add_argument("--flip", action="store_true", help="average with the prediction for the mirrored image")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,17 +71,17 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.resize is not None:
         if args.resize != [0, 0] and not 1 <= args.resize[1] <= args.resize[0]:
-            raise InputError(f"--resize takes the longer side and the shorter one, or 0 0, got {args.resize}.")
+            raise InputError(f"--resize takes LONGER SHORTER with 1 <= SHORTER <= LONGER, or 0 0; got {args.resize}.")
         options["resize"] = None if args.resize == [0, 0] else tuple(args.resize)
     check_device(args.device)
     images = ImageLoop("segment", args.images, args.max_pixels)
     names = result_names(images.found, max(map(len, SUFFIXES)))
     report = args.out / "segments.json"
     if not args.overwrite:
-        wanted = [report, *(file for name in names.values() for file in _targets(args.out, name))]
-        there = next((file for file in wanted if file.exists()), None)
-        if there is not None:
-            raise InputError(f"{there} is there already: choose another folder, or replace it with --overwrite.")
+        targets = [report, *(file for name in names.values() for file in _targets(args.out, name))]
+        existing = next((file for file in targets if file.exists()), None)
+        if existing is not None:
+            raise InputError(f"{existing} already exists: choose another folder, or replace it with --overwrite.")
     predict = SegmentationPredictor.from_checkpoint(args.checkpoint, **options)
 
     results: list[dict[str, Any]] = []
@@ -77,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
                 image = images.open(file)
                 in_windows = predict.is_too_large(image)
                 if in_windows and not args.slide:
-                    images.say(file, f"too large to segment at once, done in windows of {args.window} pixels")
+                    images.notify(file, f"too large for one pass, segmented in windows of {args.window} pixels")
                 labels = predict(image)
                 mask, picture = _targets(args.out, names[file])
                 _save(palette_image(labels, predict.class_names), mask)
@@ -93,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
                         "classes": _shares(labels, predict.class_names),
                     }
                 )
-    finally:  # a bug or an interruption loses nothing of what was done
+    finally:  # write the finished results even after a bug or an interruption
         contents = {"classes": list(predict.class_names), "results": results, "errors": images.errors}
         if results:
             write_atomically(report, json.dumps(contents, indent=2) + "\n")
@@ -107,13 +121,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _targets(out: Path, name: Path) -> tuple[Path, Path]:
-    """Where the mask and the overlay are written."""
+    """Return the paths of the mask and the overlay."""
     mask, picture = (out / f"{name}{suffix}" for suffix in SUFFIXES)
     return mask, picture
 
 
 def _shares(labels: Any, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The classes that an image shows, the largest first."""
+    """Return the classes in an image with their number and share of pixels, the largest first."""
     from PIL import Image
 
     counts = Image.fromarray(labels).histogram()

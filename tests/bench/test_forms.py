@@ -1,4 +1,4 @@
-"""Forms and models are read from words, and what means nothing is refused in a sentence."""
+"""Parsing of forms and model specifications, and errors for invalid ones."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from glmix.bench.specs import ModelSpec
         ("openvino+bf16", "eager", "openvino", "bfloat16"),
     ],
 )
-def test_words_make_a_form(text, network, runtime, precision):
+def test_forms_are_parsed(text, network, runtime, precision):
     form = Form.parse(text)
     assert (form.network, form.runtime, form.precision) == (network, runtime, precision)
 
@@ -29,33 +29,33 @@ def test_words_make_a_form(text, network, runtime, precision):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("fusd", f"No form 'fusd' in 'fusd': the words are {', '.join(WORDS)}, joined by +."),
-        ("", "No form ''"),
-        ("plain+fused", "it can have one of eager, plain, fused, optimized"),
-        ("compiled+openvino", "it can have one of compiled, onnxruntime, openvino"),
-        ("bf16+bf16", "a word stands in it twice"),
-        ("int8", "int8 is there with onnxruntime and openvino"),
-        ("plain+int8+openvino", "int8 is made of the model as it is, or fused"),
-        ("bf16+onnxruntime", "onnxruntime computes in the file's float32"),
-        ("channels_last+openvino", "channels_last goes with eager or fused"),
-        ("plain+channels_last", "channels_last goes with eager or fused"),
-        ("optimized+onnxruntime", "optimized is for PyTorch"),
-        ("keep_memory+openvino", "keep_memory goes with PyTorch"),
+        ("fusd", f"Unknown word 'fusd' in the form 'fusd'; the words are {', '.join(WORDS)}."),
+        ("", "Unknown word ''"),
+        ("plain+fused", "only one of eager, plain, fused, optimized"),
+        ("compiled+openvino", "only one of compiled, onnxruntime, openvino"),
+        ("bf16+bf16", "a word twice"),
+        ("int8", "int8 needs onnxruntime or openvino"),
+        ("plain+int8+openvino", "eager or fused, not with plain"),
+        ("bf16+onnxruntime", "onnxruntime computes in float32"),
+        ("channels_last+openvino", "eager or fused in PyTorch"),
+        ("plain+channels_last", "eager or fused in PyTorch"),
+        ("optimized+onnxruntime", "optimized needs PyTorch"),
+        ("keep_memory+openvino", "keep_memory needs PyTorch"),
     ],
 )
-def test_what_means_nothing_is_refused(text, words):
-    with pytest.raises(ValueError, match=r"No form|means nothing") as refused:
+def test_invalid_forms_raise_an_error(text, words):
+    with pytest.raises(ValueError, match=r"Unknown word|is invalid") as refused:
         Form.parse(text)
     assert words in str(refused.value)
 
 
-def test_training_has_forms_of_its_own():
+def test_training_supports_only_some_forms():
     assert Form.parse("plain+bf16", training=True).precision == "bfloat16"
-    with pytest.raises(ValueError, match="in training there are eager, plain, channels_last"):
+    with pytest.raises(ValueError, match="training supports only eager, plain, channels_last"):
         Form.parse("fused", training=True)
 
 
-def test_a_model_is_written_as_it_is_called():
+def test_model_specifications_are_parsed():
     spec = ModelSpec.parse('test_glnet(mixers=("glmix", ("glmix", "attn"), "attn", "attn"), in_chans=1)')
     assert spec.name == "test_glnet"
     assert spec.options["mixers"][1] == ("glmix", "attn")
@@ -73,12 +73,12 @@ def test_a_model_is_written_as_it_is_called():
         ("test_glnet(depths=range(4))", "arguments are written as in Python"),
     ],
 )
-def test_what_is_no_model_is_refused(text, words):
+def test_invalid_model_specifications_raise_an_error(text, words):
     with pytest.raises(ValueError, match=words):
         ModelSpec.parse(text)
 
 
-def test_a_model_of_one_size_is_made_for_the_size_that_is_measured():
+def test_a_model_with_a_fixed_image_size_is_built_for_the_measured_size():
     model = ModelSpec.parse("test_vit").build("meta", (96, 96))
     assert model.patch_embed.img_size == (96, 96)
 
@@ -86,7 +86,7 @@ def test_a_model_of_one_size_is_made_for_the_size_that_is_measured():
 @pytest.mark.parametrize(
     "form", ["eager", "plain", "channels_last", "fused", "fused+channels_last+bf16", "keep_memory", "optimized+bf16"]
 )
-def test_every_form_of_pytorch_passes(form, tmp_path):
+def test_every_pytorch_form_runs(form, tmp_path):
     prepared = prepare(ModelSpec.parse("test_glnet"), Form.parse(form), (64, 64), folder=tmp_path)
     seen = []
     prepared.network.register_forward_hook(lambda module, args, out: seen.append((args[0].shape[0], out)))
@@ -98,8 +98,8 @@ def test_every_form_of_pytorch_passes(form, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["plain", "fused"])
-def test_other_models_have_no_form_of_a_glnet(form, tmp_path):
-    with pytest.raises(ValueError, match=f"Only a GLNet has a form {form}, and this is a ResNet"):
+def test_glnet_forms_of_other_models_raise_an_error(form, tmp_path):
+    with pytest.raises(ValueError, match=f"{form} is supported only for GLNets, got a ResNet"):
         prepare(ModelSpec.parse("test_resnet"), Form.parse(form), (64, 64), folder=tmp_path)
 
 
@@ -118,13 +118,13 @@ def test_a_step_of_training_changes_the_weights(form):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["fused+compiled", "optimized+bf16+compiled"])
-def test_a_compiled_form_passes(form, tmp_path):
+def test_a_compiled_form_runs(form, tmp_path):
     prepared = prepare(ModelSpec.parse("test_glnet"), Form.parse(form), (64, 64), folder=tmp_path)
     prepared.passes(2)()
 
 
 @pytest.mark.slow
-def test_a_compiled_step_of_training_passes():
+def test_a_compiled_training_step_runs():
     prepared = prepare_training(ModelSpec.parse("test_glnet"), Form.parse("compiled", training=True), (64, 64))
     prepared.passes(2)()
 
@@ -140,7 +140,7 @@ def test_a_compiled_step_of_training_passes():
         ("test_resnet", "onnxruntime"),
     ],
 )
-def test_an_exported_form_passes(model, form, tmp_path):
+def test_an_exported_form_runs(model, form, tmp_path):
     chosen = Form.parse(form)
     for library in ("onnxscript", chosen.runtime):
         pytest.importorskip(library)

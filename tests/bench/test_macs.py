@@ -1,4 +1,4 @@
-"""Costs are counted, and the counts are right."""
+"""Tests of the count of multiply-accumulates."""
 
 import pytest
 import timm
@@ -70,7 +70,7 @@ FORMS = {"eager": lambda model: model, "plain": plain_form, "fused": fuse}
 
 @pytest.mark.parametrize("device", ["meta", "cpu"])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_a_block_has_the_products_that_a_hand_counts(form, device):
+def test_every_form_of_a_block_has_the_products_counted_by_hand(form, device):
     width, side, slots, heads = 32, 16, 16, 2
     options = {"widths": (width,), "depths": (1,), "mixers": ("glmix",), "mlp_ratio": 2, "num_slots": slots}
     model = GLNet(**options, head_dim=width // heads, stem="patch", pos_conv=False, mlp_conv=False, num_classes=0)
@@ -105,7 +105,7 @@ def test_einsum_is_a_product():
 
 
 @pytest.mark.parametrize("name", ["glnet_stl", "swin_tiny_patch4_window7_224", "convnext_tiny"])
-def test_kinds_add_up_and_softmaxes_stand_beside_them(name):
+def test_kinds_add_up_without_softmaxes(name):
     model = timm.create_model(name, device="meta")
     counts = count_by_kind(model)
     assert tuple(counts) == KINDS

@@ -1,4 +1,4 @@
-"""Models and forms are measured in processes that take turns, and one that fails does not lose the others."""
+"""Interleaved measurement of models in processes; a failure does not affect the other models."""
 
 import itertools
 import os
@@ -40,7 +40,7 @@ def test_passes_take_turns_and_never_overlap(result):
     assert [len(row["latency_runs"]) for row in rows] == [12, 12, 12]
 
 
-def test_a_row_says_what_its_runs_do(result):
+def test_the_statistics_of_a_row_match_its_runs(result):
     row = rows_of(result)["test_glnet", "eager"]
     seconds = sorted(run[1] for run in row["runs"])
     assert row["seconds"] == seconds[1]
@@ -56,37 +56,37 @@ def test_a_row_says_what_its_runs_do(result):
     assert 0 < row["peak_memory_mib"] < 100
 
 
-def test_the_plain_form_is_counted_as_the_same_model(result):
+def test_the_plain_form_has_the_same_macs(result):
     rows = rows_of(result)
     assert rows["test_glnet", "plain"]["macs"] == rows["test_glnet", "eager"]["macs"]
 
 
-def test_a_model_that_cannot_be_built_says_why_in_its_row(result):
+def test_a_model_that_cannot_be_built_has_an_error_in_its_row(result):
     rows = rows_of(result)
     for form in ("eager", "plain"):
-        assert rows[MODELS[2], form]["error"] == "A width of 32 channels does not divide into attention heads of 5."
+        assert rows[MODELS[2], form]["error"] == "A width of 32 channels is not divisible by head_dim=5."
         assert rows[MODELS[2], form]["runs"] == []
     assert len(rows) == 5
 
 
-def test_forms_of_a_glnet_are_left_out_of_others_and_told(result):
+def test_glnet_forms_of_other_models_are_reported_as_left_out(result):
     assert result["left_out"] == [["test_resnet", "plain"]]
-    assert "Left out, as only a GLNet has such forms: test_resnet plain." in format_report(result)
+    assert "supported only for GLNets: test_resnet plain." in format_report(result)
 
 
-def test_page_and_picture_are_made_of_the_same_result(result):
+def test_report_and_plot_of_a_result(result):
     page = format_report(result)
     for row in result["rows"]:
         assert row["model"] in page
         if row["error"] is None:
             assert f"{row['latency_ms']:.2f} ms" in page
-    assert "does not divide into attention heads of 5." in page
+    assert "is not divisible by head_dim=5." in page
     assert result["machine"]["cpu"] in page
     assert f"torch {torch.__version__}" in page
     assert draw(result)[:4] == b"\x89PNG"
 
 
-def test_a_worker_sleeps_between_requests_and_its_death_is_told():
+def test_a_worker_is_idle_between_requests_and_its_end_is_reported():
     with Worker(threads=2) as worker:
         worker.ask("build", model="test_glnet", form="eager", size=(64, 64), threads=2)
         worker.ask("warm", batch=8)
@@ -99,13 +99,13 @@ def test_a_worker_sleeps_between_requests_and_its_death_is_told():
             worker.ask("build", model="test_glnet", form="swift", size=(64, 64))
         folder = Path(worker._folder.name)
         os.kill(worker.pid, signal.SIGKILL)
-        with pytest.raises(WorkerError, match="the process was killed, as systems do where memory ends"):
+        with pytest.raises(WorkerError, match="the process was killed, probably because the system ran out of memory"):
             worker.ask("turn", batch=8)
     assert not folder.exists()
 
 
 def _busy(pid: int) -> float:
-    """Seconds that a process has computed."""
+    """Return the CPU time of a process in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -146,26 +146,26 @@ def test_stages_are_timed_one_by_one():
     assert all(seconds > 0 for seconds in found.values())
     assert sum(found.values()) < whole
     assert not any(module._forward_hooks for module in model.modules())
-    with pytest.raises(ValueError, match="in a GLNet that is not compiled"):
+    with pytest.raises(ValueError, match="for a GLNet that is not compiled"):
         stage_seconds(torch.nn.Identity(), run)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"models": ()}, "a model and a form at least"),
+        ({"models": ()}, "one model and one form"),
         ({"runs": 0}, "runs must be 1 or more, got 0"),
         ({"batch": -1}, "batch must be 1 or more, got -1"),
         ({"threads": 0}, "threads must be 1 or more, got 0"),
         ({"sizes": (0,)}, "size must be 1 or more, got 0"),
         ({"latency_runs": -1}, "latency_runs must be 0 or more"),
-        ({"sizes": (64, 96)}, "Several sizes are for scaling"),
+        ({"sizes": (64, 96)}, "Only scaling accepts several sizes"),
         ({"kind": "speed"}, "kind must be one of inference, training, scaling, profile"),
         ({"device": "tpu"}, "tpu"),
-        ({"kind": "training", "forms": ("optimized",)}, "in training there are"),
+        ({"kind": "training", "forms": ("optimized",)}, "training supports only"),
         ({"models": ("test_resnet",), "forms": ("plain", "fused")}, "Nothing to measure: plain, fused are forms"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused_before_anything_is_built(options, words):
+def test_an_invalid_plan_raises_an_error_before_anything_is_built(options, words):
     with pytest.raises((ValueError, RuntimeError), match=words):
         Plan(**{"models": ("test_glnet",), **options}).check()

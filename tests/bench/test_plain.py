@@ -1,4 +1,4 @@
-"""The plain form says what the formulas say; models, fused or not, in any memory, say the same."""
+"""Models agree with the reference implementation, fused or not and in any memory format."""
 
 import pytest
 import timm
@@ -11,7 +11,7 @@ from tests.deploy.models import trained
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
-def test_every_model_computes_what_its_plain_form_does(name: str) -> None:
+def test_every_model_agrees_with_its_plain_form(name: str) -> None:
     model = trained(name, depths=(1, 1, 2, 1), num_classes=11)
     x = torch.randn(2, 3, 75, 102)
     with torch.no_grad():
@@ -20,7 +20,7 @@ def test_every_model_computes_what_its_plain_form_does(name: str) -> None:
             assert (form(x) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
-def test_gradients_are_those_of_the_plain_form() -> None:
+def test_gradients_agree_with_the_plain_form() -> None:
     model = trained("test_glnet", num_classes=5).train()
     plain = plain_form(model)
     x, target = torch.randn(4, 3, 64, 64), torch.arange(4)
@@ -37,15 +37,15 @@ def test_gradients_are_those_of_the_plain_form() -> None:
 
 
 @pytest.mark.parametrize("option", [{"clustering": "kmeans"}, {"slot_aspect": True}])
-def test_what_has_no_plain_form_is_refused(option: dict) -> None:
-    with pytest.raises(ValueError, match="soft clustering on a fixed grid"):
+def test_unsupported_models_raise_an_error(option: dict) -> None:
+    with pytest.raises(ValueError, match="soft clustering on a fixed slot grid"):
         plain_form(timm.create_model("test_glnet", **option))
 
 
 @pytest.mark.parametrize(
     "option", [{"seeds": "learned"}, {"slots": False}, {"local": False}, {"slot_attention": False}]
 )
-def test_the_choices_of_ablations_have_one(option: dict) -> None:
+def test_the_plain_form_supports_the_ablations(option: dict) -> None:
     model = trained("test_glnet", **option)
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():

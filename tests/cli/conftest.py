@@ -1,4 +1,4 @@
-"""Commands are run as a person runs them: as processes."""
+"""Fixtures that run commands as processes."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""`glmix bench`, as a person runs it."""
+"""Tests of `glmix bench`."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def command(capsys, tmp_path, monkeypatch):
-    """Run the command in this process, in an empty folder: (exit code, what it printed, what it complained of)."""
+    """Run the command in this process in an empty folder: (exit code, stdout, stderr)."""
     from glmix_cli import main
 
     monkeypatch.chdir(tmp_path)
@@ -23,7 +23,7 @@ def command(capsys, tmp_path, monkeypatch):
     return run
 
 
-def test_scaling_writes_what_it_prints_and_can_be_shown_again(command, glmix, tmp_path):
+def test_scaling_writes_files_that_can_be_rendered_again(command, glmix, tmp_path):
     pytest.importorskip("matplotlib")
     arguments = ["--scaling", 64, 96, "--stages", "--runs", 2, "--threads", 1, "-o", "out/bench"]
     result = glmix("bench", "test_glnet", *arguments)
@@ -55,7 +55,7 @@ def test_scaling_writes_what_it_prints_and_can_be_shown_again(command, glmix, tm
     assert (folder / "bench.png").stat().st_size > 10_000
 
 
-def test_training_is_measured_and_a_failure_does_not_lose_the_others(command):
+def test_training_is_measured_and_a_failure_does_not_affect_the_others(command):
     code, printed, _ = command(
         "test_glnet(num_classes=3)", "test_resnet(num_classes=0)", "--train", "--forms", "eager", "--batch", 2,
         "--size", 64, "--runs", 2, "--threads", 1, "--json",
@@ -78,37 +78,37 @@ def test_a_profile_names_operators(command):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["test_glnett"], "timm knows no model named 'test_glnett'; did you mean test_glnet"),
+        (["test_glnett"], "'test_glnett' is not a registered model of timm; did you mean test_glnet"),
         (["test_glnet", "--forms", "fast"], "No form 'fast' in 'fast': the words are eager, plain"),
-        (["test_glnet", "--forms", "int8"], "int8 is there with onnxruntime and openvino"),
-        (["test_glnet", "--train", "--forms", "fused"], "in training there are eager, plain"),
-        (["test_resnet", "--forms", "fused"], "Nothing to measure: fused are forms of a GLNet, and test_resnet none"),
-        (["test_glnet", "--stages"], "--stages goes with --scaling"),
-        (["test_glnet", "--scaling", "64", "--size", "64"], "leave --size away"),
-        (["test_glnet", "--profile", "-o", "out"], "--profile prints its tables"),
+        (["test_glnet", "--forms", "int8"], "int8 needs onnxruntime or openvino"),
+        (["test_glnet", "--train", "--forms", "fused"], "training supports only eager, plain"),
+        (["test_resnet", "--forms", "fused"], "fused are supported only for GLNets, but test_resnet are not"),
+        (["test_glnet", "--stages"], "--stages needs --scaling"),
+        (["test_glnet", "--scaling", "64", "--size", "64"], "cannot be combined with --size"),
+        (["test_glnet", "--profile", "-o", "out"], "--profile prints tables"),
         (["test_glnet", "--train", "--scaling"], "not allowed with argument"),
         (["test_glnet", "--runs", "0"], "runs must be 1 or more"),
         (["test_glnet", "--render", "bench.json"], "--render measures nothing"),
         (["--render", "bench.json"], "No such file"),
     ],
 )
-def test_what_cannot_be_measured_says_why(arguments, words, command, tmp_path):
+def test_invalid_arguments_are_reported(arguments, words, command, tmp_path):
     code, _, complaint = command(*arguments)
     assert code == 2
     assert words in complaint
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_result_is_refused(command, tmp_path):
+def test_an_invalid_result_file_is_reported(command, tmp_path):
     (tmp_path / "a.json").write_text("{}")
     (tmp_path / "b.json").write_bytes(b"\xff\x00")
     for name in ("a.json", "b.json"):
         code, _, complaint = command("--render", name)
         assert code == 2
-        assert f"{name} is no bench.json" in complaint
+        assert f"{name} is not a bench.json" in complaint
 
 
-def test_a_folder_that_cannot_be_written_is_found_before_anything_is_measured(command, tmp_path):
+def test_an_unwritable_folder_is_reported_before_anything_is_measured(command, tmp_path):
     (tmp_path / "out").write_text("a file")
     code, _, complaint = command("test_glnet", "-o", "out")
     assert code == 2
@@ -116,7 +116,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_is_measured(co
     assert (tmp_path / "out").read_text() == "a file"
 
 
-def test_a_missing_matplotlib_says_how_to_get_it(command, monkeypatch):
+def test_a_missing_matplotlib_is_reported_with_the_install_command(command, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -1,4 +1,4 @@
-"""From a checkpoint of `glmix fit` to a folder, to predictions and to features, as a person does it."""
+"""Use of checkpoints of `glmix fit` in other commands: convert, predict and export."""
 
 import json
 import os
@@ -31,7 +31,7 @@ NAMES = ["cat", "dog", "cow"]
 
 @pytest.fixture(scope="module")
 def best(tmp_path_factory):
-    """best.ckpt of a real run."""
+    """best.ckpt of a short training."""
     root = tmp_path_factory.mktemp("run")
     short = task(ema_decay=None, schedule=ScheduleConfig(warmup_epochs=0))
     trainer(root, max_epochs=1, limit_train_batches=1, limit_val_batches=1).fit(short, data())
@@ -40,7 +40,7 @@ def best(tmp_path_factory):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, capsys):
-    """Run `glmix ...` in this process, in an empty folder: as `glmix`, without waiting for imports."""
+    """Run `glmix ...` in this process in an empty folder, which avoids the import time of a new process."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -57,7 +57,7 @@ def here(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def multi(tmp_path):
-    """A checkpoint of a task in which images have several classes."""
+    """A checkpoint of a multi-label classifier."""
     content = checkpoint_of(Classification(model="test_glnet", model_args=SMALL, multi_label=True))
     content["glmix"]["class_names"] = NAMES
     torch.save(content, tmp_path / "multi.ckpt")
@@ -76,7 +76,7 @@ def predictions(result):
     return {one["label"]: one["probability"] for one in found["predictions"]}
 
 
-def test_the_documented_way_from_a_run_to_a_folder_keeps_all_that_is_known(best, tmp_path):
+def test_the_documented_conversion_of_a_run_keeps_all_metadata(best, tmp_path):
     model = load_trained(best)
     library.save_model(model, tmp_path / "saved")
     again = timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True).eval()
@@ -106,7 +106,7 @@ def test_the_files_of_a_folder_have_the_permissions_of_the_umask(umask, best, tm
     assert modes == dict.fromkeys(("config.json", "model.safetensors", "README.md"), 0o666 & ~umask)
 
 
-def test_convert_makes_a_folder_of_a_checkpoint_of_a_run(glmix, here, best, photo, tmp_path):
+def test_convert_creates_a_folder_from_a_training_checkpoint(glmix, here, best, photo, tmp_path):
     result = glmix("convert", best, "folder")
     assert result.returncode == 0, result.stderr
     names = list(data().class_names)
@@ -120,7 +120,7 @@ def test_convert_makes_a_folder_of_a_checkpoint_of_a_run(glmix, here, best, phot
     assert "leave --variant out" in refused.stderr
 
 
-def test_several_classes_an_image_are_kept_and_predicted_by_sigmoids(here, multi, photo, tmp_path):
+def test_multi_label_classifiers_are_converted_and_predict_with_sigmoids(here, multi, photo, tmp_path):
     assert here("convert", multi, "folder").returncode == 0
     model = load_folder(tmp_path / "folder")
     assert model.multi_label
@@ -148,7 +148,7 @@ def dense(kind):
 
 
 @pytest.mark.parametrize("kind", ["segment", "detect"])
-def test_dense_checkpoints_give_their_features_and_are_no_folders(kind, here, tmp_path):
+def test_dense_checkpoints_export_features_and_cannot_be_converted(kind, here, tmp_path):
     pytest.importorskip("onnxruntime")
     torch.save(checkpoint_of(dense(kind)), tmp_path / "dense.ckpt")
     refused = here("convert", "dense.ckpt", "folder")
@@ -169,18 +169,18 @@ def test_dense_checkpoints_give_their_features_and_are_no_folders(kind, here, tm
         assert np.abs(one - other.numpy()).max() <= 1e-4 * float(other.abs().max())
     classes = here("export", "--checkpoint", "dense.ckpt", "-o", "classes.onnx")
     assert classes.returncode == 2
-    assert "needs a GLNet as classifier" in classes.stderr
+    assert "needs a GLNet classifier" in classes.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "No model is named: give weights with --checkpoint"),
+        ([], "No model was given: use --checkpoint"),
         (["--model", "glnet_4g", "--checkpoint", "multi.ckpt"], "multi.ckpt holds a test_glnet, and --model says"),
-        (["--model", "local-dir:folder", "--checkpoint", "multi.ckpt"], "has weights of its own"),
+        (["--model", "local-dir:folder", "--checkpoint", "multi.ckpt"], "already contains weights"),
     ],
 )
-def test_model_and_checkpoint_that_contradict_each_other_are_refused(arguments, words, here, multi, photo):
+def test_contradicting_model_and_checkpoint_raise_an_error(arguments, words, here, multi, photo):
     result = here("predict", photo, *arguments)
     assert result.returncode == 2
     assert words in result.stderr

@@ -1,4 +1,4 @@
-"""The commands of a first day: what is there, classify, convert."""
+"""Tests of the help, `glmix models`, `glmix predict` and `glmix convert`."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ from official_weights import official_state_dict
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in (*COMMANDS, *fit.COMMANDS))])
-def test_help_reads_without_torch_and_at_once(glmix, arguments):
+def test_help_is_fast_and_does_not_import_torch(glmix, arguments):
     result = glmix(*arguments)
     assert result.returncode == 0
     assert "usage: glmix" in result.stdout
@@ -32,21 +32,21 @@ def test_help_reads_without_torch_and_at_once(glmix, arguments):
     assert subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True).returncode == 0
 
 
-def test_the_installed_command_is_there():
+def test_the_command_is_installed():
     from importlib.metadata import entry_points
 
     (script,) = entry_points(group="console_scripts", name="glmix")
     assert script.value == "glmix_cli:main"
 
 
-def test_an_unknown_command_is_refused_with_the_known_ones(glmix):
+def test_the_error_for_an_unknown_command_lists_the_commands(glmix):
     result = glmix("modles")
     assert result.returncode == 2
     assert "invalid choice: 'modles'" in result.stderr
     assert "models" in result.stderr
 
 
-def test_the_family_is_listed_for_people_and_for_programs(glmix):
+def test_models_are_listed_as_text_and_json(glmix):
     table = glmix("models")
     assert table.returncode == 0
     assert all(name in table.stdout for name in MODEL_NAMES)
@@ -94,7 +94,7 @@ def test_folders_and_files_are_classified_with_the_models_own_preprocessing(glmi
         assert best["label"] == f"class {best['class']}"
 
 
-def test_a_file_that_is_no_image_is_named_and_the_others_are_done(glmix, checkpoint, images):
+def test_an_invalid_image_is_reported_and_the_others_are_processed(glmix, checkpoint, images):
     (images / "broken.jpg").write_bytes(b"not a JPEG")
     whole = (images / "b.jpg").read_bytes()
     (images / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
@@ -106,7 +106,7 @@ def test_a_file_that_is_no_image_is_named_and_the_others_are_done(glmix, checkpo
     assert "broken.jpg" in result.stderr
 
 
-def test_predictions_are_printed_for_people(glmix, checkpoint, images):
+def test_predictions_are_printed_as_text(glmix, checkpoint, images):
     result = glmix("predict", images / "a.png", "--model", "test_glnet", "--checkpoint", checkpoint)
     assert result.returncode == 0
     assert "a.png" in result.stdout
@@ -116,13 +116,13 @@ def test_predictions_are_printed_for_people(glmix, checkpoint, images):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["x.png", "--model", "glnet_4g"], "no weights of its own: give weights with --checkpoint"),
+        (["x.png", "--model", "glnet_4g"], "No weights were given for"),
         (["x.png", "--model", "glnet_4g", "--checkpoint", "absent.pth"], "No checkpoint at absent.pth"),
         (["x.png", "--model", "glnet_4g", "--topk", "0"], "--topk and --batch-size must be 1 or more"),
-        (["x.png", "--model", "glnet_5g", "--checkpoint", "weights.pth"], "glnet_5g is no model"),
+        (["x.png", "--model", "glnet_5g", "--checkpoint", "weights.pth"], "glnet_5g is not a registered model"),
     ],
 )
-def test_what_cannot_be_predicted_says_why(glmix, checkpoint, arguments, words):
+def test_invalid_arguments_of_predict_are_reported(glmix, checkpoint, arguments, words):
     result = glmix("predict", *arguments)
     assert result.returncode == 2
     assert words in result.stderr
@@ -137,13 +137,13 @@ def test_an_official_checkpoint_is_converted_and_used(glmix, tmp_path, images):
     assert {p.name for p in (tmp_path / "converted").iterdir()} == {"config.json", "model.safetensors", "README.md"}
     again = glmix("convert", "glnet_stl.pth", "converted")
     assert again.returncode == 2
-    assert "holds a model already" in again.stderr
+    assert "already contains a model" in again.stderr
     predicted = glmix("predict", images / "a.png", "--model", "local-dir:converted", "--topk", 1)
     assert predicted.returncode == 0, predicted.stderr
     assert "%" in predicted.stdout
 
 
-def test_a_file_that_is_no_checkpoint_is_not_converted(glmix, tmp_path):
+def test_an_invalid_checkpoint_is_not_converted(glmix, tmp_path):
     (tmp_path / "notes.pth").write_text("hello")
     result = glmix("convert", "notes.pth", "converted")
     assert result.returncode == 2
@@ -152,7 +152,7 @@ def test_a_file_that_is_no_checkpoint_is_not_converted(glmix, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["demo"], ["fit", "--config", "x.yaml"]])
-def test_a_missing_extra_says_how_to_get_it(arguments):
+def test_a_missing_extra_is_reported_with_the_install_command(arguments):
     code = "import sys, glmix_cli; sys.modules['lightning'] = None; sys.exit(glmix_cli.main(sys.argv[1:]))"
     result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert result.returncode == 2

@@ -1,4 +1,4 @@
-"""`glmix configs`, and recipes by name wherever a command takes a configuration."""
+"""`glmix configs`, and recipe names as arguments of --config."""
 
 import json
 import re
@@ -63,9 +63,9 @@ def test_a_recipe_is_printed_and_copied(capsys, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
-def test_an_output_without_a_recipe_is_refused(capsys):
+def test_an_output_without_a_recipe_raises_an_error(capsys):
     assert main(["configs", "-o", "mine.yaml"]) == 2
-    assert "name it" in capsys.readouterr().err
+    assert "needs the name of a recipe" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_an_output_without_a_recipe_is_refused(capsys):
     ],
     ids=lambda arguments: " ".join(arguments),
 )
-def test_an_unknown_name_is_refused_with_the_nearest_one(arguments, capsys, tmp_path, monkeypatch):
+def test_the_error_for_an_unknown_name_suggests_the_most_similar_one(arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     error = capsys.readouterr().err
@@ -103,7 +103,7 @@ def test_a_name_is_the_shipped_recipe_and_an_existing_file_wins(name, tmp_path, 
 
 
 @pytest.mark.parametrize("name", ["../configs/scenes/single", "scenes", "", "configs", "scenes/../scenes/single"])
-def test_nothing_else_is_a_name(name, tmp_path, monkeypatch):
+def test_other_strings_are_not_recipe_names(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no shipped recipe"):
         find_config(name)

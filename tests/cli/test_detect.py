@@ -1,4 +1,4 @@
-"""`glmix detect`: pictures and a COCO JSON of what is in images."""
+"""Tests of `glmix detect`."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ SCENES = SceneConfig(size=48, objects=(2, 3))
 
 
 def train(root: Path, kind: str) -> Path:
-    """The checkpoint of a detector after one step."""
+    """The checkpoint of a detector after one training step."""
     parts = {"channels": 16, "box_features": 16, "min_size": 64, "max_size": 96, "max_detections": 6}
     task = Detection(
         model="test_glnet",
@@ -57,7 +57,7 @@ class Done:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run `glmix ...` in an empty folder, within this process."""
+    """Run `glmix ...` in this process in an empty folder."""
 
     def done(*arguments: object) -> Done:
         monkeypatch.chdir(tmp_path)
@@ -103,7 +103,7 @@ def test_a_folder_becomes_overlays_and_a_json_that_coco_reads(glmix, checkpoint,
     assert len(open_coco(Path("/"), out / "detections.json", masks=True)) == 3
 
 
-def test_the_command_says_what_the_predictor_says(run, checkpoint, photos, tmp_path):
+def test_the_command_agrees_with_the_predictor(run, checkpoint, photos, tmp_path):
     result = run("detect", photos / "a.png", "--checkpoint", checkpoint, "-o", "out", "--score", 0.1)
     assert result.returncode == 0, result.stderr
     assert "detections.json" in result.stdout
@@ -119,7 +119,9 @@ def test_the_command_says_what_the_predictor_says(run, checkpoint, photos, tmp_p
     assert (tmp_path / "out" / "a_overlay.png").is_file()
 
 
-def test_an_image_that_the_network_cannot_take_loses_none_of_the_others(run, checkpoint, photos, tmp_path, monkeypatch):
+def test_an_image_that_the_network_cannot_process_does_not_affect_the_others(
+    run, checkpoint, photos, tmp_path, monkeypatch
+):
     whole, count = DetectionPredictor.__call__, sum(file.is_file() for file in photos.rglob("*"))
     seen = []
 
@@ -141,7 +143,7 @@ IDS = [31, 7, 90, 4, 12, 55]  # of the classes, in another order than the labels
 
 @dataclass(frozen=True)
 class Annotations:
-    """A COCO JSON about the photos, whose objects are near to what the detector finds."""
+    """A COCO JSON for the photos, whose ground truth is close to the predictions of the detector."""
 
     path: Path
     content: dict[str, Any]
@@ -189,9 +191,7 @@ def annotated(checkpoint: Path, photos: Path, tmp_path: Path) -> Annotations:
     return made
 
 
-def test_results_keep_the_ids_of_the_annotations_and_score_as_pycocotools_says(
-    run, checkpoint, photos, annotated, tmp_path
-):
+def test_results_keep_the_annotation_ids_and_scores_match_pycocotools(run, checkpoint, photos, annotated, tmp_path):
     coco, cocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
     result = run("detect", photos, "--checkpoint", checkpoint, "--annotations", annotated.path, "-o", "out")
     assert result.returncode == 0, result.stderr
@@ -221,7 +221,7 @@ def test_results_keep_the_ids_of_the_annotations_and_score_as_pycocotools_says(
         assert f"{kind} AP {judged.stats[0]:.4f}, AP50 {judged.stats[1]:.4f}" in result.stdout
 
 
-def test_annotations_without_masks_score_boxes_alone(run, checkpoint, photos, annotated, tmp_path):
+def test_annotations_without_masks_score_only_boxes(run, checkpoint, photos, annotated, tmp_path):
     for item in annotated.content["annotations"]:
         item["segmentation"] = []
     annotated.save()
@@ -243,7 +243,7 @@ def test_an_image_that_the_annotations_do_not_name_is_an_error_of_this_image(run
     assert "stranger.png" in result.stderr
 
 
-def test_names_that_fit_several_images_or_files_are_refused(run, checkpoint, photos, annotated, tmp_path):
+def test_ambiguous_file_names_raise_an_error(run, checkpoint, photos, annotated, tmp_path):
     arguments = ["--checkpoint", checkpoint, "--annotations", annotated.path, "-o", "out"]
     (photos / "other").mkdir()
     Image.new("RGB", (100, 50)).save(photos / "other" / "b.png")
@@ -275,7 +275,7 @@ def test_names_that_fit_several_images_or_files_are_refused(run, checkpoint, pho
         (lambda content: content.pop("categories"), "categories"),
     ],
 )
-def test_annotations_that_do_not_fit_the_detector_are_refused(run, checkpoint, photos, annotated, change, words):
+def test_annotations_that_do_not_fit_the_detector_raise_an_error(run, checkpoint, photos, annotated, change, words):
     change(annotated.content)
     annotated.save()
     result = run("detect", photos, "--checkpoint", checkpoint, "--annotations", annotated.path, "-o", "out")
@@ -298,12 +298,12 @@ def test_annotations_refer_to_the_pixels_that_are_stored(run, checkpoint, photos
     assert (image["width"], image["height"]) == (50, 60)
 
 
-def test_results_that_are_there_are_not_overwritten_unasked(run, checkpoint, photos):
+def test_existing_results_are_not_overwritten_by_default(run, checkpoint, photos):
     arguments = ["detect", photos / "a.png", "--checkpoint", checkpoint, "-o", "out", "--no-overlays"]
     assert run(*arguments).returncode == 0
     again = run(*arguments)
     assert again.returncode == 2
-    assert "out/detections.json is there already: choose another folder, or replace it" in again.stderr
+    assert "out/detections.json already exists" in again.stderr
     assert run(*arguments, "--overwrite").returncode == 0
 
 
@@ -315,7 +315,7 @@ def test_results_that_are_there_are_not_overwritten_unasked(run, checkpoint, pho
         (["--checkpoint", "CHECKPOINT", "--device", "cuda:99"], "--device cuda:99: "),
     ],
 )
-def test_what_cannot_be_done_says_why(run, checkpoint, photos, arguments, words):
+def test_invalid_arguments_are_reported(run, checkpoint, photos, arguments, words):
     arguments = [str(checkpoint) if part == "CHECKPOINT" else part for part in arguments]
     result = run("detect", photos, "-o", "out", *arguments)
     assert result.returncode == 2
@@ -323,7 +323,7 @@ def test_what_cannot_be_done_says_why(run, checkpoint, photos, arguments, words)
     assert "Traceback" not in result.stderr
 
 
-def test_a_checkpoint_of_another_task_is_refused(checkpoint, tmp_path):
+def test_a_checkpoint_of_another_task_raises_an_error(checkpoint, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
     content["glmix"]["task"] = "Segmentation"
     torch.save(content, tmp_path / "other.ckpt")
@@ -346,14 +346,14 @@ def test_an_overlay_shows_each_box_in_the_colour_of_its_class():
     assert (plain[100, 200] != plain[100, 40]).any()  # the second's
 
 
-def test_nothing_found_is_a_picture_and_an_empty_list():
+def test_an_image_without_detections_has_an_overlay_and_an_empty_list():
     image = Image.new("RGB", (500, 400))
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32), None)
     assert overlay(image, nothing, ["cat"]).size == (500, 400)
     assert nothing.coco(1, [7]) == nothing.areas == []
 
 
-def test_a_missing_extra_is_told(run, checkpoint, photos, monkeypatch):
+def test_a_missing_extra_is_reported(run, checkpoint, photos, monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     result = run("detect", photos / "a.png", "--checkpoint", checkpoint, "-o", "out", "--score", 0)
     assert result.returncode == 2

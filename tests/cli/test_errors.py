@@ -1,4 +1,4 @@
-"""Mistakes of the user end in one sentence and exit code 2; bugs keep their traceback."""
+"""User errors print one message and exit with code 2; bugs keep their traceback."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def with_command(monkeypatch, error):
         OSError(28, "No space left on device"),
     ],
 )
-def test_what_the_user_can_fix_is_one_line_and_exit_code_2(monkeypatch, capsys, error):
+def test_user_errors_print_one_line_and_exit_with_2(monkeypatch, capsys, error):
     with_command(monkeypatch, error)
     assert glmix_cli.main(["models"]) == 2
     assert capsys.readouterr().err == f"glmix models: {error}\n"

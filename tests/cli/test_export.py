@@ -1,4 +1,4 @@
-"""`glmix export`, as a person runs it."""
+"""Tests of `glmix export`."""
 
 import json
 
@@ -16,7 +16,7 @@ pytest.importorskip("onnxscript")
 
 @pytest.fixture
 def folder(tmp_path):
-    """A model as `glmix demo` leaves it."""
+    """A model folder as written by `glmix demo`."""
     torch.manual_seed(0)
     model = timm.create_model(
         "test_glnet", num_classes=4, depths=(1, 1, 1, 1), mixers=("attn", "attn", "glmix", "attn")
@@ -34,7 +34,7 @@ def images(tmp_path):
     return tmp_path / "images"
 
 
-def test_a_saved_model_becomes_an_int8_file_that_runs_and_says_what_it_is(glmix, folder, images, tmp_path):
+def test_a_saved_model_is_exported_to_int8_with_metadata(glmix, folder, images, tmp_path):
     import onnxruntime
 
     (images / "broken.png").write_bytes(b"no image")
@@ -60,11 +60,11 @@ def test_a_saved_model_becomes_an_int8_file_that_runs_and_says_what_it_is(glmix,
     assert "model.onnx already exists" in again.stderr
 
 
-def test_slots_as_pt2_are_reported_for_people(glmix, folder):
+def test_the_report_of_a_pt2_with_slots_is_printed_as_text(glmix, folder):
     result = glmix("export", "--model", f"local-dir:{folder}", "--outputs", "slots", "-o", "slots.pt2")
     assert result.returncode == 0, result.stderr
     assert "slots.pt2: " in result.stdout
-    assert "any batch, height and width from 33 x 33 pixels on" in result.stdout
+    assert "any batch size, height and width from 33 x 33 pixels" in result.stdout
     assert "stages.2.blocks.0" in result.stdout
     assert "of 1e-04 allowed" in result.stdout
 
@@ -72,18 +72,18 @@ def test_slots_as_pt2_are_reported_for_people(glmix, folder):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-o", "m.onnx"], "give --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained"),
-        (["--model", "test_glnet", "-o", "m.onnx"], "no weights of its own"),
-        (["--model", "resnet18", "--untrained", "-o", "m.onnx"], "resnet18 is no model of ours"),
-        (["--model", "test_glnet", "--untrained", "-o", "m.tflite"], "m.tflite does not say its format"),
-        (["--model", "test_glnet", "--untrained", "-o", "m.onnx", "--int8"], "--int8 and --calibrate go together"),
+        (["-o", "m.onnx"], "--checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained"),
+        (["--model", "test_glnet", "-o", "m.onnx"], "No weights were given for"),
+        (["--model", "resnet18", "--untrained", "-o", "m.onnx"], "resnet18 is not a GLNet model"),
+        (["--model", "test_glnet", "--untrained", "-o", "m.tflite"], "suffix of m.tflite is not one of"),
+        (["--model", "test_glnet", "--untrained", "-o", "m.onnx", "--int8"], "--int8 and --calibrate must be used"),
         (["--model", "test_glnet", "--untrained", "-o", "m.onnx", "--int8", "--calibrate", "no"], "and no is neither"),
         (["--model", "test_glnet", "--untrained", "-o", "no/m.onnx"], "no is not a folder, so m.onnx cannot"),
         (["--model", "test_glnet", "--untrained", "-o", "m.onnx", "--compile"], "Only pt2 can be compiled"),
         (["--model", "test_glnet", "--untrained", "-o", "m.onnx", "--format", "tensorrt"], "invalid choice"),
     ],
 )
-def test_what_cannot_be_exported_says_why(arguments, words, capsys, tmp_path, monkeypatch):
+def test_invalid_exports_raise_an_error(arguments, words, capsys, tmp_path, monkeypatch):
     from glmix_cli import main
 
     monkeypatch.chdir(tmp_path)
@@ -100,7 +100,7 @@ def test_what_cannot_be_exported_says_why(arguments, words, capsys, tmp_path, mo
     ("library", "name", "words"),
     [("openvino", "m.xml", "pip install openvino"), ("onnxscript", "m.onnx", "pip install 'glmix[export]'")],
 )
-def test_a_missing_library_says_how_to_get_it(library, name, words, capsys, tmp_path, monkeypatch):
+def test_a_missing_library_is_reported_with_the_install_command(library, name, words, capsys, tmp_path, monkeypatch):
     import sys
 
     from glmix_cli import main

@@ -1,4 +1,4 @@
-"""The loop over images that predict, segment, detect and explain share, run as processes on real files."""
+"""Tests of the image loop of predict, segment, detect and explain."""
 
 import json
 import os
@@ -36,7 +36,7 @@ C_LOCALE = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """The arguments with which each command has its network."""
+    """{command: the arguments that specify its network}."""
     root = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     torch.save(timm.create_model("test_glnet", num_classes=4).state_dict(), root / "classifier.pth")
@@ -92,7 +92,7 @@ class Done:
 
     @property
     def files(self) -> list[str]:
-        """The names of the images that were done."""
+        """Return the names of the processed images."""
         entries = self.json.get("results") or self.json.get("images") or []
         return [Path(entry.get("file") or entry["file_name"]).name for entry in entries]
 
@@ -106,7 +106,7 @@ Run = Callable[..., Done]
 
 @pytest.fixture
 def process(tmp_path: Path, weights: dict[str, list[str]]) -> Run:
-    """Run a command with its network as a process in an empty folder."""
+    """Run a command with its network as a separate process in an empty folder."""
 
     def run(command: str, *arguments: object, env: dict[str, str] | None = None) -> Done:
         words = [sys.executable, "-m", "glmix_cli", command, *weights[command], *map(os.fspath, map(_text, arguments))]
@@ -125,7 +125,7 @@ def here(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Run:
-    """The same in this process, without the seconds that a process takes to import the libraries."""
+    """Run a command in this process, which avoids the import time of a new process."""
     monkeypatch.chdir(tmp_path)
 
     def run(command: str, *arguments: object) -> Done:
@@ -146,8 +146,8 @@ def picture(path: Path, size: tuple[int, int] = (48, 40), **options: Any) -> Pat
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_names_files_and_kinds_of_all_sorts_are_done_or_named(here: Run, tmp_path: Path, command: str) -> None:
-    """Each in one run: what can be read is done, and everything else is named once, with a reason."""
+def test_all_kinds_of_files_are_processed_or_reported(here: Run, tmp_path: Path, command: str) -> None:
+    """Readable images are processed, and all other files are reported once with a reason."""
     folder = tmp_path / "images"
     longest = ["x" * 250 + ".png", "x" * 249 + "y.png", "\N{CAT FACE}" * 62 + "abc.png"]  # 254, 254 and 255 bytes
     odd = ["a.png", "two\nlines.png", "\x1b[31mred.png", os.fsdecode(b"caf\xe9.png")]
@@ -197,8 +197,8 @@ def test_names_files_and_kinds_of_all_sorts_are_done_or_named(here: Run, tmp_pat
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_extreme_aspect_ratio_is_bounded_after_resizing_too(here: Run, tmp_path: Path, command: str) -> None:
-    """Few pixels in the file, and millions once the shorter side is enlarged: refused, or done without enlarging."""
+def test_an_extreme_aspect_ratio_is_limited_after_resizing(here: Run, tmp_path: Path, command: str) -> None:
+    """A small file that would have millions of pixels after resizing is rejected, or processed without resizing."""
     files = picture(tmp_path / "thin.png", (20_000, 8)), picture(tmp_path / "a.png")
     result = here(command, *files, "--max-pixels", 200_000, "--json")
     if command in ("predict", "explain"):
@@ -211,7 +211,7 @@ def test_an_extreme_aspect_ratio_is_bounded_after_resizing_too(here: Run, tmp_pa
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_larger_bound_is_accepted_on_purpose(here: Run, tmp_path: Path, command: str) -> None:
+def test_the_limit_can_be_raised(here: Run, tmp_path: Path, command: str) -> None:
     file = picture(tmp_path / "a.png", (400, 300))
     assert here(command, file, "--max-pixels", 119_999, "--json").code == 2
     result = here(command, file, "--max-pixels", 120_000, "--json")
@@ -221,7 +221,7 @@ def test_a_larger_bound_is_accepted_on_purpose(here: Run, tmp_path: Path, comman
     assert stopped.value.code == 2
 
 
-def test_a_large_image_is_segmented_in_windows_and_this_is_said(here: Run, tmp_path: Path) -> None:
+def test_a_large_image_is_segmented_in_windows_with_a_message(here: Run, tmp_path: Path) -> None:
     file = picture(tmp_path / "large.png", (300, 200))
     whole = here("segment", file, "--json", "--max-input-pixels", 60_000)
     assert whole.code == 0, whole.err
@@ -236,13 +236,15 @@ def test_a_large_image_is_segmented_in_windows_and_this_is_said(here: Run, tmp_p
     assert (np.asarray(Image.open("out/large_mask.png")) == expected).mean() > 0.999  # sums are not divided
 
 
-def test_a_large_image_is_scaled_down_for_the_detector_and_boxes_and_masks_are_not(here: Run, tmp_path: Path) -> None:
+def test_a_large_image_is_downscaled_for_the_detector_but_its_boxes_and_masks_are_not(
+    here: Run, tmp_path: Path
+) -> None:
     from glmix.data.detection.rle import decode_segmentation
 
     file = picture(tmp_path / "large.png", (400, 300))
     result = here("detect", file, "--json", "--max-input-pixels", 10_000)
     assert result.code == 0, result.err
-    assert "scaled down to 10,000 pixels" in result.err
+    assert "downscaled to 10,000 pixels" in result.err
     assert (result.json["images"][0]["width"], result.json["images"][0]["height"]) == (400, 300)
     assert result.json["annotations"]
     for item in result.json["annotations"]:
@@ -252,9 +254,7 @@ def test_a_large_image_is_scaled_down_for_the_detector_and_boxes_and_masks_are_n
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
-def test_an_image_for_which_memory_runs_out_loses_none_of_the_others(
-    tmp_path: Path, weights: dict[str, list[str]]
-) -> None:
+def test_running_out_of_memory_does_not_affect_the_other_images(tmp_path: Path, weights: dict[str, list[str]]) -> None:
     files = [picture(tmp_path / "a.png"), tmp_path / "large.png", picture(tmp_path / "z.png")]
     Image.new("RGB", (7000, 7000)).save(files[1])
     words = ["-m", "glmix_cli", "segment", *weights["segment"], *map(str, files), "--max-input-pixels", "100000000"]
@@ -274,7 +274,7 @@ def test_an_image_for_which_memory_runs_out_loses_none_of_the_others(
     assert "out of memory" in printed["errors"][0]["error"]
 
 
-def test_running_out_of_memory_is_told_from_other_errors() -> None:
+def test_out_of_memory_errors_are_recognised() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**55)
     assert is_out_of_memory(raised.value)
@@ -287,7 +287,7 @@ def test_running_out_of_memory_is_told_from_other_errors() -> None:
     assert not is_out_of_memory(raised.value)
 
 
-def test_a_bug_keeps_its_traceback_and_what_was_done_before_it(
+def test_a_bug_keeps_its_traceback_and_the_finished_results(
     here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = SegmentationPredictor.__call__
@@ -319,7 +319,7 @@ def test_any_file_name_works_in_the_c_locale(process: Run, tmp_path: Path, comma
         assert any("\N{CAT FACE}" in file for file in os.listdir(tmp_path / "out")) or command == "detect"
 
 
-def test_names_are_escaped_for_people_and_exact_for_programs(process: Run, tmp_path: Path) -> None:
+def test_file_names_are_escaped_in_text_and_exact_in_json(process: Run, tmp_path: Path) -> None:
     name = "\x1b[31mtwo\nlines.png"
     picture(tmp_path / name)
     told = process("predict", name)
@@ -332,7 +332,7 @@ def test_names_are_escaped_for_people_and_exact_for_programs(process: Run, tmp_p
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_closed_pipe_is_no_error(tmp_path: Path, weights: dict[str, list[str]], command: str) -> None:
+def test_a_closed_pipe_is_not_an_error(tmp_path: Path, weights: dict[str, list[str]], command: str) -> None:
     files = [str(picture(tmp_path / f"{n}.png")) for n in range(2)]
     words = " ".join([sys.executable, "-m", "glmix_cli", command, *weights[command], *files, "--json"])
     script = f"{words} | true; exit ${{PIPESTATUS[0]}}"

@@ -1,4 +1,4 @@
-"""What `glmix segment` promises."""
+"""Tests of `glmix segment`."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ NAMES = ["background", "disc_stripes", "disc_checks"]
 
 
 class Here:
-    """`glmix ...` in an empty folder, without the seconds that a process takes to import the libraries."""
+    """Runs `glmix ...` in this process in an empty folder, which avoids the import time of a new process."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self.capsys = capsys
@@ -57,7 +57,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Images of odd sizes, one in a folder below, one grey, one that its EXIF tag turns."""
+    """Images of odd sizes: one in a subfolder, one in grey scale, one with an EXIF rotation."""
     folder = tmp_path / "images"
     (folder / "below").mkdir(parents=True)
     scene = Image.fromarray(draw_scene(SCENES, "test", 0).image)
@@ -94,7 +94,7 @@ def test_masks_overlays_and_json_are_written(run: Here, checkpoint: Path, images
     assert not list(out.rglob("*.part"))
 
 
-def test_a_bad_file_loses_none_of_the_others(run: Here, checkpoint: Path, images: Path, tmp_path: Path) -> None:
+def test_a_bad_file_does_not_affect_the_others(run: Here, checkpoint: Path, images: Path, tmp_path: Path) -> None:
     (images / "broken.jpg").write_bytes(b"no image")
     code, _, errors = run("segment", images, tmp_path / "nowhere.png", "--checkpoint", checkpoint, "-o", "out")
     assert code == 1
@@ -106,7 +106,7 @@ def test_a_bad_file_loses_none_of_the_others(run: Here, checkpoint: Path, images
     assert not (tmp_path / "none").exists()
 
 
-def test_an_image_that_the_network_cannot_take_loses_none_of_the_others(
+def test_an_image_that_the_network_cannot_process_does_not_affect_the_others(
     run: Here, checkpoint: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = SegmentationPredictor.__call__
@@ -124,13 +124,13 @@ def test_an_image_that_the_network_cannot_take_loses_none_of_the_others(
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
-def test_a_device_that_is_not_there_is_told(run: Here, checkpoint: Path, images: Path, device: str) -> None:
+def test_a_missing_device_is_reported(run: Here, checkpoint: Path, images: Path, device: str) -> None:
     code, _, errors = run("segment", images, "--checkpoint", checkpoint, "-o", "out", "--device", device)
     assert code == 2
     assert f"--device {device}: " in errors
 
 
-def test_a_file_that_is_no_whole_checkpoint_is_told(run: Here, checkpoint: Path, images: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported(run: Here, checkpoint: Path, images: Path, tmp_path: Path) -> None:
     content = checkpoint.read_bytes()
     (tmp_path / "torn.ckpt").write_bytes(content[: len(content) // 2])
     (tmp_path / "empty.ckpt").write_bytes(b"")
@@ -152,17 +152,17 @@ def test_results_of_another_image_are_never_replaced_silently(
     assert sorted(map(str, names.values())) == ["a.jpg", "a.png", "below/a", "turned"], "the suffix tells them apart"
     (images / "a.png").unlink()
     Image.open(images / "a.jpg").save(images / "below" / "a.jpg")
-    with pytest.raises(ValueError, match=r"images/a\.jpg and .*below/a\.jpg would have results of the same name"):
+    with pytest.raises(ValueError, match=r"images/a\.jpg and .*below/a\.jpg would have the same name"):
         result_names(find_images([images / "a.jpg", images / "below" / "a.jpg"], []))
     options = ("segment", images / "turned.jpg", "--checkpoint", checkpoint, "-o", "out")
     assert run(*options)[0] == 0
     code, _, errors = run(*options)
     assert code == 2
-    assert "segments.json is there already: choose another folder, or replace it with --overwrite" in errors
+    assert "segments.json already exists: choose another folder, or replace it with --overwrite" in errors
     assert run(*options, "--overwrite")[0] == 0
 
 
-def test_ways_of_looking_reach_the_network(checkpoint: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inference_options_reach_the_network(checkpoint: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import argparse
 
     from glmix_cli import segment
@@ -184,11 +184,11 @@ def test_ways_of_looking_reach_the_network(checkpoint: Path, images: Path, monke
     assert "resize" not in seen[0]
     assert seen[1]["resize"] == (90, 60)
     assert seen[2]["resize"] is None
-    with pytest.raises(ValueError, match="--resize takes the longer side and the shorter one"):
+    with pytest.raises(ValueError, match="--resize takes LONGER SHORTER"):
         segment.run(parser.parse_args((words + " --resize 60 90").split()))
 
 
-def test_a_checkpoint_of_another_task_is_refused(run: Here, images: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_task_raises_an_error(run: Here, images: Path, tmp_path: Path) -> None:
     from tests.runs import data
 
     trainer(tmp_path / "run", max_epochs=2).fit(classification(), data(train_count=4))
@@ -201,7 +201,7 @@ def test_a_checkpoint_of_another_task_is_refused(run: Here, images: Path, tmp_pa
     assert "No checkpoint at nothing.ckpt" in errors
 
 
-def test_an_image_is_segmented_at_any_size_as_its_resized_self() -> None:
+def test_segmentation_at_any_size_matches_the_resized_image() -> None:
     torch.manual_seed(0)
     network = torch.nn.Conv2d(3, 3, 1)
     predict = SegmentationPredictor(network, NAMES, (0.5,) * 3, (0.5,) * 3, resize=(64, 32))

@@ -134,7 +134,7 @@ def test_invalid_input_is_reported(here, model, tmp_path, arguments, words):
 def test_model_without_weights_and_data_without_background_raise(here, model):
     code, _, complaint = here("slots", "score", "--data", "scenes", "--model", "glnet_4g", "-o", "out")
     assert code == 2
-    assert "give weights with --checkpoint" in complaint
+    assert "--checkpoint" in complaint
     assert (
         "give --checkpoint, or --model local-dir:FOLDER" in here("slots", "score", "--data", "scenes", "-o", "out")[2]
     )

@@ -1,4 +1,4 @@
-"""What the tests of exported files share: small models, images, and how close is close."""
+"""Helpers for tests of exported files: small models, images and tolerances."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ SMALLEST = {**SMALL, "mixers": ("attn", "attn", "glmix", "attn"), "pos_conv": Fa
 
 
 def trained(name: str, **kwargs) -> GLNet:
-    """A model whose norms, biases and scales do something, as they do after training."""
+    """Return a model whose norms, biases and scales have values as after training."""
     torch.manual_seed(0)
     model = timm.create_model(name, **kwargs)
     with torch.no_grad():
@@ -45,7 +45,7 @@ def pixels(batch: int, height: int, width: int) -> torch.Tensor:
 
 
 def normalised(images: torch.Tensor) -> torch.Tensor:
-    """As timm prepares bytes (B, C, H, W) for a model."""
+    """Normalise uint8 images (B, C, H, W) as timm does for a model."""
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     return (images.float() / 255 - mean) / std
 
@@ -55,6 +55,6 @@ def close(found: np.ndarray, expected: torch.Tensor) -> None:
 
 
 def page_blocks() -> list[str]:
-    """The blocks of Python in the page's section on export."""
+    """Return the Python code blocks in the section on export of the documentation."""
     section = PAGE.read_text().split("## Export", 1)[1].split("\n## ", 1)[0]
     return re.findall(r"```python\n(.*?)```", section, re.DOTALL)

@@ -1,4 +1,4 @@
-"""What was exported is the model, at any size, from any thread, whole or not there."""
+"""Exported files agree with the model at any size and in any thread; failures leave no file."""
 
 import shutil
 import subprocess
@@ -30,7 +30,7 @@ def model() -> GLNet:
 
 @pytest.fixture(scope="module")
 def exported(model, tmp_path_factory) -> ExportReport:
-    """An ONNX file that takes bytes."""
+    """An ONNX file with uint8 input."""
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     report = export_model(model, path, preprocess="uint8")
@@ -39,7 +39,7 @@ def exported(model, tmp_path_factory) -> ExportReport:
     return report
 
 
-def test_an_onnx_file_with_preprocessing_is_the_model_at_any_size_and_batch(model, exported):
+def test_an_onnx_file_with_preprocessing_agrees_with_the_model_at_any_size(model, exported):
     run = load_exported(exported.files[0])
     for height, width in SIZES:
         for batch in (1, 3):
@@ -49,7 +49,7 @@ def test_an_onnx_file_with_preprocessing_is_the_model_at_any_size_and_batch(mode
             close(run(images.permute(0, 2, 3, 1).numpy())["logits"], expected)
 
 
-def test_the_page_tells_how_to_run_a_file(exported, tmp_path, monkeypatch, capsys):
+def test_the_documented_code_for_running_a_file_runs(exported, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copy(exported.files[0], "model.onnx")
     Image.effect_noise((300, 200), 60).save("photo.jpg")
@@ -60,7 +60,7 @@ def test_the_page_tells_how_to_run_a_file(exported, tmp_path, monkeypatch, capsy
     assert told[1].startswith("(3, 5) ['class 0'")
 
 
-def test_the_report_says_what_was_checked(exported):
+def test_the_report_lists_the_checks(exported):
     assert exported.format == "onnx"
     assert exported.outputs == ["logits"]
     assert exported.smallest == 32
@@ -105,7 +105,7 @@ assert "torch" not in sys.modules
     assert len(set(answers)) == 1
 
 
-def test_slot_maps_are_those_that_the_model_shows(tmp_path):
+def test_exported_slot_maps_agree_with_those_of_the_model(tmp_path):
     model = make(**{**SMALLEST, "mixers": ("glmix", "attn", "glmix", "attn")})
     report = export_model(model, tmp_path / "slots.pt2", outputs="slots")
     images = torch.randn(2, 3, 70, 97)
@@ -118,7 +118,7 @@ def test_slot_maps_are_those_that_the_model_shows(tmp_path):
         np.testing.assert_allclose(found[block.name].sum(1), 1, rtol=1e-5)
 
 
-def test_a_pt2_file_gives_the_pyramid_and_serves_many_threads(tmp_path):
+def test_a_pt2_file_returns_the_pyramid_in_many_threads(tmp_path):
     pyramid = Pyramid(make(**SMALLEST), out_indices=(1, 3)).eval()
     for norm in pyramid.norms:
         nn.init.normal_(norm.weight)
@@ -136,7 +136,7 @@ def test_a_pt2_file_gives_the_pyramid_and_serves_many_threads(tmp_path):
 
 
 class FrozenMean(GLNet):
-    """Captured, it divides by the number of pixels of the example."""
+    """A model whose captured graph divides by the number of pixels of the example input."""
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         pooled = x.sum((2, 3)) / (12 if torch.compiler.is_exporting() else x.shape[2] * x.shape[3])
@@ -144,7 +144,7 @@ class FrozenMean(GLNet):
 
 
 class FixedHeight(GLNet):
-    """It makes a constant of a size, which torch.export lets pass and remembers as a guard."""
+    """A model that makes a size constant, which torch.export accepts and checks with a guard."""
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         return self.head(x * float(int(x.shape[2])))
@@ -153,7 +153,7 @@ class FixedHeight(GLNet):
 OPTIONS = {"widths": (32, 48, 64, 96), "head_dim": 16, "num_slots": 16, "mlp_ratio": 2.0}
 
 
-def test_a_graph_that_was_frozen_without_a_word_is_refused():
+def test_a_graph_with_a_constant_from_the_example_raises_an_error():
     deployed = Deployed(FixedHeight(**OPTIONS, **SMALLEST))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -163,23 +163,23 @@ def test_a_graph_that_was_frozen_without_a_word_is_refused():
         return {"logits": frozen(torch.from_numpy(images))[0].numpy()}
 
     assert largest_error(check(run, deployed, [(96, 128)])) < 1e-5  # where it was captured it looks right
-    with pytest.raises(ValueError, match=r"on 1 image of 33 x 33 pixels its output 'logits' \(1x5\) is off by"):
+    with pytest.raises(ValueError, match=r"for 1 image of 33 x 33 pixels the output 'logits' \(1x5\) has an error of"):
         check(run, deployed, check_sizes(deployed, 33))
 
 
-def test_a_graph_of_one_size_is_refused():
+def test_a_graph_with_a_constant_size_raises_an_error():
     deployed = Deployed(make(**SMALLEST))
     program = torch.export.export(deployed, (deployed.example(1, 96, 128),)).module()
 
     def run(images):
         return {"logits": program(torch.from_numpy(images))[0].detach().numpy()}
 
-    with pytest.raises(ValueError, match="does not run on 1 image of 33 x 33 pixels, so it was not kept: Guard failed"):
+    with pytest.raises(ValueError, match="fails for 1 image of 33 x 33 pixels: Guard failed"):
         check(run, deployed, check_sizes(deployed, 33))
 
 
 class FixedInput(GLNet):
-    """It makes a constant of the size of the images."""
+    """A model that makes the image size constant."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x * float(int(x.shape[2])))
@@ -190,12 +190,12 @@ class FixedInput(GLNet):
     [
         (
             FrozenMean,
-            r"is not the model, so it was not kept: on 1 image of 33 x 33 pixels its output 'logits'",
+            r"differs from the model: for 1 image of 33 x 33 pixels the output 'logits'",
         ),
-        (FixedHeight, r"does not run on 1 image of 33 x 33 pixels, so it was not kept: Guard failed"),
+        (FixedHeight, r"fails for 1 image of 33 x 33 pixels: Guard failed"),
         pytest.param(
             FixedInput,
-            r"fixes a size that must be free: .* specialized it to be a constant \(96\)$",
+            r"constant size that must be dynamic: .* specialized it to be a constant \(96\)$",
             marks=pytest.mark.slow,
         ),
     ],
@@ -208,10 +208,10 @@ def test_a_wrong_graph_leaves_no_file(tmp_path, kind, words):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_with_broken_weights_is_told_so(tmp_path):
+def test_a_model_with_invalid_weights_raises_an_error(tmp_path):
     deployed = Deployed(make(**SMALLEST))
     deployed.network.head.fc.weight.data[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="its weights are broken"):
+    with pytest.raises(ValueError, match="its weights are invalid"):
         check(lambda images: {}, deployed, [(64, 64)])
 
 
@@ -239,8 +239,8 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path):
     [
         ("model.onnx", {"outputs": "logits"}, ValueError, "outputs must be one of classes, features, slots"),
         ("model.onnx", {"preprocess": "bytes"}, ValueError, "preprocess must be one of none, float, uint8"),
-        ("model.bin", {}, ValueError, "does not say its format"),
-        ("model.onnx", {"format": "pt2"}, ValueError, r"format pt2 is named something\.pt2"),
+        ("model.bin", {}, ValueError, "suffix of .* is not one of"),
+        ("model.onnx", {"format": "pt2"}, ValueError, r"format pt2 must have the suffix \.pt2"),
         ("model.onnx", {"compiled": True}, ValueError, "Only pt2 can be compiled"),
         ("absent/model.onnx", {}, FileNotFoundError, "absent is not a folder"),
         ("there.onnx", {}, FileExistsError, r"there\.onnx already exists"),
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path):
         ("x" * 300 + ".onnx", {}, OSError, "name too long"),
     ],
 )
-def test_wrong_arguments_get_sentences_at_once(model, tmp_path, name, options, error, words):
+def test_invalid_arguments_raise_an_error_at_once(model, tmp_path, name, options, error, words):
     (tmp_path / "there.onnx").write_text("mine")
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(error, match=words):
@@ -257,26 +257,26 @@ def test_wrong_arguments_get_sentences_at_once(model, tmp_path, name, options, e
     assert (tmp_path / "there.onnx").read_text() == "mine"
 
 
-def test_what_cannot_be_exported_says_why(model, tmp_path):
+def test_invalid_exports_raise_an_error(model, tmp_path):
     calibration = Calibration(pixels(2, 64, 64), pixels(2, 64, 64))
-    with pytest.raises(ValueError, match="int8 is there for onnx and openvino"):
+    with pytest.raises(ValueError, match="int8 is supported for onnx and openvino"):
         export_model(model, tmp_path / "m.pt2", calibration=calibration)
-    with pytest.raises(ValueError, match="Linear holds no GLNet"):
+    with pytest.raises(ValueError, match="Linear contains no GLNet"):
         export_model(nn.Linear(2, 2), tmp_path / "m.pt2")
     with pytest.raises(ValueError, match="follows the aspect ratio"):
         export_model(make(slot_aspect=True), tmp_path / "m.pt2")
-    with pytest.raises(ValueError, match="no block with any"):
+    with pytest.raises(ValueError, match="no block of this model has slots"):
         export_model(make(mixers=("attn",) * 4), tmp_path / "m.pt2", outputs="slots")
-    with pytest.raises(ValueError, match="needs a mean and a deviation of each of 4 channels"):
+    with pytest.raises(ValueError, match="mean and standard deviation of each of 4 channels"):
         export_model(make(in_chans=4), tmp_path / "m.pt2", preprocess="float")
-    with pytest.raises(ValueError, match=r"known are \.onnx, \.pt2, \.xml"):
+    with pytest.raises(ValueError, match=r"must be \.onnx, \.pt2 or \.xml"):
         load_exported(tmp_path / "model.tflite")
-    with pytest.raises(FileNotFoundError, match="No file at"):
+    with pytest.raises(FileNotFoundError, match="There is no file"):
         load_exported(tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_int8_says_what_it_changed_and_keeps_products_of_activations_in_float(model, tmp_path, exported):
+def test_int8_reports_its_error_and_keeps_products_of_activations_in_float(model, tmp_path, exported):
     onnx = pytest.importorskip("onnx")
     from glmix.deploy.export.int8 import compare, quantise
 

@@ -1,4 +1,4 @@
-"""The fused form computes the same function, for every model and every option, and is as useful."""
+"""A fused model computes the same function and supports the same uses, for every model and option."""
 
 import copy
 import io
@@ -24,7 +24,7 @@ X = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 
 def agree(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    """To a share of the largest element."""
+    """Compare with a tolerance relative to the largest element."""
     assert got.shape == expected.shape
     assert got.dtype == expected.dtype
     assert (got - expected).abs().max() <= tolerance * expected.abs().max()
@@ -36,7 +36,7 @@ def count(model: nn.Module, *kinds: type[nn.Module]) -> int:
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[glmix.GLNet, glmix.GLNet]:
-    """A small model and its fused form, for tests that leave them as they are."""
+    """A small model and its fused copy, for tests that do not change them."""
     model = trained("test_glnet", layer_scale=0.5)
     return model, fuse(model)
 
@@ -55,7 +55,7 @@ def test_every_model_computes_the_same_at_any_size(name):
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_large_models_do_so_with_few_blocks(name):
+def test_large_models_with_few_blocks_compute_the_same(name):
     model = trained(name, depths=(1, 1, 2, 1), num_classes=10)
     with torch.inference_mode():
         agree(fuse(model)(X), model(X))
@@ -96,7 +96,7 @@ def test_every_option_computes_the_same(options):
             agree(fused(x), model(x), 1e-12)
 
 
-def test_what_would_not_be_exact_stays():
+def test_operations_whose_fusion_is_not_exact_are_kept():
     padded = fuse(trained("test_glnet", transition_order="norm_conv"))
     assert all(isinstance(stage.downsample.norm, nn.BatchNorm2d) for stage in padded.stages[1:])
     assert isinstance(fuse(trained("test_glnet", global_pool="max")).norm, nn.BatchNorm2d)
@@ -108,7 +108,7 @@ def test_what_would_not_be_exact_stays():
     assert block.norm2.weight is None
 
 
-def test_the_model_itself_stays_as_it_was():
+def test_the_original_model_is_not_changed():
     model = trained("test_glnet", layer_scale=0.5).train()
     state = copy.deepcopy(model.state_dict())
     fuse(model)
@@ -118,9 +118,9 @@ def test_the_model_itself_stays_as_it_was():
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-def test_it_refuses_to_train_and_says_why(pair):
+def test_training_a_fused_model_raises_an_error(pair):
     fused = copy.deepcopy(pair[1])
-    with pytest.raises(RuntimeError, match=r"fused for inference.*Train the model that it was made from"):
+    with pytest.raises(RuntimeError, match=r"fused for inference.*Train the original model"):
         fused.train()
     agree(fused(X), pair[1](X), 0)
     assert not any(parameter.requires_grad for parameter in fused.parameters())
@@ -135,15 +135,15 @@ def test_fusing_again_changes_nothing(pair):
     agree(again(X), pair[1](X), 0)
 
 
-def test_only_what_has_a_block_is_fused():
-    with pytest.raises(ValueError, match="Linear has no block of a GLNet"):
+def test_models_without_a_block_raise_an_error():
+    with pytest.raises(ValueError, match="Linear contains no GLNet block"):
         fuse(nn.Linear(2, 2))
     graph = timm.create_model("test_glnet", features_only=True, feature_cls="fx").eval()
-    with pytest.raises(ValueError, match="give the model that it was made from"):
+    with pytest.raises(ValueError, match="use the original model"):
         fuse(graph)
 
 
-def test_final_features_stand_before_the_norm_unless_the_head_is_left(pair):
+def test_final_features_lack_the_norm_if_the_head_is_fused(pair):
     model, fused = pair
     apart = fuse(model, head=False)
     with torch.inference_mode():
@@ -157,7 +157,7 @@ def test_final_features_stand_before_the_norm_unless_the_head_is_left(pair):
 
 
 @pytest.mark.parametrize("name", ["test_glnet", "glnet_stl"])
-def test_a_padded_image_gives_what_it_gives_alone(name):
+def test_results_in_a_padded_batch_equal_those_of_the_single_image(name):
     model = trained(name)
     fused = fuse(model)
     mask = torch.zeros(2, 64, 96, dtype=torch.bool)
@@ -171,7 +171,7 @@ def test_a_padded_image_gives_what_it_gives_alone(name):
         agree(got[1:, :, : one.shape[2], : one.shape[3]], one)
 
 
-def test_slots_are_seen_as_before():
+def test_slot_maps_are_unchanged():
     model = trained("test_glnet")
     for got, expected in zip(slot_maps(fuse(model), X), slot_maps(model, X), strict=True):
         assert (got.name, got.grid, got.slot_grid) == (expected.name, expected.grid, expected.slot_grid)
@@ -225,7 +225,7 @@ def test_it_can_be_scripted(pair):
     agree(torch.jit.script(fused)(X), model(X))
 
 
-def test_narrow_models_stay_narrow(pair):
+def test_half_precision_models_keep_their_dtype(pair):
     fused = fuse(copy.deepcopy(pair[0]).to(torch.bfloat16))
     assert {parameter.dtype for parameter in fused.parameters()} == {torch.bfloat16}
     agree(fused(X.bfloat16()).float(), pair[0](X), 0.05)

@@ -1,4 +1,4 @@
-"""optimize_for_inference gives the same function in the fastest form that it was allowed to take."""
+"""optimize_for_inference does not change the function of a model."""
 
 import pickle
 import subprocess
@@ -29,7 +29,7 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", ["test_glnet", "glnet_stl", "glnet_4g_tklb"])
-def test_in_float32_it_computes_what_the_plain_form_does(name):
+def test_float32_results_agree_with_the_reference_implementation(name):
     model = trained(name, depths=(1, 1, 2, 1), num_classes=7)
     fast = optimize_for_inference(model, dtype=torch.float32, compile=False)
     assert type(fast) is type(model)
@@ -38,7 +38,7 @@ def test_in_float32_it_computes_what_the_plain_form_does(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_narrow_models_take_the_same_images_and_give_float32_logits(dtype):
+def test_half_precision_models_take_float32_images_and_return_float32_logits(dtype):
     model = trained("test_glnet", num_classes=7)
     fast = optimize_for_inference(model, dtype=dtype, compile=False)
     with torch.inference_mode():
@@ -51,7 +51,7 @@ def test_narrow_models_take_the_same_images_and_give_float32_logits(dtype):
 
 @pytest.mark.parametrize("tokens", [49, 300])
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_among_few_tokens_is_attention(tokens, masked):
+def test_short_attention_agrees_with_attention(tokens, masked):
     attention = self_attention(64, 32).eval()
     x = torch.randn(2, tokens, 64)
     mask = attention_bias(torch.rand(2, 1, tokens) > 0.3, x.dtype) if masked else None
@@ -63,7 +63,7 @@ def test_attention_among_few_tokens_is_attention(tokens, masked):
 @pytest.mark.parametrize("depthwise", [False, True])
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("rows", [1, 3, 11, 50, 200])
-def test_an_mlp_in_bands_is_the_mlp(monkeypatch, depthwise, dilation, rows):
+def test_banded_mlp_agrees_with_the_mlp(monkeypatch, depthwise, dilation, rows):
     mlp = ConvMlp(16, 48, depthwise=depthwise, dilation=dilation).eval()
     x = torch.randn(3, 16, 33, 20)
     wanted = mlp(x)
@@ -80,7 +80,7 @@ def test_an_mlp_in_bands_is_the_mlp(monkeypatch, depthwise, dilation, rows):
 
 
 @pytest.mark.parametrize("scale", [0.1, -3.0, 40.0])
-def test_a_bounded_bridge_is_soft_clustering(scale):
+def test_bounded_bridge_agrees_with_soft_clustering(scale):
     bridge = SoftBridge(16, (4, 4), scale=scale)
     y, x = torch.randn(2, 2, 16, 9, 12).double()
     x[0, :, :3, :3] = y[0, :, :3, :3] = 0  # nothing but black
@@ -101,14 +101,14 @@ def test_a_scale_without_a_safe_bound_keeps_two_softmaxes():
     assert kinds == [SoftBridge] + [BoundedBridge] * (len(kinds) - 1)
 
 
-def test_on_a_cpu_bfloat16_takes_it_and_float32_does_not():
+def test_short_attention_is_used_only_for_bfloat16_on_a_cpu():
     model = trained("test_glnet")
     for dtype, wanted in ((torch.bfloat16, ShortAttention), (torch.float32, Attention)):
         fast = optimize_for_inference(model, dtype=dtype, compile=False)
         assert {type(part) for part in fast.modules() if isinstance(part, Attention)} == {wanted}
 
 
-def test_the_model_itself_stays_as_it_was():
+def test_the_original_model_is_not_changed():
     model = trained("test_glnet").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimize_for_inference(model, dtype=torch.bfloat16, compile=False)
@@ -118,7 +118,7 @@ def test_the_model_itself_stays_as_it_was():
         optimize_for_inference(model, dtype=torch.float32, compile=False).train()
 
 
-def test_other_networks_and_pyramids_are_taken_too():
+def test_other_networks_and_pyramids_are_supported():
     other = timm.create_model("test_resnet", num_classes=4).eval()
     with torch.inference_mode():
         assert error(optimize_for_inference(other, dtype=torch.float32, compile=False)(X), other(X)) <= 1e-5
@@ -167,7 +167,7 @@ def test_processes_that_share_a_model_get_the_same_answers(tmp_path):
     torch.testing.assert_close(torch.tensor(eval(answers.pop())), model(X), rtol=1e-4, atol=1e-5)
 
 
-def test_what_the_machine_has_decides(monkeypatch):
+def test_the_defaults_depend_on_the_machine(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert fastest_dtype("cpu") == torch.float32

@@ -1,4 +1,4 @@
-"""A `.pt2` from a stranger: what may run code is refused before PyTorch reads it."""
+"""Untrusted `.pt2` files: content that may run code is rejected before PyTorch reads it."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from tests.deploy.models import SMALLEST, make
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory):
-    """The members of a real .pt2, whose root folder is left out of their names."""
+    """The members of a valid .pt2, with names relative to its root folder."""
     path = tmp_path_factory.mktemp("pt2") / "model.pt2"
     export_model(make(**SMALLEST), path)
     found = load_exported(path)(np.zeros((1, 3, 64, 64), np.float32))
@@ -48,7 +48,7 @@ def pickled(mark):
 
 
 def edited(members, name, change):
-    """The members with another JSON under a name."""
+    """Return the members with one JSON file replaced."""
     content = json.loads(members[name])
     change(content)
     return {**members, name: json.dumps(content).encode()}
@@ -118,7 +118,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_pt2_that_may_run_code_is_refused_and_its_code_does_not_run(kind, members, tmp_path):
+def test_a_pt2_that_may_run_code_raises_an_error_and_runs_nothing(kind, members, tmp_path):
     mark = tmp_path / "the-payload-ran"
     path = write(tmp_path / "evil.pt2", HOSTILE[kind](members, mark))
     with pytest.raises(InputError, match=r"evil\.pt2"):
@@ -126,7 +126,7 @@ def test_a_pt2_that_may_run_code_is_refused_and_its_code_does_not_run(kind, memb
     assert not mark.exists()
 
 
-def test_a_pickle_of_weights_would_run_if_it_were_not_refused(members, tmp_path):
+def test_a_pickle_of_weights_would_run_without_the_check(members, tmp_path):
     mark = tmp_path / "the-payload-ran"
     path = write(tmp_path / "evil.pt2", weights_as_a_pickle(members, mark))
     with pytest.raises(Exception):  # noqa: B017, PT011 - whatever PyTorch raises after it ran the payload
@@ -139,7 +139,7 @@ def test_unchanged_members_load(members, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 torn"])
-def test_a_damaged_pt2_is_refused_by_name(content, tmp_path):
+def test_a_damaged_pt2_raises_an_error_with_its_name(content, tmp_path):
     (tmp_path / "torn.pt2").write_bytes(content)
     with pytest.raises(InputError, match=r"torn\.pt2"):
         load_exported(tmp_path / "torn.pt2")

@@ -1,4 +1,4 @@
-"""docs/ecosystem.md: every block runs as it stands, and what its tables say is so."""
+"""The code blocks and the tables of docs/ecosystem.md are correct."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ SHELL = [line for language, code in BLOCKS if language == "sh" for line in code.
 
 
 def rows_below(heading: str, table: int = 0) -> list[list[str]]:
-    """The cells of a table below a heading of the page."""
+    """Return the cells of the table below a heading of the page."""
     section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     tables = re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE)
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in tables[table].splitlines()[2:]]
@@ -40,7 +40,7 @@ def what_it_is_about(code: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder with an authors' file, in which the page's commands were run."""
+    """A folder with a checkpoint of the authors, in which the commands of the page were run."""
     folder = tmp_path_factory.mktemp("ecosystem")
     torch.save({"model": official_state_dict("glnet_4g")}, folder / "glnet_4g.pth")
     with pytest.MonkeyPatch.context() as patch:
@@ -54,13 +54,13 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(folder) -> dict[str, Tensor]:
-    """The parameters of the stages, from the authors' file."""
+    """The parameters of the stages in the checkpoint of the authors."""
     model = glmix.load_official(folder / "glnet_4g.pth")
     return {name: value.detach() for name, value in model.named_parameters() if name.startswith("stages.")}
 
 
 def of_the_stages(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters of a backbone's stages, wherever in the module it is and however its stages are cut."""
+    """Return the parameters of the stages of a backbone, independent of how a library wraps and splits them."""
     found = {}
     for name, parameter in module.named_parameters():
         place = re.search(r"\bstages[._]\d.*", name)
@@ -107,7 +107,7 @@ def test_blocks_run_with_the_authors_weights_and_train_all_of_the_backbone(code,
 DECODERS = rows_below("segmentation-models-pytorch")
 
 
-def test_every_decoder_stands_in_the_table():
+def test_the_table_lists_every_decoder():
     smp = pytest.importorskip("segmentation_models_pytorch")
     assert sorted(row[0].lower() for row in DECODERS) == sorted(smp.MODEL_ARCHITECTURES_MAPPING)
 
@@ -145,7 +145,7 @@ def test_a_saved_segmentation_model_is_loaded_without_the_backbones_folder(folde
 
 
 def small_transformer(name: str, out_indices: list[int]) -> nn.Module:
-    """A small model of transformers on a small GLNet."""
+    """Return a small model of transformers with a small GLNet."""
     import transformers
 
     detr = {"encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}

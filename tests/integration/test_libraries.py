@@ -1,4 +1,4 @@
-"""GLNet inside the libraries that people use, run for real."""
+"""GLNet as a backbone in other libraries."""
 
 import sys
 
@@ -39,7 +39,7 @@ def test_segmentation_models_train_a_step(decoder, encoder):
     assert not torch.equal(model(x), before)
 
 
-def test_the_dpt_decoder_exports_with_it_and_answers_alike():
+def test_the_dpt_decoder_can_be_exported():
     smp = pytest.importorskip("segmentation_models_pytorch")
     model = smp.DPT("tu-test_glnet", encoder_weights=None, decoder_readout="ignore", classes=3).eval()
     x = torch.rand(1, 3, 64, 64)
@@ -69,7 +69,7 @@ def test_torchvision_builds_a_feature_pyramid_on_it():
     stages = {f"{i}": f"{i}" for i in range(4)}
 
     class Body(torch.nn.Sequential):
-        """The stem with the first stage, then the other stages: what torchvision's getter walks through."""
+        """The stem with the first stage, then the other stages, as torchvision's IntermediateLayerGetter needs them."""
 
         def __init__(self) -> None:
             super().__init__(torch.nn.Sequential(model.stem, model.stages[0]), *list(model.stages)[1:])

@@ -1,4 +1,4 @@
-"""`python -m glmix.run`: scripts of other projects run as they do under Python, with our models in timm."""
+"""`python -m glmix.run` runs scripts of other projects like Python, with the GLNets registered in timm."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=folder, timeout=300)
 
 
-def test_a_script_creates_our_models_and_sees_what_it_sees_under_python(folder):
+def test_a_script_can_create_the_models_and_runs_as_with_python(folder):
     plain = python(folder, "tools/validate.py")
     ours = python(folder, "-m", "glmix.run", "tools/validate.py", "--model", "test_glnet")
     assert ours.returncode == 0, ours.stderr
@@ -126,7 +126,7 @@ def test_torchrun_starts_it(folder):
 
 
 @pytest.mark.parametrize("arguments", [[], ["-m"], ["--model", "x"], ["absent.py"]])
-def test_wrong_arguments_are_refused(arguments, monkeypatch, capsys):
+def test_wrong_arguments_raise_an_error(arguments, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     with pytest.raises(SystemExit) as stopped:

@@ -1,4 +1,4 @@
-"""What is computed again on the way back changes no number, only what is remembered."""
+"""Activation checkpointing saves memory and does not change results."""
 
 import copy
 
@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from glmix.layers import recompute
+from glmix.layers import checkpointing
 from glmix.layers.mixer import LocalBranch
 from glmix.layers.mlp import ConvMlp
 
 
-def remembered(module: nn.Module, x: Tensor) -> int:
-    """Bytes that autograd keeps of a forward pass, beside parameters and what is in x, each memory once."""
+def saved_bytes(module: nn.Module, x: Tensor) -> int:
+    """Return the bytes that autograd saves in a forward pass, without parameters and x; shared memory counts once."""
     own = {tensor.untyped_storage().data_ptr() for tensor in [x, *module.parameters()]}
     kept: dict[int, int] = {}
 
@@ -31,33 +31,33 @@ def remembered(module: nn.Module, x: Tensor) -> int:
 @pytest.mark.parametrize(
     ("module", "channels"), [(ConvMlp(8, 32, depthwise=True), 32), (ConvMlp(8, 32), 32), (LocalBranch(8), 8)]
 )
-def test_the_result_of_a_cheap_step_is_not_remembered(module: nn.Module, channels: int) -> None:
+def test_the_result_of_the_cheap_layer_is_not_saved(module: nn.Module, channels: int) -> None:
     x = torch.randn(2, 8, 16, 16, requires_grad=True)
     one_map = 2 * channels * 16 * 16 * 4
-    saved = remembered(copy.deepcopy(module).eval(), x) - remembered(module.train(), x)
+    saved = saved_bytes(copy.deepcopy(module).eval(), x) - saved_bytes(module.train(), x)
     assert saved >= one_map
 
 
 @pytest.mark.parametrize("module", [ConvMlp(8, 32, depthwise=True), LocalBranch(8)])
-def test_gradients_stay_the_same_to_the_bit(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_are_bitwise_identical(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(2, 8, 12, 10, requires_grad=True)
 
     def gradients() -> list[Tensor]:
         return list(torch.autograd.grad(module.train()(x).square().sum(), [x, *module.parameters()]))
 
     again = gradients()
-    monkeypatch.setattr(recompute, "checkpoint", lambda function, x, **_: function(x))
+    monkeypatch.setattr(checkpointing, "checkpoint", lambda function, x, **_: function(x))
     for found, expected in zip(again, gradients(), strict=True):
         assert torch.equal(found, expected)
 
 
-def test_without_gradients_nothing_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recompute, "checkpoint", None)
+def test_without_gradients_nothing_is_recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpointing, "checkpoint", None)
     with torch.no_grad():
         ConvMlp(8, 32).train()(torch.randn(1, 8, 4, 4))
 
 
-def test_the_costly_step_behind_is_not_computed_again() -> None:
+def test_the_last_layer_is_not_recomputed() -> None:
     module, calls = ConvMlp(8, 32).train(), 0
 
     def count(*_: object) -> None:
@@ -65,6 +65,6 @@ def test_the_costly_step_behind_is_not_computed_again() -> None:
         calls += 1
 
     module.act.register_forward_hook(count)
-    module.fc2.register_forward_hook(count)  # behind the convolution, which ends early on the second time
+    module.fc2.register_forward_hook(count)  # not reached a second time: the recomputation stops early
     module(torch.randn(1, 8, 4, 4)).sum().backward()
     assert calls == 3

@@ -1,4 +1,4 @@
-"""The mathematics of the bridge, for any height, width and number of slots."""
+"""Properties of clustering and dispatching for any height, width and number of slots."""
 
 import itertools
 
@@ -31,7 +31,7 @@ settings.load_profile("bridge")
 
 
 def case(height: int, width: int, rows: int, cols: int, channels: int = 6):
-    """A double-precision image with its pixels and pooled seeds."""
+    """Return a float64 image, its pixels and its pooled seeds."""
     generator = torch.Generator().manual_seed(height * 1000 + width * 100 + rows * 10 + cols)
     x = torch.randn(2, channels, height, width, generator=generator, dtype=torch.float64)
     return x, pixels_of(x), pool_to_grid(x, rows, cols)
@@ -98,7 +98,7 @@ def test_both_directions_are_attention_with_normalised_queries_and_keys(height, 
 
 
 @given(size=st.integers(1, 40), bins=st.integers(1, 12))
-def test_the_pooling_matrix_has_the_windows_of_adaptive_pooling(size, bins):
+def test_pooling_matrix_matches_adaptive_pooling_windows(size, bins):
     x = torch.randn(3, 1, size, dtype=torch.float64)
     torch.testing.assert_close(x @ pooling_matrix(size, bins, x).t(), F.adaptive_avg_pool1d(x, bins))
 
@@ -127,7 +127,7 @@ def test_lloyd_iterations_never_lower_the_similarity_of_pixels_to_their_centres(
     assert all(after >= before - 1e-9 for before, after in itertools.pairwise(similarity))
 
 
-def test_gradients_of_hard_clusters_flow_through_the_means_alone():
+def test_gradients_of_hard_clusters_flow_only_through_the_means():
     x, pixels, seeds = case(5, 6, 2, 2)
     pixels = pixels.clone().requires_grad_()
     clustering, _ = pair_of("kmeans", x, pixels.detach(), seeds, 2, 2)
@@ -147,13 +147,13 @@ def test_gradients_of_the_soft_bridge_are_those_of_its_formula():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_black_pixels_and_black_seeds_give_no_nan(dtype):
+def test_zero_pixels_and_zero_seeds_give_no_nan(dtype):
     zeros = torch.zeros(1, 5, 4, dtype=dtype)
     logits = cosine_logits(zeros[:, :2], zeros, torch.ones(1, dtype=dtype))
     assert (logits == 0).all()
 
 
-def test_narrow_logits_are_kept_in_float32():
+def test_logits_of_half_precision_inputs_are_float32():
     pixels = torch.randn(1, 30, 8)
     wide = cosine_logits(pixels[:, :4], pixels, torch.ones(1))
     narrow = cosine_logits(pixels[:, :4].bfloat16(), pixels.bfloat16(), torch.ones(1).bfloat16())
@@ -162,7 +162,7 @@ def test_narrow_logits_are_kept_in_float32():
 
 
 @given(num_slots=st.integers(4, 256), height=st.integers(8, 512), width=st.integers(8, 512))
-def test_a_fitted_grid_has_about_as_many_slots_in_the_aspect_ratio_of_the_image(num_slots, height, width):
+def test_fit_grid_keeps_the_number_of_slots_and_the_aspect_ratio(num_slots, height, width):
     rows, cols = fit_grid(num_slots, height, width)
     assert rows >= 1
     assert cols >= 1

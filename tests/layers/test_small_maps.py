@@ -16,7 +16,7 @@ HAS_AMX = CPUINFO.is_file() and "amx_bf16" in CPUINFO.read_text()
 
 
 class Convolved(TorchFunctionMode):
-    """Note the dtypes that 2-d convolutions are computed in."""
+    """Records the dtypes of 2-d convolutions."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Stems and transitions, strided and dilated."""
+"""Tests of the stem and the transitions, with stride and with dilation."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from glmix.layers import Stem, transition
 @pytest.mark.parametrize("order", ["norm_conv", "conv_norm"])
 @pytest.mark.parametrize("kernel_size", [2, 3])
 @given(height=st.integers(4, 19), width=st.integers(4, 19))
-def test_a_transition_without_stride_computes_the_strided_one_on_every_second_pixel(order, kernel_size, height, width):
+def test_transition_with_stride_1_matches_stride_2_on_every_second_pixel(order, kernel_size, height, width):
     strided = transition(6, 8, order, kernel_size, stride=2).eval()
     dense = transition(6, 8, order, kernel_size, stride=1).eval()
     dense.load_state_dict(strided.state_dict())
@@ -23,7 +23,7 @@ def test_a_transition_without_stride_computes_the_strided_one_on_every_second_pi
 
 
 @pytest.mark.parametrize("style", ["patch", "conv"])
-def test_a_stem_quarters_the_image_and_hands_on_channels_last_memory(style):
+def test_stem_downsamples_by_4_and_returns_channels_last_memory(style):
     pixels = Stem(3, 16, style).eval()(torch.randn(2, 3, 64, 96))
     assert pixels.shape == (2, 16, 16, 24)
     assert pixels.is_contiguous(memory_format=torch.channels_last)
@@ -37,6 +37,6 @@ def test_a_stem_quarters_the_image_and_hands_on_channels_last_memory(style):
         (lambda: transition(4, 8, kernel_size=5), "transition_kernel must be 2 or 3, got 5"),
     ],
 )
-def test_unknown_choices_are_refused_in_words(make, words):
+def test_unknown_values_raise_an_error(make, words):
     with pytest.raises(ValueError, match=words):
         make()

@@ -1,4 +1,4 @@
-"""Graphs of a model by TorchScript, the ONNX exporter built on it, `torch.export` and `torch.vmap`."""
+"""Graph capture with TorchScript, its ONNX exporter and `torch.export`; `torch.vmap`."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ for options in ({}, {"slot_grid": 5}):
 
 
 class Stages(nn.Module):
-    """What a decoder of another library asks of its encoder."""
+    """An encoder as used by the decoders of other libraries."""
 
     def __init__(self, model: nn.Module, indices: list[int] | int | None, norm: bool, stop_early: bool) -> None:
         super().__init__()

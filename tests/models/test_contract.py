@@ -1,4 +1,4 @@
-"""The whole contract of a model under timm, for every model."""
+"""The timm model interface, tested for every model."""
 
 import copy
 import io
@@ -33,7 +33,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def grid_of(reduction: int, height: int, width: int, patch: bool) -> tuple[int, int]:
-    """How many pixels a stage has: windows of an overlapping stem round up, patches round down."""
+    """Return the size of a feature map: overlapping stems round up, patch stems round down."""
     if patch:
         return height // reduction, width // reduction
     return -(-height // reduction), -(-width // reduction)
@@ -41,7 +41,7 @@ def grid_of(reduction: int, height: int, width: int, patch: bool) -> tuple[int, 
 
 @pytest.fixture(scope="module", params=ALL)
 def model(request) -> GLNet:
-    """One instance of each model for tests that leave it as it was."""
+    """One instance of each model, for tests that do not change it."""
     return make(request.param).eval()
 
 
@@ -73,7 +73,7 @@ def test_backward_reaches_every_parameter(name):
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
-def test_the_default_config_is_true(name):
+def test_the_default_config_matches_the_model(name):
     model = make(name, device="meta").eval()
     cfg = model.default_cfg
     x = torch.empty(1, *cfg["input_size"], device="meta")
@@ -91,12 +91,12 @@ def test_the_default_config_is_true(name):
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
-def test_unknown_arguments_are_refused(name):
+def test_unknown_arguments_raise_an_error(name):
     with pytest.raises(TypeError, match="not_an_argument"):
         make(name, device="meta", not_an_argument=1)
 
 
-def test_it_is_listed_by_timm():
+def test_timm_lists_the_models():
     listed = timm.list_models("*glnet*")
     assert set(MODEL_NAMES) <= set(listed)
     assert not set(MODEL_NAMES) & set(timm.list_models(pretrained=True))
@@ -122,7 +122,7 @@ def test_every_feature_class_gives_the_stages(name, feature_class):
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
 @pytest.mark.parametrize("out_indices", [(0,), (3,), (1, 3), (0, 1, 2), (-1,)])
-def test_any_subset_of_features_can_be_asked_for(name, out_indices):
+def test_any_subset_of_features_can_be_selected(name, out_indices):
     pyramid = make(name, features_only=True, out_indices=out_indices, device="meta").eval()
     outputs = pyramid(torch.empty(1, 3, 64, 64, device="meta"))
     assert [f.shape[1] for f in outputs] == pyramid.feature_info.channels()
@@ -238,7 +238,7 @@ def test_images_may_have_other_channels_than_three(name, in_chans):
     ],
 )
 @pytest.mark.parametrize("feature_class", [None, *FEATURE_CLASSES])
-def test_unfit_images_are_refused_in_words(shape, words, feature_class):
+def test_images_of_wrong_shape_raise_an_error(shape, words, feature_class):
     kwargs = {} if feature_class is None else {"features_only": True, "feature_cls": feature_class}
     model = make("test_glnet", **kwargs).eval()
     with pytest.raises(ValueError, match=words):
@@ -257,7 +257,7 @@ def test_a_smaller_output_stride_keeps_the_grid_and_the_parameters(name, output_
     assert {n: p.shape for n, p in model.state_dict().items()} == {n: p.shape for n, p in strided.state_dict().items()}
 
 
-def test_convolutions_behind_a_kept_grid_are_dilated():
+def test_convolutions_after_a_transition_without_stride_are_dilated():
     model = make("test_glnet", output_stride=8)
     dilations = [
         {m.dilation[0] for m in stage.modules() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1}
@@ -266,7 +266,7 @@ def test_convolutions_behind_a_kept_grid_are_dilated():
     assert dilations == [{1}, {1}, {1, 2}, {2, 4}]  # a transition has the dilation of the stage before it
 
 
-def test_other_output_strides_are_refused():
+def test_other_output_strides_raise_an_error():
     with pytest.raises(ValueError, match="output_stride must be 8, 16 or 32, got 4"):
         make("test_glnet", output_stride=4)
 
@@ -404,7 +404,7 @@ def test_half_of_a_model_runs_in_half_precision():
     assert model(torch.randn(1, 3, 64, 64).half()).dtype == torch.float16
 
 
-def test_initialisation_is_the_papers():
+def test_initialisation_matches_the_paper():
     model = make("glnet_stl_paramslot")
     bridge = model.stages[1].blocks[0].mixer.bridge
     assert bridge.scale.shape == (1,)

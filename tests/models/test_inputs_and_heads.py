@@ -1,4 +1,4 @@
-"""Images of a wrong dtype, and classifiers without pooling."""
+"""Tests of input dtypes and of classifiers without pooling."""
 
 import pytest
 import timm
@@ -11,7 +11,7 @@ from glmix.errors import InputError
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float64, torch.bool])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_images_of_another_dtype_are_refused_in_words(dtype, autocast):
+def test_images_of_another_dtype_raise_an_error(dtype, autocast):
     model = timm.create_model("test_glnet").eval()
     x = torch.ones(1, 3, 64, 64, dtype=dtype)
     with torch.autocast("cpu", enabled=autocast), pytest.raises(InputError) as error:
@@ -26,14 +26,14 @@ def test_images_of_another_dtype_are_refused_in_words(dtype, autocast):
 
 @pytest.mark.parametrize("image", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
-def test_autocast_takes_images_of_every_narrow_dtype(image, weights):
+def test_autocast_accepts_images_in_half_precision(image, weights):
     model = timm.create_model("test_glnet").eval().to(weights)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         assert model(torch.rand(1, 3, 64, 64, dtype=image)).isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["test_glnet", "glnet_4g_tklb"])
-def test_without_pooling_the_classifier_gives_a_map_whose_mean_are_the_pooled_logits(name):
+def test_the_mean_of_the_logit_map_without_pooling_equals_the_pooled_logits(name):
     model = timm.create_model(name, num_classes=7, global_pool="").eval()
     assert model.head.fc.bias.abs().max() == 0
     x = torch.randn(2, 3, 64, 96)
@@ -65,7 +65,7 @@ def test_resetting_a_classifier_changes_between_maps_and_pooled_logits(name):
         assert type(model.head.fc) is layer
 
 
-def test_logits_without_pooling_stay_in_float32_where_the_rest_is_narrow():
+def test_logits_without_pooling_stay_in_float32_in_half_precision_models():
     model = timm.create_model("test_glnet", num_classes=7, global_pool="").eval()
     fast = glmix.optimize_for_inference(model, dtype=torch.bfloat16, compile=False, keep_memory=False)
     x = torch.randn(1, 3, 64, 64)

@@ -1,4 +1,4 @@
-"""Malformed checkpoint files end in one sentence that names the file, whoever reads them."""
+"""Malformed checkpoint files cause an error message with the file name in all functions that read them."""
 
 import argparse
 import io
@@ -29,7 +29,7 @@ def saved(content: Any, **kwargs: Any) -> bytes:
 
 
 def flipped(content: bytes, places: range) -> bytes:
-    """The bytes with some bits flipped, always the same ones."""
+    """Flip some bits; the choice is deterministic."""
     generator = random.Random(len(content))
     changed = bytearray(content)
     for _ in range(20):
@@ -38,7 +38,7 @@ def flipped(content: bytes, places: range) -> bytes:
 
 
 def with_first(change: Any) -> dict[str, Any]:
-    """Weights, the first of which is changed."""
+    """Return weights of which the first tensor is changed."""
     weights: dict[str, Any] = good_weights()
     name = next(iter(weights))
     weights[name] = change(weights[name])
@@ -132,7 +132,7 @@ def commands(path: Path) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("suffix", [".pth", ".ckpt", ".safetensors"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_malformed_file_is_refused_by_its_name(case, suffix, tmp_path, capsys):
+def test_a_malformed_file_raises_an_error_with_its_name(case, suffix, tmp_path, capsys):
     path = tmp_path / f"malformed{suffix}"
     path.write_bytes(CASES[case]())
     overlay = {"file": str(path)}
@@ -154,7 +154,7 @@ def test_a_malformed_file_is_refused_by_its_name(case, suffix, tmp_path, capsys)
     assert not (tmp_path / "folder").exists()
 
 
-def test_a_folder_is_no_checkpoint(tmp_path, capsys):
+def test_a_folder_raises_an_error(tmp_path, capsys):
     for read in (glmix.load_official, load_trained, lambda path: load_weights(torch.nn.Identity(), path)):
         with pytest.raises(InputError, match=f"{tmp_path} is a folder"):
             read(tmp_path)
@@ -163,7 +163,7 @@ def test_a_folder_is_no_checkpoint(tmp_path, capsys):
         assert str(tmp_path) in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_a_run_says_how_it_is_loaded(tmp_path):
+def test_the_error_for_a_training_checkpoint_explains_how_to_load_it(tmp_path):
     torch.save({"state_dict": {"model.x": torch.ones(1)}, "glmix": {}}, tmp_path / "best.ckpt")
     with pytest.raises(InputError, match=r"best\.ckpt is a checkpoint of `glmix fit`: .*load_trained"):
         glmix.load_official(tmp_path / "best.ckpt")

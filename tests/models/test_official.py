@@ -1,4 +1,4 @@
-"""The authors' checkpoints, as released and as they might arrive: read, recognised, converted, or refused in words."""
+"""Reading, recognition and conversion of the authors' checkpoints, and errors for malformed files."""
 
 import argparse
 import json
@@ -61,7 +61,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_loads_both_ways(layout, weights, expected, tmp_path):
+def test_every_checkpoint_layout_loads_with_load_official_and_timm(layout, weights, expected, tmp_path):
     path = tmp_path / "glnet_stl.pth"
     torch.save(LAYOUTS[layout](weights), path)
     assert torch.equal(logits(glmix.load_official(path)), expected)
@@ -78,7 +78,7 @@ def test_safetensors_load(weights, expected, tmp_path):
     assert torch.equal(logits(glmix.load_official(tmp_path / "weights.bin")), expected)
 
 
-def test_the_weights_that_the_authors_report_are_taken(tmp_path):
+def test_the_default_weights_are_those_that_the_authors_report(tmp_path):
     for variant, chosen in (("glnet_16g", "model_ema"), ("glnet_4g", "model")):
         small = {n: t for n, t in official_state_dict(variant).items() if n.startswith("downsample_layers.0")}
         raw, ema = small, {name: tensor + 1 for name, tensor in small.items()}
@@ -110,13 +110,13 @@ def test_other_classes_channels_and_features_are_adapted(weights, tmp_path):
     assert fewer_slots.stages[0].blocks[0].mixer.bridge.rows == 4
 
 
-def test_a_fine_tuned_number_of_classes_is_read_off_the_file(weights, tmp_path):
+def test_the_number_of_classes_is_inferred_from_the_file(weights, tmp_path):
     fewer = {**weights, "head.weight": weights["head.weight"][:9], "head.bias": weights["head.bias"][:9]}
     torch.save({"model": fewer}, tmp_path / "nine.pth")
     assert glmix.load_official(tmp_path / "nine.pth").num_classes == 9
 
 
-def test_weights_that_do_not_fit_are_refused_with_a_list(weights, tmp_path):
+def test_weights_that_do_not_fit_raise_an_error_with_a_list(weights, tmp_path):
     path = tmp_path / "damaged.pth"
     damaged = {name: tensor for name, tensor in weights.items() if name != "stages.1.blocks.0.norm1.bias"}
     damaged["norm.weight"] = damaged["norm.weight"][:-1]
@@ -137,7 +137,7 @@ def test_weights_that_do_not_fit_are_refused_with_a_list(weights, tmp_path):
 
 
 class Payload:
-    """What a malicious pickle does when it is read: here it makes a file."""
+    """A malicious pickle; unpickling it creates a file."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -147,12 +147,12 @@ class Payload:
 
 
 @pytest.mark.parametrize("new_format", [True, False])
-def test_a_file_that_would_run_code_is_refused_and_its_code_does_not_run(new_format, weights, tmp_path):
+def test_a_file_that_would_run_code_raises_an_error_and_runs_nothing(new_format, weights, tmp_path):
     path, mark = tmp_path / "evil.pth", tmp_path / "the-payload-ran"
     torch.save({"model": weights, "x": Payload(mark)}, path, _use_new_zipfile_serialization=new_format)
-    with pytest.raises(ValueError, match="holds Python objects other than weights"):
+    with pytest.raises(ValueError, match="contains Python objects other than weights"):
         glmix.load_official(path)
-    with pytest.raises(ValueError, match="can run any code"):
+    with pytest.raises(ValueError, match="can run arbitrary code"):
         timm.create_model("glnet_stl", pretrained=True, pretrained_cfg_overlay={"file": str(path)})
     assert not mark.exists()
 
@@ -161,7 +161,7 @@ def test_a_file_that_would_run_code_is_refused_and_its_code_does_not_run(new_for
     ("content", "words"),
     [(b"", "not a PyTorch or safetensors checkpoint"), (b"\x89PNG and more bytes", "checkpoint|Python objects")],
 )
-def test_what_is_no_checkpoint_is_refused_by_name(content, words, tmp_path):
+def test_other_files_raise_an_error_with_their_name(content, words, tmp_path):
     path = tmp_path / "photo.pth"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=words) as refusal:
@@ -169,21 +169,21 @@ def test_what_is_no_checkpoint_is_refused_by_name(content, words, tmp_path):
     assert "photo.pth" in str(refusal.value)
 
 
-def test_checkpoints_without_weights_are_refused(tmp_path):
+def test_checkpoints_without_weights_raise_an_error(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "none.pth")
-    with pytest.raises(ValueError, match="holds no weights"):
+    with pytest.raises(ValueError, match="contains no weights"):
         glmix.load_official(tmp_path / "none.pth")
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="holds a list, not a dict"):
+    with pytest.raises(ValueError, match="contains a list, not a dict"):
         glmix.load_official(tmp_path / "list.pth")
     with pytest.raises(FileNotFoundError, match="No checkpoint at"):
         glmix.load_official(tmp_path / "absent.pth")
 
 
-def test_pretrained_without_a_file_says_where_the_files_are():
+def test_pretrained_without_a_file_raises_an_error_with_the_download_page():
     with pytest.raises(InputError, match=r"authors publish them at https://\S+; .*glmix convert glnet_4g.pth"):
         timm.create_model("glnet_4g", pretrained=True)
-    with pytest.raises(InputError, match="Nobody publishes weights for glnet_nano"):
+    with pytest.raises(InputError, match="no published weights for glnet_nano"):
         timm.create_model("glnet_nano", pretrained=True)
 
 
@@ -214,9 +214,9 @@ def test_a_saved_model_keeps_its_options(tmp_path):
         assert torch.equal(again(x), model(x))
 
 
-def test_a_fused_model_is_not_saved_into_a_folder_that_nothing_reads(tmp_path):
+def test_a_fused_model_cannot_be_saved_to_a_folder(tmp_path):
     model = fuse(timm.create_model("test_glnet").eval())
-    with pytest.raises(ValueError, match=r"not be read into test_glnet again .* save the folder before"):
+    with pytest.raises(ValueError, match=r"not be loaded into test_glnet again .* Save the folder before"):
         glmix.save_model(model, tmp_path / "fused")
     assert not (tmp_path / "fused").exists()
     torch.save(model, tmp_path / "fused.pt")

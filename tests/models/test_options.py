@@ -1,4 +1,4 @@
-"""The choices of the paper's ablations, as arguments; what cannot be combined is refused in words."""
+"""Constructor arguments for the design choices of the paper, and errors for invalid combinations."""
 
 import pytest
 import timm
@@ -62,30 +62,30 @@ def test_every_choice_runs_trains_and_reaches_its_parameters(options):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"local": False, "slots": False}, "its local branch, its slot branch, or both: got neither"),
+        ({"local": False, "slots": False}, "a local branch, a slot branch, or both; got neither"),
         ({"seeds": "learned", "clustering": "kmeans"}, "Learned seeds need clustering='soft', got 'kmeans'"),
         ({"seeds": "learned", "clustering": "static"}, "Learned seeds need clustering='soft', got 'static'"),
         ({"seeds": "learned", "slot_aspect": True}, "cannot follow the aspect ratio"),
         ({"seeds": "random"}, "seeds must be 'pooled' or 'learned', got 'random'"),
         ({"clustering": "hard"}, "clustering must be 'soft', 'kmeans' or 'static', got 'hard'"),
         ({"mixers": ("conv", "glmix", "glmix", "attn")}, "must be 'glmix' or 'attn', got 'conv' in stage 0"),
-        ({"mixers": ("glmix", "attn")}, "mixers must be one value or 4 of them"),
-        ({"depths": (1, 1)}, "depths must be one value or 4 of them"),
+        ({"mixers": ("glmix", "attn")}, "mixers must be one value or 4 values"),
+        ({"depths": (1, 1)}, "depths must be one value or 4 values"),
         ({"local_kernel": 4}, "local_kernel must be an odd number, got 4"),
         ({"num_slots": 0}, "num_slots must be at least 1, got 0"),
         ({"slot_grid": (0, 4)}, "at least one row and one column, got 0 rows and 4 columns"),
-        ({"slot_grid": (1, 2, 3)}, "slot_grid must be one value or 4 of them"),
-        ({"head_dim": 24}, "width of 32 channels does not divide into attention heads of 24"),
+        ({"slot_grid": (1, 2, 3)}, "slot_grid must be one value or 4 values"),
+        ({"head_dim": 24}, "width of 32 channels is not divisible by head_dim=24"),
         ({"kmeans_iterations": -1, "clustering": "kmeans"}, "kmeans_iterations must be 0 or more, got -1"),
     ],
     ids=str,
 )
-def test_what_cannot_be_is_refused_in_words(options, words):
+def test_invalid_options_raise_an_error(options, words):
     with pytest.raises(ValueError, match=words):
         make(**options)
 
 
-def test_mixers_take_turns_within_a_stage():
+def test_mixers_alternate_within_a_stage():
     model = timm.create_model("glnet_4g", device="meta")
     kinds = [[type(block.mixer) for block in stage.blocks] for stage in model.stages]
     assert kinds == [[GLMix] * 4, [GLMix] * 4, [GLMix, GridAttention] * 9, [GridAttention] * 4]
@@ -142,19 +142,19 @@ def test_the_slots_of_a_wrapped_model_can_be_changed_too():
 @pytest.mark.parametrize(
     ("options", "arguments", "words"),
     [
-        ({"seeds": "learned"}, {"grid": 5}, "16 learned seeds, so its slots cannot be changed to 5 rows and 5 columns"),
+        ({"seeds": "learned"}, {"grid": 5}, "16 learned seeds, .* cannot be changed to 5 rows and 5 columns"),
         ({"slots": False}, {"grid": 5}, "has no block with slots"),
         ({}, {}, "Give either grid or num_slots"),
         ({}, {"grid": 4, "num_slots": 16}, "Give either grid or num_slots"),
         ({}, {"grid": (4, 4, 4)}, r"one number or \(rows, columns\)"),
     ],
 )
-def test_slots_that_cannot_be_changed_say_why(options, arguments, words):
+def test_invalid_changes_of_the_slot_grid_raise_an_error(options, arguments, words):
     with pytest.raises(ValueError, match=words):
         make(**options).set_slot_grid(**arguments)
 
 
-def test_slots_start_from_the_scale_that_each_model_learns_best_with():
+def test_the_initial_slot_scale_of_each_model():
     assert {b.scale.item() for b in bridges(timm.create_model("glnet_nano"))} == {8.0}
     assert bridges(make(slot_scale=(None,) * 4))[0].scale.item() == pytest.approx(32**-0.5)
     assert [b.scale.item() for b in bridges(make(slot_scale=(1.0, 2.0, 3.0, 4.0)))] == [1.0, 2.0, 3.0]

@@ -1,4 +1,4 @@
-"""Padded batches: an image gives on its own pixels what it gives alone, whatever stands beside it."""
+"""Padded batches: the results for the pixels of an image equal those without padding."""
 
 import pytest
 import timm
@@ -15,7 +15,7 @@ SMALL = {"widths": (32, 64, 96, 128), "depths": (2, 2, 2, 1), "num_slots": 16}
 
 
 def varied(model: nn.Module) -> nn.Module:
-    """Statistics, biases and scales away from where they begin, so that nothing cancels by chance."""
+    """Change statistics, biases and scales from their initial values, so that no errors cancel by chance."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -30,7 +30,7 @@ def varied(model: nn.Module) -> nn.Module:
 
 
 def padded(sizes: list[tuple[int, int]], canvas: tuple[int, int] = CANVAS) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """A batch whose padding holds noise, its mask, and the images alone."""
+    """Return a batch with noise in the padding, its mask and the single images."""
     generator = torch.Generator().manual_seed(0)
     images = [torch.randn(3, h, w, generator=generator) for h, w in sizes]
     batch = 10 * torch.randn(len(sizes), 3, *canvas, generator=generator)
@@ -62,7 +62,7 @@ VARIANTS = {
 @pytest.mark.parametrize("sizes", [SIZES, ODD], ids=["multiples of 32", "odd sizes"])
 @pytest.mark.parametrize("name", VARIANTS)
 @torch.no_grad()
-def test_an_image_in_a_padded_batch_gives_what_it_gives_alone(name, sizes):
+def test_results_in_a_padded_batch_equal_those_of_the_single_image(name, sizes):
     model = varied(timm.create_model(name, **VARIANTS[name]))
     batch, mask, images = padded(sizes)
     final, maps = model.forward_intermediates(batch, norm=True, mask=mask)
@@ -105,7 +105,7 @@ def test_without_padding_a_mask_changes_nothing():
 
 
 @torch.no_grad()
-def test_padding_stays_harmless_in_half_precision():
+def test_padding_has_no_effect_in_half_precision():
     model = varied(timm.create_model("test_glnet")).to(torch.bfloat16)
     batch, mask, _ = padded(SIZES)
     assert model.forward_features(batch.bfloat16(), mask).isfinite().all()
@@ -133,19 +133,19 @@ def test_no_gradient_flows_into_padding():
     [torch.ones(2, 64, 64), torch.ones(2, 32, 64, dtype=torch.bool), torch.ones(1, 64, 64, dtype=torch.bool)],
     ids=["float", "size", "batch"],
 )
-def test_a_mask_that_does_not_fit_is_named(mask):
+def test_an_invalid_mask_raises_an_error(mask):
     model = timm.create_model("test_glnet")
     with pytest.raises(ValueError, match=r"must be boolean of shape \[2, 64, 64\]"):
         model.forward_features(torch.randn(2, 3, 64, 64), mask)
 
 
-def test_a_slot_grid_that_follows_the_batch_refuses_padding():
+def test_a_slot_grid_that_follows_the_aspect_ratio_rejects_padding():
     model = timm.create_model("test_glnet", slot_aspect=True)
     with pytest.raises(ValueError, match="fixed slot grid"):
         model.forward_features(torch.randn(1, 3, 64, 64), torch.ones(1, 64, 64, dtype=torch.bool))
 
 
-def test_an_unmasked_pass_calls_nothing_of_it(monkeypatch):
+def test_a_pass_without_mask_calls_no_padding_function(monkeypatch):
     import glmix.layers.padding as padding
 
     def refuse(*args, **kwargs):

@@ -1,4 +1,4 @@
-"""The models compute what the authors' own implementation computes, on stand-ins for the authors' weights."""
+"""Numerical parity with the authors' implementation, on random substitutes for the authors' weights."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A pyramid leaves the model that it is given as it was, and shares its weights."""
+"""A pyramid does not change its model and shares the weights."""
 
 import timm
 import torch
@@ -8,7 +8,7 @@ import glmix
 
 
 def changes(model: nn.Module, x: torch.Tensor) -> list[str]:
-    """Names of the buffers that a forward pass changes."""
+    """Return the names of the buffers that a forward pass changes."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model(x)
     return [name for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])]
@@ -25,7 +25,7 @@ def test_a_pyramid_keeps_the_mode_of_the_model():
     assert changes(glmix.Pyramid(timm.create_model("test_glnet").train()), x)
 
 
-def test_a_pyramid_leaves_the_model_as_it_was():
+def test_a_pyramid_does_not_change_the_model():
     model = timm.create_model("test_glnet", num_classes=5).eval()
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the forward pass must not do, whatever the machine: copy, permute into new memory, cast, repeat."""
+"""The forward pass does not copy, permute into new memory, cast or repeat tensors."""
 
 import pytest
 import timm
@@ -9,7 +9,7 @@ COPIES = {"clone", "_to_copy", "copy_", "repeat", "contiguous", "_reshape_copy",
 
 
 class Recorder(TorchDispatchMode):
-    """Notes the names of all operators that run."""
+    """Records the names of all executed operators."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ def test_a_forward_pass_copies_no_tensor(name):
     assert not COPIES & set(recorder.names)
 
 
-def test_an_image_in_any_other_memory_is_copied_once():
+def test_an_image_in_another_memory_format_is_copied_once():
     model = timm.create_model("test_glnet").eval()
     with torch.no_grad(), Recorder() as recorder:
         model(torch.randn(2, 3, 96, 128))
@@ -38,7 +38,7 @@ def test_an_image_in_any_other_memory_is_copied_once():
 
 
 @pytest.mark.parametrize("name", ["test_glnet", "glnet_stl"])
-def test_every_stage_hands_on_channels_last_memory(name):
+def test_every_stage_returns_channels_last_memory(name):
     model = timm.create_model(name).eval()
     with torch.inference_mode():
         for stage in model.forward_intermediates(torch.randn(2, 3, 96, 128), intermediates_only=True):

@@ -1,4 +1,4 @@
-"""What a model costs: counted, and measured beside its peers."""
+"""Benchmarks: multiply-accumulates, and measurements of several models in one run."""
 
 from .macs import count_by_kind, count_macs
 from .measure import Plan, measure

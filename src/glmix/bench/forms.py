@@ -1,4 +1,4 @@
-"""How a model is run, in words joined by `+`: `eager`, `fused+bf16`, `int8+onnxruntime`."""
+"""Execution modes of a model, written as words joined by `+`: `eager`, `fused+bf16`, `int8+onnxruntime`."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ from ..errors import InputError
 __all__ = ["DEFAULT_FORMS", "Form", "WORDS"]
 
 WORDS = {
-    "eager": "as the model is",
-    "plain": "a GLNet written the plain way: NCHW, nn.MultiheadAttention, nothing fused (glmix.bench.plain)",
-    "fused": "norms, scales and identities folded into their neighbours (glmix.deploy.fuse); a GLNet alone",
-    "optimized": "glmix.deploy.optimize_for_inference: fused where it is a GLNet, channels-last",
+    "eager": "the unchanged model in PyTorch eager mode",
+    "plain": "a reference implementation of GLNet: NCHW, nn.MultiheadAttention, no fusion (glmix.bench.plain)",
+    "fused": "norms, scales and residual convolutions merged into adjacent layers (glmix.deploy.fuse); only for GLNets",
+    "optimized": "glmix.deploy.optimize_for_inference: channels-last, and fused if the model is a GLNet",
     "channels_last": "weights and images in channels-last memory",
-    "keep_memory": "freed memory is kept for the next tensors (glmix.memory); optimized does so by itself",
-    "bf16": "computed in bfloat16; in training by autocast",
-    "int8": "quantised, by generated images; a GLNet in onnxruntime or openvino alone",
-    "compiled": "torch.compile, with weights frozen where it is no training",
-    "onnxruntime": "exported and run there, on the CPU",
-    "openvino": "exported and run there, on the CPU",
+    "keep_memory": "freed memory is kept for later tensors (glmix.memory); included in optimized",
+    "bf16": "bfloat16; in training with autocast",
+    "int8": "quantised with generated images; only for GLNets in onnxruntime or openvino",
+    "compiled": "torch.compile; for inference with frozen weights",
+    "onnxruntime": "exported and run in onnxruntime on the CPU",
+    "openvino": "exported and run in OpenVINO on the CPU",
 }
 DEFAULT_FORMS = ("eager", "optimized", "optimized+bf16")
 
@@ -28,12 +28,13 @@ FOR_TRAINING = ("eager", "plain", "channels_last", "keep_memory", "bf16", "compi
 
 @dataclass(frozen=True)
 class Form:
-    """One way to run a model.
+    """An execution mode of a model.
 
     Args:
+        text: the words joined by `+`, as given by the user.
         network: eager, plain, fused or optimized.
-        runtime: compiled, onnxruntime, openvino; '' for PyTorch as it is.
-        words: all that were given.
+        runtime: compiled, onnxruntime or openvino; '' for PyTorch without compilation.
+        words: the set of all words.
     """
 
     text: str
@@ -43,51 +44,60 @@ class Form:
 
     @classmethod
     def parse(cls, text: str, *, training: bool = False) -> "Form":
-        """Read a form, or say which words there are, or which of those do not go together."""
+        """Parse a form.
+
+        Args:
+            text: words joined by `+`.
+            training: whether the form is for training steps.
+
+        Raises:
+            InputError: a word is unknown, or the words cannot be combined.
+        """
         words = text.split("+")
         unknown = [word for word in words if word not in WORDS]
         if unknown:
-            raise InputError(f"No form {unknown[0]!r} in {text!r}: the words are {', '.join(WORDS)}, joined by +.")
+            raise InputError(f"Unknown word {unknown[0]!r} in the form {text!r}; the words are {', '.join(WORDS)}.")
 
-        def refuse(why: str) -> None:
-            raise InputError(f"The form {text!r} means nothing: {why}.")
+        def reject(reason: str) -> None:
+            raise InputError(f"The form {text!r} is invalid: {reason}.")
 
         if len(set(words)) < len(words):
-            refuse("a word stands in it twice")
+            reject("it contains a word twice")
         for group in (NETWORKS, RUNTIMES):
             if len(set(words) & set(group)) > 1:
-                refuse(f"it can have one of {', '.join(group)}")
+                reject(f"it can contain only one of {', '.join(group)}")
         network = next((word for word in words if word in NETWORKS), "eager")
         runtime = next((word for word in words if word in RUNTIMES), "")
         exported = runtime in ("onnxruntime", "openvino")
         if training and not set(words) <= set(FOR_TRAINING):
-            refuse(f"in training there are {', '.join(FOR_TRAINING)}")
+            reject(f"training supports only {', '.join(FOR_TRAINING)}")
         if "int8" in words and not exported:
-            refuse("int8 is there with onnxruntime and openvino")
+            reject("int8 needs onnxruntime or openvino")
         if "int8" in words and network == "plain":
-            refuse("int8 is made of the model as it is, or fused")
+            reject("int8 can be combined with eager or fused, not with plain")
         if "bf16" in words and runtime == "onnxruntime":
-            refuse("onnxruntime computes in the file's float32; bf16 is there in PyTorch and with openvino")
+            reject("onnxruntime computes in float32; bf16 needs PyTorch or openvino")
         if "channels_last" in words and (exported or network in ("plain", "optimized")):
-            refuse("channels_last goes with eager or fused, compiled or not")
+            reject("channels_last can be combined only with eager or fused in PyTorch")
         if "keep_memory" in words and (exported or network == "optimized"):
-            refuse("keep_memory goes with PyTorch, where optimized does it by itself")
+            reject("keep_memory needs PyTorch, and optimized already includes it")
         if network == "optimized" and exported:
-            refuse("what is exported is the model, fused or plain; optimized is for PyTorch")
+            reject("optimized needs PyTorch; an exported model can be eager, fused or plain")
         return cls(text, network, runtime, frozenset(words))
 
     @property
     def is_exported(self) -> bool:
+        """Whether the model is exported to a file."""
         return self.runtime in ("onnxruntime", "openvino")
 
     @property
     def needs_glnet(self) -> bool:
-        """Whether there is no such form of other models."""
+        """Whether the form is supported only for GLNets."""
         return self.network in ("plain", "fused") or "int8" in self.words
 
     @property
     def precision(self) -> str:
-        """In what its products are computed."""
+        """The data type of matrix products and convolutions."""
         return "int8" if "int8" in self.words else "bfloat16" if "bf16" in self.words else "float32"
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What numbers were measured on, and with what."""
+"""Description of the machine and the library versions of a benchmark."""
 
 import os
 import platform
@@ -16,8 +16,8 @@ LIBRARIES = ("torch", "timm", "onnxruntime", "openvino", "triton")
 
 
 def describe_machine(device: str, threads: int) -> dict[str, Any]:
-    """The processor, how many cores of it there are, how many threads computed, and the GPU where one did."""
-    told: dict[str, Any] = {
+    """Return the processor, the numbers of cores and threads, the system and, unless `device` is "cpu", the GPU."""
+    machine: dict[str, Any] = {
         "cpu": _cpu(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -26,13 +26,13 @@ def describe_machine(device: str, threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
     }
     if device != "cpu":
-        told["gpu"] = torch.cuda.get_device_name(device)
-        told["cuda"] = torch.version.cuda
-    return told
+        machine["gpu"] = torch.cuda.get_device_name(device)
+        machine["cuda"] = torch.version.cuda
+    return machine
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that take part and are there."""
+    """Return the versions of glmix and of the relevant libraries that are installed."""
     found = {"glmix": __version__}
     for library in LIBRARIES:
         try:
@@ -44,7 +44,7 @@ def versions() -> dict[str, str]:
 
 
 def _cpu() -> str:
-    """Its name, as the system has it."""
+    """Return the model name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

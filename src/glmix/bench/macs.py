@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a forward pass, counted on the operators that really run, by kind."""
+"""Multiply-accumulates (MACs) of a forward pass, counted by kind for the executed operators."""
 
 import copy
 import math
@@ -13,7 +13,7 @@ __all__ = ["KINDS", "count_by_kind", "count_macs"]
 
 aten = torch.ops.aten
 
-# Linear layers multiply by weights, products multiply activations with each other: logits, clustering, dispatching.
+# "linear" are products with weights. "products" are products of activations: logits, clustering, dispatching.
 KINDS = ("convolution", "linear", "products", "attention", "softmax", "norms", "pooling")
 
 Shape = torch.Size
@@ -22,7 +22,7 @@ Formula = Callable[..., Tally]
 
 
 def _per_element(kind: str, count: int) -> Formula:
-    """A formula for an operator that does `count` multiply-accumulates for each element of its first argument."""
+    """Return a formula for an operator with `count` multiply-accumulates per element of its first argument."""
 
     def formula(shape: Shape, *args: Any, **kwargs: Any) -> Tally:
         return {kind: count * math.prod(shape)}
@@ -31,18 +31,18 @@ def _per_element(kind: str, count: int) -> Formula:
 
 
 def _linear(x: Shape, weight: Shape, *args: Any, **kwargs: Any) -> Tally:
-    """(..., C) by (K, C)."""
+    """Count a product of (..., C) with a weight (K, C)."""
     return {"linear": math.prod(x) * weight[0]}
 
 
 def _attention(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> Tally:
-    """(..., N, C), (..., M, C), (..., M, D): two products and the softmax between them, whatever kernel does it."""
+    """Count attention of (..., N, C), (..., M, C), (..., M, D): two products and a softmax, for any kernel."""
     logits = math.prod(query[:-1]) * key[-2]
     return {"attention": logits * (query[-1] + value[-1]), "softmax": 5 * logits}
 
 
 def _whole_attention(query: Shape, key: Shape, value: Shape, dim: int, heads: int, *args: Any, **kwargs: Any) -> Tally:
-    """What `nn.MultiheadAttention` is as one operator: (B, N, C), (B, M, C); four linear layers and attention."""
+    """Count `nn.MultiheadAttention` as one operator for (B, N, C), (B, M, C): four linear layers and attention."""
     batch, pixels, others = query[0], query[1], key[1]
     logits = batch * heads * pixels * others
     return {
@@ -52,14 +52,14 @@ def _whole_attention(query: Shape, key: Shape, value: Shape, dim: int, heads: in
     }
 
 
-# Convolutions and matrix products are in torch's own table; these stand above it, as what they are made of hides in
-# kernels that it knows only in part. Norms and pools are counted as the tool counts them with which models are usually
-# published: five a layer-normalised element, two a batch-normalised one, one a pooled one.
+# Convolutions and matrix products are in torch's table of formulas. The operators below are counted here because torch
+# does not know all kernels that implement them. Norms and pooling are counted as by the tool that most publications
+# use: five per element for layer norm, two for batch norm and one for pooling.
 _FORMULAS: dict[Any, Formula] = {
     aten.linear: _linear,
     aten.scaled_dot_product_attention: _attention,
     aten._native_multi_head_attention: _whole_attention,
-    aten._softmax: _per_element("softmax", 5),  # largest, difference, exponential, sum, quotient
+    aten._softmax: _per_element("softmax", 5),  # maximum, difference, exponential, sum, quotient
     aten.native_layer_norm: _per_element("norms", 5),
     aten.native_group_norm: _per_element("norms", 5),
     aten.native_batch_norm: _per_element("norms", 2),
@@ -70,17 +70,30 @@ _FORMULAS: dict[Any, Formula] = {
 
 
 def count_macs(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> int:
-    """Multiply-accumulates for one image, in eval mode, as models are published: softmaxes are not among them."""
+    """Count the multiply-accumulates for one image in evaluation mode, without softmaxes, as in publications.
+
+    Args:
+        model: the model.
+        input_size: channels, height and width.
+    """
     return sum(count for kind, count in count_by_kind(model, input_size).items() if kind != "softmax")
 
 
 def count_by_kind(
     model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224), device: str = "meta"
 ) -> dict[str, int]:
-    """{kind: multiply-accumulates} for one image, in eval mode; a softmax does five operations an element.
+    """Count the multiply-accumulates for one image in evaluation mode by kind.
 
-    On the meta device nothing is allocated or computed. On another one the kernels that it chooses run, and the counts
-    are the same: attention is counted where it is called, by its formula.
+    The counts do not depend on the device, because attention is counted by a formula at its call. A softmax counts as
+    five operations per element.
+
+    Args:
+        model: the model.
+        input_size: channels, height and width.
+        device: the device for the forward pass. On the meta device nothing is allocated or computed.
+
+    Returns:
+        {kind: multiply-accumulates}
     """
     model = copy.deepcopy(model).to(device).eval()
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
@@ -95,7 +108,7 @@ def count_by_kind(
         return count
 
     formulas = {operator: counted(formula) for operator, formula in _FORMULAS.items()}
-    # without inference mode, attention would be seen only as the kernels that it becomes
+    # outside of inference mode, the counter gets only the kernels that implement attention
     with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         model(torch.zeros(1, *input_size, device=device, dtype=dtype))
     for operator, flops in counter.get_flop_counts()["Global"].items():
@@ -104,7 +117,7 @@ def count_by_kind(
 
 
 def _kind(operator: str) -> str:
-    """What an operator of torch's own table is."""
+    """Return the kind of an operator in torch's table of formulas."""
     if "conv" in operator:
         return "convolution"
     if "attention" in operator:

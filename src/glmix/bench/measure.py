@@ -1,4 +1,4 @@
-"""One run: models and forms, their turns, and a result that is plain data, ready for JSON."""
+"""A benchmark run of models in forms, with a result that can be written as JSON."""
 
 import statistics
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from ..errors import InputError
 from .forms import DEFAULT_FORMS, Form
 from .machine import describe_machine, versions
 from .specs import ModelSpec
-from .turns import Entry, Progress, plainly, take_turns
+from .turns import Entry, Progress, no_progress, take_turns
 
 __all__ = ["Kind", "Plan", "measure"]
 
@@ -22,18 +22,19 @@ BATCHES: dict[Kind, int] = {"inference": 8, "training": 16, "scaling": 1, "profi
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured.
+    """The settings of a benchmark run.
 
     Args:
-        models: as `ModelSpec` reads them.
-        forms: as `Form` reads them.
-        kind: inference; training: whole steps; scaling: inference at several sizes; profile: where the time goes.
-        batch: images of a pass; None for 8, 16 in training, 1 in scaling.
-        sizes: heights and widths; none for the size that each model was made for, several in scaling.
-        runs: timed passes of each.
-        latency_runs: timed passes of one image, in inference.
-        stages: time the stages of GLNets, too.
-        threads: to compute with; None for as many as PyTorch takes.
+        models: model names, see `ModelSpec`.
+        forms: execution modes, see `Form`.
+        kind: "inference", "training" (complete training steps), "scaling" (inference at several image sizes) or
+            "profile" (time per operator).
+        batch: batch size; None for 8, 16 in training, 1 in scaling.
+        sizes: image sizes (height = width), several only in scaling; empty for the input size of each model.
+        runs: number of timed passes per model and form.
+        latency_runs: number of timed passes with batch size 1, in inference.
+        stages: measure the time of each stage of GLNets.
+        threads: number of CPU threads; None for PyTorch's default.
         device: cpu or cuda.
     """
 
@@ -49,7 +50,7 @@ class Plan:
     device: str = "cpu"
 
     def check(self) -> None:
-        """Say what cannot be, before anything is built."""
+        """Raise InputError if a setting is invalid, before any model is built."""
         if self.kind not in get_args(Kind):
             raise InputError(f"kind must be one of {', '.join(get_args(Kind))}, got {self.kind!r}.")
         numbers = {"batch": self.images, "runs": self.runs, "threads": 1 if self.threads is None else self.threads}
@@ -59,40 +60,53 @@ class Plan:
         if self.latency_runs < 0:
             raise InputError(f"latency_runs must be 0 or more, got {self.latency_runs}.")
         if len(self.sizes) > 1 and self.kind != "scaling":
-            raise InputError(f"Several sizes are for scaling; {self.kind} takes one, got {list(self.sizes)}.")
+            raise InputError(f"Only scaling accepts several sizes; {self.kind} accepts one, got {list(self.sizes)}.")
         if torch.device(self.device).type not in ("cpu", "cuda"):
             raise InputError(f"device must be cpu or cuda, got {self.device!r}.")
         if self.device != "cpu" and not torch.cuda.is_available():
-            raise InputError(f"device is {self.device}, and PyTorch finds no GPU here.")
+            raise InputError(f"device is {self.device}, but PyTorch finds no GPU.")
         specs, forms = self.parsed()
         if not any(spec.is_ours or not form.needs_glnet for spec in specs for form in forms):
             raise InputError(
-                f"Nothing to measure: {', '.join(self.forms)} are forms of a GLNet, and {', '.join(self.models)} none."
+                f"Nothing to measure: {', '.join(self.forms)} are supported only for GLNets, but "
+                f"{', '.join(self.models)} are not GLNets."
             )
 
     @property
     def images(self) -> int:
+        """The batch size."""
         return BATCHES[self.kind] if self.batch is None else self.batch
 
     def parsed(self) -> tuple[list[ModelSpec], list[Form]]:
+        """Return the parsed models and forms without duplicates."""
         specs = [ModelSpec.parse(text) for text in dict.fromkeys(self.models)]
         forms = [Form.parse(text, training=self.kind == "training") for text in dict.fromkeys(self.forms)]
         if not specs or not forms:
-            raise InputError("There must be a model and a form at least.")
+            raise InputError("At least one model and one form are needed.")
         return specs, forms
 
     def sizes_of(self, spec: ModelSpec) -> list[tuple[int, int]]:
+        """Return the image sizes (height, width) for a model."""
         if self.sizes or self.kind == "scaling":
             return [(size, size) for size in dict.fromkeys(self.sizes or DEFAULT_SIZES)]
         _, height, width = spec.input_size()
         return [(height, width)]
 
 
-def measure(plan: Plan, progress: Progress = plainly) -> dict[str, Any]:
-    """Measure what is planned, and return it with all there is to know about how.
+def measure(plan: Plan, progress: Progress = no_progress) -> dict[str, Any]:
+    """Run a benchmark.
 
-    `rows` are models in forms at sizes, in which `error` says why one has no numbers; `left_out` are pairs of a model
-    and a form that only GLNets have.
+    Args:
+        plan: the settings.
+        progress: wraps the loops to show their progress.
+
+    Returns:
+        The measurements with a description of the machine and the settings. `rows` has one entry per model, form and
+        image size; `error` is the reason if there are no measurements. `left_out` lists the pairs of model and form
+        that are supported only for GLNets.
+
+    Raises:
+        InputError: a setting is invalid.
     """
     plan.check()
     threads = torch.get_num_threads() if plan.threads is None else plan.threads
@@ -130,7 +144,7 @@ def measure(plan: Plan, progress: Progress = plainly) -> dict[str, Any]:
 
 
 def _entry(plan: Plan, spec: ModelSpec, form: Form, size: tuple[int, int]) -> Entry:
-    """What one worker is to do."""
+    """Return the task of one worker."""
     training = plan.kind == "training"
     hooked = spec.is_ours and form.network != "plain" and form.runtime == ""
     return Entry(
@@ -142,7 +156,7 @@ def _entry(plan: Plan, spec: ModelSpec, form: Form, size: tuple[int, int]) -> En
 
 
 def _product(entry: Entry) -> dict[str, Any]:
-    """The machine's own rate."""
+    """Return the measured rate of the matrix product."""
     seconds = [run[1] for run in entry.runs]
     return {
         "macs": entry.facts["macs"],
@@ -152,7 +166,7 @@ def _product(entry: Entry) -> dict[str, Any]:
 
 
 def _row(entry: Entry, plan: Plan, matmul: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What was found of one model in one form at one size."""
+    """Return the measurements of one model in one form at one image size."""
     form = Form.parse(entry.build["form"], training=plan.kind == "training")
     height, width = entry.build["size"]
     row: dict[str, Any] = {
@@ -174,7 +188,7 @@ def _row(entry: Entry, plan: Plan, matmul: dict[str, dict[str, Any]]) -> dict[st
         seconds = [run[1] for run in entry.runs]
         low, median, high = quartiles(seconds)
         megapixels = entry.batch * height * width / 1e6
-        # a step of training is a forward pass and, in its gradients by inputs and by weights, two more
+        # a training step computes about three forward passes: forward, gradients of inputs, gradients of weights
         macs = entry.facts["macs"] * entry.batch * (3 if plan.kind == "training" else 1)
         peak = matmul.get(form.precision)
         row |= {
@@ -200,6 +214,7 @@ def _row(entry: Entry, plan: Plan, matmul: dict[str, dict[str, Any]]) -> dict[st
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the lower quartile, the median and the upper quartile."""
     if len(values) == 1:
         return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")

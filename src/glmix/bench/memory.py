@@ -1,4 +1,4 @@
-"""How much memory a pass adds at its peak, in the process that runs it."""
+"""Measurement of the peak memory of a pass in the current process."""
 
 import contextlib
 import ctypes
@@ -11,21 +11,21 @@ from .prepared import Pass
 __all__ = ["added_memory", "release_freed_memory", "settle_memory"]
 
 MIB = 1 << 20
-# glibc's numbers and ours, in bytes
+# option numbers of mallopt in glibc, and our threshold in bytes
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 SMALL = 1 << 16
 
 
 def release_freed_memory() -> None:
-    """Have what was freed and kept go back to the system, where the allocator is glibc's."""
+    """Return freed memory to the system if the allocator is glibc's."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def settle_memory() -> None:
-    """Have memory come from the system and go back to it at once, so that what is resident is what is in use.
+    """Configure glibc to return freed memory to the system at once, so that resident memory is memory in use.
 
-    It makes passes slower, so times are taken before.
+    This makes passes slower, so measure times first.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
@@ -35,7 +35,7 @@ def settle_memory() -> None:
 
 
 def added_memory(run: Pass, device: str = "cpu") -> float | None:
-    """MiB that a pass adds at its peak to what there was before; None where the system does not tell."""
+    """Return the peak memory of a pass in MiB above the memory before it; None if the system does not report it."""
     if device != "cpu":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -43,7 +43,7 @@ def added_memory(run: Pass, device: str = "cpu") -> float | None:
         run()
         return (torch.cuda.max_memory_allocated(device) - before) / MIB
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: reset the peak
         before = _resident("VmRSS")
     except OSError:
         return None
@@ -52,6 +52,6 @@ def added_memory(run: Pass, device: str = "cpu") -> float | None:
 
 
 def _resident(key: str) -> int:
-    """KiB of memory that the process holds (VmRSS) or held at most (VmHWM)."""
+    """Return the current (VmRSS) or peak (VmHWM) resident memory of the process in KiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key))

@@ -1,4 +1,4 @@
-"""What is measured: forward passes in PyTorch, steps of training, and the product of matrices beside them."""
+"""The measured passes: forward passes in PyTorch, training steps and a reference matrix product."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -29,29 +29,39 @@ def prepare(
     device: str = "cpu",
     threads: int | None = None,
 ) -> Prepared:
-    """A model's forward pass in a form, at a height and width; what is exported lies in a folder as long as it runs."""
+    """Prepare the forward pass of a model.
+
+    Args:
+        spec: the model.
+        form: the execution mode.
+        size: image height and width.
+        folder: folder for exported files, which must exist while the model runs.
+        device: cpu or cuda.
+        threads: number of CPU threads; None for the default of the library.
+
+    Raises:
+        InputError: the form is not supported for the model or the device.
+    """
     torch.manual_seed(0)
     model = spec.build("cpu", size).eval()
     channels = spec.input_size()[0]
     network = _network(model, form)
     if form.is_exported:
         if device != "cpu":
-            raise InputError(f"The form {form} is measured on the CPU, and the device is {device}.")
+            raise InputError(f"The form {form} is supported only on the CPU, but the device is {device}.")
         return prepare_exported(network, form, (channels, *size), folder, threads)
-    narrow = "bf16" in form.words
+    input_dtype = dtype = torch.bfloat16 if "bf16" in form.words else torch.float32
     if form.network == "optimized":
-        network = optimize_for_inference(
-            network.to(device), dtype=torch.bfloat16 if narrow else torch.float32, compile=form.runtime == "compiled"
-        )
-        narrow = False  # it takes images as they are
+        network = optimize_for_inference(network.to(device), dtype=dtype, compile=form.runtime == "compiled")
+        input_dtype = torch.float32  # the optimised model converts its inputs
     else:
-        network = network.to(device, torch.bfloat16 if narrow else torch.float32)
+        network = network.to(device, dtype)
         if form.runtime == "compiled":
             network.compile(options={"freezing": True})
     channels_last = form.network == "optimized" or "channels_last" in form.words
     kind: dict[str, Any] = {
         "device": device,
-        "dtype": torch.bfloat16 if narrow else torch.float32,
+        "dtype": input_dtype,
         "memory_format": torch.channels_last if channels_last else torch.contiguous_format,
     }
 
@@ -69,9 +79,9 @@ def prepare(
 
 
 def _network(model: nn.Module, form: Form) -> nn.Module:
-    """The module that computes in a form, from the model as it is."""
+    """Return the module that implements a form of a model."""
     if form.needs_glnet and not isinstance(model, GLNet):
-        raise InputError(f"Only a GLNet has a form {form}, and this is a {type(model).__name__}.")
+        raise InputError(f"The form {form} is supported only for GLNets, got a {type(model).__name__}.")
     if "keep_memory" in form.words:
         keep_freed_memory()
     if form.network == "plain":
@@ -84,7 +94,7 @@ def _network(model: nn.Module, form: Form) -> nn.Module:
 
 
 def prepare_training(spec: ModelSpec, form: Form, size: tuple[int, int], *, device: str = "cpu") -> Prepared:
-    """Steps of training: forward, backward, AdamW, on random images and labels."""
+    """Prepare training steps (forward, backward, AdamW) with random images and labels; see `prepare`."""
     torch.manual_seed(0)
     model = spec.build("cpu", size)
     network = _network(model, form).to(device).train()
@@ -95,7 +105,7 @@ def prepare_training(spec: ModelSpec, form: Form, size: tuple[int, int], *, devi
     kind: dict[str, Any] = {"device": device}
     if "channels_last" in form.words:
         kind["memory_format"] = torch.channels_last
-    narrow = "bf16" in form.words
+    autocast = "bf16" in form.words
 
     def passes(batch: int) -> Pass:
         generator = torch.Generator().manual_seed(0)
@@ -104,9 +114,9 @@ def prepare_training(spec: ModelSpec, form: Form, size: tuple[int, int], *, devi
 
         def step() -> None:
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=narrow):
-                found = network(x)
-                logits: Tensor = found[0] if isinstance(found, tuple) else found
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
+                output = network(x)
+                logits: Tensor = output[0] if isinstance(output, tuple) else output
             nn.functional.cross_entropy(logits.float(), labels).backward()
             optimizer.step()
             _finish(device)
@@ -117,7 +127,15 @@ def prepare_training(spec: ModelSpec, form: Form, size: tuple[int, int], *, devi
 
 
 def matmul_passes(precision: str, device: str = "cpu") -> tuple[Prepared, int]:
-    """One large square product of matrices, and the multiply-accumulates that it does: the machine's own rate."""
+    """Prepare a large square matrix product, which measures the attainable rate of the machine.
+
+    Args:
+        precision: a dtype name, such as "float32".
+        device: cpu or cuda.
+
+    Returns:
+        The prepared product and its number of multiply-accumulates.
+    """
     side = 2048 if device == "cpu" else 8192
     a, b = (torch.randn(side, side, device=device).to(getattr(torch, precision)) for _ in range(2))
     out = torch.empty_like(a)
@@ -131,6 +149,6 @@ def matmul_passes(precision: str, device: str = "cpu") -> tuple[Prepared, int]:
 
 
 def _finish(device: str) -> None:
-    """A GPU computes while the program goes on: wait for it."""
+    """Wait for the GPU, which computes asynchronously."""
     if device != "cpu":
         torch.cuda.synchronize(device)

@@ -1,7 +1,7 @@
-"""GLNet the plain way: what the formulas say, line by line, and the yardstick of everything that is faster.
+"""A reference implementation of GLNet that follows the formulas literally, as a baseline for faster implementations.
 
-Pixels stay in NCHW memory, pixels and seeds are normalised as copies, norms permute, attention is PyTorch's
-`nn.MultiheadAttention`, identities are added beside their convolutions. Tests hold every other form to this one.
+It uses NCHW memory, normalised copies of pixels and seeds, permutations for LayerNorm, `nn.MultiheadAttention`, and
+separate additions for residual convolutions. The tests compare all other forms with it.
 """
 
 import copy
@@ -20,17 +20,24 @@ __all__ = ["PlainGLNet", "plain_form"]
 
 
 def plain_form(model: GLNet) -> "PlainGLNet":
-    """A copy of a GLNet with soft clustering, or without slots, in the plain form. It can be trained."""
+    """Return a trainable copy of a GLNet as reference implementation.
+
+    Args:
+        model: a GLNet with soft clustering on a fixed slot grid, or without slots.
+
+    Raises:
+        InputError: the model is not supported.
+    """
     return PlainGLNet(copy.deepcopy(model)).train(model.training)
 
 
 class PlainGLNet(nn.Module):
-    """Images (B, C, H, W) to logits (B, K)."""
+    """The reference implementation of a GLNet classifier: images (B, C, H, W) to logits (B, K)."""
 
     def __init__(self, model: GLNet) -> None:
         super().__init__()
         if not isinstance(model, GLNet):
-            raise InputError(f"Only a GLNet has a plain form, got {type(model).__name__}.")
+            raise InputError(f"The form plain is supported only for GLNets, got {type(model).__name__}.")
         self.stem = model.stem.layers
         stages = [stage for stage in model.stages if isinstance(stage, Stage)]
         self.downsamples = nn.ModuleList([stage.downsample for stage in stages])
@@ -49,7 +56,7 @@ class PlainGLNet(nn.Module):
 
 
 class PlainBlock(nn.Module):
-    """The block of GLNet (B, C, H, W), with its own modules where these are plain already."""
+    """The reference implementation of a block; layers that need no change are reused."""
 
     def __init__(self, block: Block) -> None:
         super().__init__()
@@ -63,42 +70,42 @@ class PlainBlock(nn.Module):
         self.depthwise = None if block.mlp.depthwise is None else _convolution(block.mlp.depthwise)
 
     def forward(self, x: Tensor) -> Tensor:
-        seeded = x
+        block_input = x
         if self.position is not None:
             x = x + self.position(x)
-        x = x + self.drop1(self.ls1(self.mix(_normalise(x, self.norm1), seeded)))
+        x = x + self.drop1(self.ls1(self.mix(_normalise(x, self.norm1), block_input)))
         h = self.expand(_normalise(x, self.norm2))
         if self.depthwise is not None:
             h = h + self.depthwise(h)
         return x + self.drop2(self.ls2(self.project(F.gelu(h))))
 
-    def mix(self, y: Tensor, seeded: Tensor) -> Tensor:
-        """Global features, local ones, or their sum."""
-        found = None if self.slots is None else self.slots(y, seeded)
+    def mix(self, y: Tensor, block_input: Tensor) -> Tensor:
+        """Return the sum of the global and local features, or the one that exists."""
+        mixed = None if self.slots is None else self.slots(y, block_input)
         if isinstance(self.local, LocalBranch):
             local = self.local.pointwise_out(self.local.depthwise(self.local.pointwise_in(y)))
-            found = local if found is None else found + local
-        assert found is not None
-        return found
+            mixed = local if mixed is None else mixed + local
+        assert mixed is not None
+        return mixed
 
 
 class PlainAttention(nn.Module):
-    """Attention among slots that are clustered from pixels and dispatched to them again, or among all pixels."""
+    """Attention over slots with clustering and dispatching, or over all pixels."""
 
     def __init__(self, mixer: GLMix | GridAttention) -> None:
         super().__init__()
         bridge = mixer.bridge if isinstance(mixer, GLMix) else None
         if bridge is not None and (not isinstance(bridge, SoftBridge) or bridge.follow_aspect):
-            raise InputError(f"The plain form has soft clustering on a fixed grid of slots alone, got {bridge}.")
+            raise InputError(f"The form plain supports only soft clustering on a fixed slot grid, got {bridge}.")
         self.bridge = bridge
         self.attention = None if mixer.attn is None else _multihead(mixer.attn)
 
-    def forward(self, y: Tensor, seeded: Tensor) -> Tensor:
+    def forward(self, y: Tensor, block_input: Tensor) -> Tensor:
         pixels = y.flatten(2).transpose(1, 2)  # (B, N, C)
         if self.bridge is None:
             return self.attend(pixels).transpose(1, 2).reshape(y.shape)
         if self.bridge.seeds is None:
-            seeds = F.adaptive_avg_pool2d(seeded, (self.bridge.rows, self.bridge.cols)).flatten(2).transpose(1, 2)
+            seeds = F.adaptive_avg_pool2d(block_input, (self.bridge.rows, self.bridge.cols)).flatten(2).transpose(1, 2)
         else:
             seeds = self.bridge.seeds.expand(len(y), -1, -1)  # (B, S, C)
         cosine = torch.einsum(
@@ -109,6 +116,7 @@ class PlainAttention(nn.Module):
         return torch.einsum("bsn,bsc->bnc", logits.softmax(1), slots).transpose(1, 2).reshape(y.shape)
 
     def attend(self, tokens: Tensor) -> Tensor:
+        """Apply self-attention, if there is any, to tokens (B, N, C)."""
         if self.attention is None:
             return tokens
         mixed: Tensor = self.attention(tokens, tokens, tokens, need_weights=False)[0]
@@ -116,19 +124,19 @@ class PlainAttention(nn.Module):
 
 
 def _norm(norm: nn.LayerNorm) -> nn.LayerNorm:
-    """The norm as PyTorch's own."""
+    """Convert timm's LayerNorm2d to nn.LayerNorm with the same parameters."""
     plain = nn.LayerNorm(norm.normalized_shape, eps=norm.eps)
     plain.weight, plain.bias = norm.weight, norm.bias
     return plain
 
 
 def _normalise(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """Normalise channels (B, C, H, W), in NCHW memory as before."""
+    """Normalise the channels of (B, C, H, W) and keep NCHW memory."""
     return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
 
 
 def _multihead(attn: Attention) -> nn.MultiheadAttention:
-    """timm's attention as PyTorch's own module, with the same parameters."""
+    """Convert timm's attention to nn.MultiheadAttention with the same parameters."""
     dim = attn.qkv.in_features
     plain = nn.MultiheadAttention(dim, attn.num_heads, batch_first=True)
     plain.in_proj_weight, plain.in_proj_bias = attn.qkv.weight, attn.qkv.bias
@@ -137,7 +145,7 @@ def _multihead(attn: Attention) -> nn.MultiheadAttention:
 
 
 def _convolution(conv: nn.Conv2d) -> nn.Conv2d:
-    """A convolution without the identity that it may carry."""
+    """Remove the residual connection of a convolution, if it has one."""
     if isinstance(conv, ResidualConv2d):
         conv.__class__ = nn.Conv2d  # type: ignore[assignment]
     return conv

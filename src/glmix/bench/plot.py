@@ -1,4 +1,4 @@
-"""Results as a picture, from the plain data that `measure` returns or that was read from JSON."""
+"""Plots of benchmark results from `measure` or from a JSON file."""
 
 import io
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ MARKS = "osD^vP*X"
 
 
 def need_matplotlib() -> None:
-    """Say how to get it before anything is measured."""
+    """Raise MissingExtraError if matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError("The picture needs matplotlib: pip install 'glmix[slots]'") from error
+        raise MissingExtraError("The plot needs matplotlib: pip install 'glmix[slots]'") from error
 
 
 def draw(result: dict[str, Any]) -> bytes:
-    """The picture of a result, as the bytes of a PNG; a profile has none."""
+    """Plot a result other than a profile and return it as the bytes of a PNG file."""
     need_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ def draw(result: dict[str, Any]) -> bytes:
     figure = Figure(layout="constrained")
     FigureCanvasAgg(figure)
     if not rows:
-        figure.text(0.5, 0.5, "nothing could be measured", ha="center")
+        figure.text(0.5, 0.5, "no measurements", ha="center")
     elif result["kind"] == "scaling":
         _scaling(figure, rows)
     else:
@@ -50,10 +50,10 @@ def draw(result: dict[str, Any]) -> bytes:
 
 
 def _bars(figure: "Figure", rows: Sequence[Row], kind: str) -> None:
-    """Images a second, with quartiles, and peak memory; a bar for each row, a colour for each form."""
+    """Plot images per second with quartiles and peak memory: one bar per row, one colour per form."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     forms = list(dict.fromkeys(row["form"] for row in rows))
-    # rows of one model stand together, and apart from those of the next
+    # group the rows of each model
     places = [index + models.index(row["model"]) for index, row in enumerate(rows)]
     figure.set_size_inches(11, 1.3 + 0.26 * (places[-1] + 1))
     rate, memory = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
@@ -64,15 +64,15 @@ def _bars(figure: "Figure", rows: Sequence[Row], kind: str) -> None:
     rate.barh(places, values, 0.8, color=colours, xerr=spread, error_kw={"elinewidth": 1, "ecolor": "#222222"})
     rate.set_yticks(places, [f"{row['model']}  {row['form']}" for row in rows], size=8)
     rate.invert_yaxis()
-    rate.set_xlabel("images a second" + (", in training" if kind == "training" else ""))
+    rate.set_xlabel("images per second" + (", in training" if kind == "training" else ""))
     memory.barh(places, [row["peak_memory_mib"] or 0 for row in rows], 0.8, color=colours)
-    memory.set_xlabel("MiB added at the peak" + (" of a step" if kind == "training" else ""))
+    memory.set_xlabel("peak memory in MiB" + (" of a step" if kind == "training" else ""))
     for axes in (rate, memory):
         _clean(axes, "x")
 
 
 def _scaling(figure: "Figure", rows: Sequence[Row]) -> None:
-    """Seconds and memory a megapixel over the side of the image: flat where cost is linear in pixels."""
+    """Plot time and memory per megapixel against the image size: constant if the cost is linear in the pixels."""
     pairs = list(dict.fromkeys((row["model"], row["form"]) for row in rows))
     models = list(dict.fromkeys(row["model"] for row in rows))
     forms = list(dict.fromkeys(row["form"] for row in rows))
@@ -82,7 +82,7 @@ def _scaling(figure: "Figure", rows: Sequence[Row]) -> None:
     for axes, key, title in zip(
         panels,
         ("seconds_per_megapixel", "peak_memory_mib_per_megapixel"),
-        ("seconds a megapixel", "MiB a megapixel, at the peak"),
+        ("seconds per megapixel", "peak memory in MiB per megapixel"),
         strict=True,
     ):
         for pair in pairs:
@@ -100,7 +100,7 @@ def _scaling(figure: "Figure", rows: Sequence[Row]) -> None:
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("pixels a side")
+        axes.set_xlabel("image height and width in pixels")
         axes.set_ylabel(title)
         _clean(axes, "both")
     panels[0].legend(frameon=False, fontsize=8)

@@ -1,4 +1,4 @@
-"""A model that is ready to run, whatever runs it."""
+"""A model that is ready to be measured, in any runtime."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ Pass = Callable[[], object]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is measured, as functions.
+    """The functions to measure.
 
     Args:
-        passes: `passes(batch)` is one pass over a batch of random images that are made beforehand.
-        network: the module that computes, where there is one.
-        release: give back what a pass leaves behind, such as gradients.
-        keeps: whether the runtime keeps the memory of passes, so that only the first one adds any.
+        passes: `passes(batch)` creates a batch of random images and returns a function that runs one pass over it.
+        network: the PyTorch module; None for other runtimes.
+        release: releases memory that a pass leaves allocated, such as gradients.
+        keeps: whether the runtime keeps the memory of passes, so that only the first pass allocates memory.
     """
 
     passes: Callable[[int], Pass]

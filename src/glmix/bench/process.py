@@ -1,4 +1,4 @@
-"""A worker as its owner sees it: a process that is asked and answers."""
+"""The client of a worker process: it sends requests and receives answers."""
 
 import json
 import os
@@ -13,21 +13,21 @@ __all__ = ["Worker", "WorkerError"]
 
 
 class WorkerError(Exception):
-    """A worker could not do what it was asked to, in a sentence."""
+    """A request to a worker failed; the message is one sentence."""
 
 
 class Worker:
-    """A process of its own for one model in one form, so that neither memory nor threads are shared.
+    """A separate process for one model in one form, so that models share neither memory nor threads.
 
     Args:
-        threads: that it may compute with; None for what the libraries choose.
+        threads: number of CPU threads; None for the default of the libraries.
     """
 
     def __init__(self, threads: int | None = None) -> None:
         environment = dict(os.environ)
         if threads is not None:
             environment["OMP_NUM_THREADS"] = str(threads)
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (what libraries print, as long as the process lives)
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (output of libraries; open while the process runs)
         self._folder = tempfile.TemporaryDirectory(prefix="glmix-bench-")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "glmix.bench.worker", self._folder.name],
@@ -43,7 +43,15 @@ class Worker:
         return self._process.pid
 
     def ask(self, do: str, **arguments: Any) -> Any:
-        """Have it do something, and wait for the answer."""
+        """Send a request and return the answer.
+
+        Args:
+            do: the name of a method of `worker.Session`.
+            arguments: its arguments.
+
+        Raises:
+            WorkerError: the request failed or the process ended.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -53,23 +61,23 @@ class Worker:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise WorkerError(self._last_words())
+            raise WorkerError(self._exit_reason())
         answer = json.loads(line)
         if "error" in answer:
             raise WorkerError(answer["error"])
         return answer["value"]
 
-    def _last_words(self) -> str:
-        """Why the process is gone."""
+    def _exit_reason(self) -> str:
+        """Return why the process has ended."""
         code = self._process.wait()
         if code == -signal.SIGKILL:
-            return "the process was killed, as systems do where memory ends"
+            return "the process was killed, probably because the system ran out of memory"
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]
         return f"the process ended with code {code}" + (f": {lines[-1]}" if lines else "")
 
     def close(self) -> None:
-        """End the process, whatever it is at."""
+        """End the process, by force if necessary."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.close()

@@ -1,4 +1,4 @@
-"""Results for people: Markdown, from the plain data that `measure` returns or that was read from JSON."""
+"""Reports of benchmark results in Markdown, from `measure` or from a JSON file."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,12 +12,12 @@ TITLES = {
     "inference": "Inference",
     "training": "Training steps",
     "scaling": "Cost by resolution",
-    "profile": "Where the time goes",
+    "profile": "Time per operator",
 }
 
 
 def format_report(result: dict[str, Any]) -> str:
-    """A page: the command, the machine, the versions, and what was found."""
+    """Format a page with the command, the machine, the versions and the results."""
     machine, settings = result["machine"], result["settings"]
     computed = machine.get("gpu", f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}")
     passes = "steps" if result["kind"] == "training" else "passes"
@@ -28,8 +28,8 @@ def format_report(result: dict[str, Any]) -> str:
         f"{machine['cpu']} ({machine['instructions']}, {machine['cores']} cores), {computed}; "
         + ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
         "",
-        f"Each model in each form is a process of its own, and they took turns: {settings['runs']} {passes} of "
-        f"{settings['batch']} image{'s' if settings['batch'] > 1 else ''} each; medians, and quartiles in brackets.",
+        f"Each combination of model and form ran in a separate process, measured in turns: {settings['runs']} {passes} "
+        f"with batch size {settings['batch']}; medians, with quartiles in parentheses.",
         "",
         format_results(result),
     ]
@@ -37,22 +37,22 @@ def format_report(result: dict[str, Any]) -> str:
 
 
 def format_results(result: dict[str, Any]) -> str:
-    """The tables alone, and below them what has no numbers and why."""
+    """Format the tables, followed by the rows without measurements and the reasons."""
     rows = [row for row in result["rows"] if row["error"] is None]
     kind = result["kind"]
     parts = []
     if rows:
         tables = {"inference": _inference, "training": _training, "scaling": _scaling, "profile": _profiles}
         parts += tables[kind](rows)
-    rates = [f"{name} {2e-9 * found['macs_per_second']:.0f} GFLOP/s" for name, found in result["matmul"].items()]
+    rates = [f"{name} {2e-9 * product['macs_per_second']:.0f} GFLOP/s" for name, product in result["matmul"].items()]
     if rates:
-        parts.append(f"The machine's own rate, a product of large matrices in the same turns: {', '.join(rates)}.")
+        parts.append(f"Rate of a large matrix product, measured in the same turns: {', '.join(rates)}.")
     failed = [f"* {_name(row)}: {row['error']}" for row in result["rows"] if row["error"] is not None]
     if failed:
-        parts.append("\n".join(["Without numbers:", "", *failed]))
+        parts.append("\n".join(["No measurements:", "", *failed]))
     if result["left_out"]:
         pairs = ", ".join(f"{model} {form}" for model, form in result["left_out"])
-        parts.append(f"Left out, as only a GLNet has such forms: {pairs}.")
+        parts.append(f"Left out, because these forms are supported only for GLNets: {pairs}.")
     return "\n\n".join(parts)
 
 
@@ -65,7 +65,7 @@ def _pixels(row: Row) -> str:
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    """So many digits that count, and no more."""
+    """Format a number with `digits` significant digits; None as "-"."""
     if value is None:
         return "-"
     whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
@@ -104,29 +104,29 @@ def _inference(rows: Sequence[Row]) -> list[str]:
 
 def _training(rows: Sequence[Row]) -> list[str]:
     columns: dict[str, Cell] = {
-        "ms a step": lambda row: _spread(row, "seconds", 1e3),
+        "ms per step": lambda row: _spread(row, "seconds", 1e3),
         "images/s": lambda row: _number(row["images_per_second"]),
     }
     return [_table(rows, {**_COSTS, **columns, **_MEMORY, **_ROOFLINE})]
 
 
 def _scaling(rows: Sequence[Row]) -> list[str]:
-    """One line a model and form, one column a size."""
+    """Format one row per model and form and one column per image size."""
     sizes = list(dict.fromkeys(_pixels(row) for row in rows))
-    found = {(row["model"], row["form"], _pixels(row)): row for row in rows}
+    by_key = {(row["model"], row["form"], _pixels(row)): row for row in rows}
     pairs = list(dict.fromkeys((row["model"], row["form"]) for row in rows))
 
     def by_size(title: str, cell: Cell) -> str:
         header = ["model", "form", *sizes]
         body = [
-            [*pair, *(cell(found[(*pair, size)]) if (*pair, size) in found else "-" for size in sizes)]
+            [*pair, *(cell(by_key[(*pair, size)]) if (*pair, size) in by_key else "-" for size in sizes)]
             for pair in pairs
         ]
         return f"{title}\n\n{_lines([header, *body])}"
 
     parts = [
-        by_size("Seconds a megapixel:", lambda row: _spread_per_megapixel(row)),
-        by_size("Peak memory, MiB a megapixel:", lambda row: _number(row["peak_memory_mib_per_megapixel"])),
+        by_size("Seconds per megapixel:", lambda row: _spread_per_megapixel(row)),
+        by_size("Peak memory in MiB per megapixel:", lambda row: _number(row["peak_memory_mib_per_megapixel"])),
     ]
     staged = [row for row in rows if "stage_seconds" in row]
     if staged:
@@ -139,7 +139,7 @@ def _scaling(rows: Sequence[Row]) -> list[str]:
                     for size in sizes
                 ]
                 lines.append([*pair, name, *cells])
-        parts.append(f"Seconds a megapixel of the image, by stage:\n\n{_lines(lines)}")
+        parts.append(f"Seconds per megapixel of the image, by stage:\n\n{_lines(lines)}")
     return parts
 
 
@@ -164,7 +164,7 @@ def _table(rows: Sequence[Row], columns: dict[str, Cell]) -> str:
 
 
 def _lines(cells: list[list[str]]) -> str:
-    """A table of Markdown whose columns stand below each other in a terminal, too."""
+    """Format a Markdown table with aligned columns."""
     widths = [max(3, *(len(line[column]) for line in cells)) for column in range(len(cells[0]))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")

@@ -1,4 +1,4 @@
-"""Forward passes in onnxruntime and OpenVINO, of the files that `glmix export` writes and of other models."""
+"""Forward passes in onnxruntime and OpenVINO, for GLNets and other models."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from .prepared import Pass, Prepared
 
 __all__ = ["prepare_exported"]
 
-CALIBRATION = 32  # images; their number and looks change answers, not speed
+CALIBRATION = 32  # number of calibration images, which does not affect the speed
 
 Array = NDArray[Any]
 
@@ -26,17 +26,27 @@ Array = NDArray[Any]
 def prepare_exported(
     network: nn.Module, form: Form, input_size: tuple[int, int, int], folder: Path, threads: int | None = None
 ) -> Prepared:
-    """Export a network into a folder, and run the file. Sizes that are free in it are fixed when it is loaded, as those
-    of other models are."""
+    """Export a network to a folder and prepare its forward pass.
+
+    Dynamic dimensions are fixed when the file is loaded, for a fair comparison with models that are exported for one
+    input shape.
+
+    Args:
+        network: a GLNet or another model.
+        form: the execution mode.
+        input_size: channels, height and width.
+        folder: folder for the exported files.
+        threads: number of CPU threads; None for the default of the library.
+    """
     for library in ("onnx", "onnxscript", "onnxruntime", form.runtime):
         need(library)
     suffix = ".xml" if form.runtime == "openvino" else ".onnx"
-    shipped = folder / f"model{suffix}"
+    exported = folder / f"model{suffix}"
     if isinstance(network, GLNet):
-        export_model(network, shipped, calibration=_calibration(input_size) if "int8" in form.words else None)
+        export_model(network, exported, calibration=_calibration(input_size) if "int8" in form.words else None)
 
     def passes(batch: int) -> Pass:
-        path = shipped
+        path = exported
         if not path.exists():
             path = folder / f"batch{batch}.onnx"
             _export(network, (batch, *input_size), path)
@@ -47,7 +57,7 @@ def prepare_exported(
 
 
 def _export(network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
-    """A network that is no GLNet, for images of one shape."""
+    """Export a network other than a GLNet to ONNX for one input shape."""
     if path.exists():
         return
     with quiet():
@@ -57,7 +67,7 @@ def _export(network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
 
 
 def _calibration(input_size: tuple[int, int, int]) -> Calibration:
-    """Smooth random images with some noise."""
+    """Return random smooth images with noise."""
     generator = torch.Generator().manual_seed(0)
 
     def images(count: int) -> Tensor:
@@ -75,7 +85,7 @@ def _onnxruntime(path: Path, x: Array, threads: int | None) -> Pass:
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    # threads may spin while a pass runs, as they do for one who runs nothing else, and must not when it is over
+    # allow threads to spin during a pass, but not afterwards, when other models are measured
     options.add_session_config_entry("session.force_spinning_stop", "1")
     for name, size in zip(("batch", "height", "width"), (x.shape[0], *x.shape[2:]), strict=True):
         options.add_free_dimension_override_by_name(name, size)
@@ -90,7 +100,7 @@ def _openvino(path: Path, x: Array, form: Form, threads: int | None) -> Pass:
     model.reshape(list(x.shape))
     options: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "bf16" if "bf16" in form.words else "f32",
-        "PERFORMANCE_HINT": "LATENCY",  # one pass at a time, by all threads
+        "PERFORMANCE_HINT": "LATENCY",  # one pass at a time with all threads
     }
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads

@@ -1,4 +1,4 @@
-"""Which model is measured: a name that timm knows, and arguments of its constructor."""
+"""Specification of a model to measure: a timm model name with constructor arguments."""
 
 import ast
 import difflib
@@ -17,9 +17,14 @@ FOLDERS = ("local-dir:", "hf-hub:", "hf_hub:")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model by name, as it is written: `glnet_stl`, or `glnet_stl(num_slots=16, stem="conv")`.
+    """A model name with optional arguments: `glnet_stl` or `glnet_stl(num_slots=16, stem="conv")`.
 
-    Weights are random, as costs do not depend on them.
+    The weights are random.
+
+    Args:
+        text: the specification as given by the user.
+        name: the timm model name.
+        options: the constructor arguments.
     """
 
     text: str
@@ -45,16 +50,16 @@ class ModelSpec:
         if not name.startswith(FOLDERS) and not timm.is_model(name):
             near = difflib.get_close_matches(name, timm.list_models(), 3)
             hint = f"; did you mean {', '.join(near)}?" if near else "; `timm.list_models()` lists them all."
-            raise InputError(f"timm knows no model named {name!r}{hint}")
+            raise InputError(f"{name!r} is not a registered model of timm{hint}")
         return cls(text, name, options)
 
     @property
     def is_ours(self) -> bool:
-        """Whether the name is that of a GLNet; a folder may hold one, too."""
+        """Whether the model is a GLNet according to its name; a folder may contain a GLNet, too."""
         return self.name.startswith(FOLDERS) or self.name.split(".")[0] in MODEL_NAMES
 
     def input_size(self) -> tuple[int, int, int]:
-        """Channels, height and width that it was made for."""
+        """Return the channels, height and width of the model input."""
         if self.name.startswith(FOLDERS):
             size = self.build("meta").pretrained_cfg["input_size"]
         else:
@@ -63,7 +68,12 @@ class ModelSpec:
         return self.options.get("in_chans", channels), height, width
 
     def build(self, device: str = "cpu", size: tuple[int, int] | None = None) -> Any:
-        """The model, for images of a size where it must know their size when it is made."""
+        """Build the model.
+
+        Args:
+            device: the device; "meta" for a model without memory for weights.
+            size: image height and width, for models whose constructor needs them.
+        """
         options = dict(self.options)
         if size is not None and not self.name.startswith(FOLDERS):
             cfg = timm.get_pretrained_cfg(self.name)

@@ -1,4 +1,4 @@
-"""Models in forms that take turns: one passes while the others sleep, run by run, so that all see the same machine."""
+"""Interleaved measurement of models: they run in turns, so that changes in the machine's speed affect all alike."""
 
 import contextlib
 import time
@@ -12,26 +12,26 @@ __all__ = ["Entry", "LATENCY_PASSES", "Progress", "take_turns"]
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 
-PAUSE = 0.01  # seconds between turns, in which the threads of the one before come to rest
-LATENCY_PASSES = 10  # of one image, in a turn
+PAUSE = 0.01  # seconds between turns, for the threads of the previous worker to become idle
+LATENCY_PASSES = 10  # passes with batch size 1 per turn
 
 
 @dataclass
 class Entry:
-    """What is measured in one process, and what was found.
+    """The task of one process and its results.
 
     Args:
-        build: what the worker is asked to make, and with which arguments.
-        batch: images of a pass.
-        latency: measure passes of one image, too.
-        stages: time its stages, too.
-        facts: what the worker said of what it made.
-        runs: (when it began, seconds) of each pass, by the clock of the machine.
-        latency_runs: the same, of passes of one image.
-        stage_runs: seconds of the stages, a pass each.
-        memory: MiB that a pass adds at its peak.
-        profile: the operators of a pass, as a table.
-        error: why there are no more results.
+        build: the request that builds the model, with its arguments.
+        batch: batch size.
+        latency: also measure passes with batch size 1.
+        stages: also measure the time of the stages.
+        facts: the answer to the build request.
+        runs: (start, duration) of each pass in seconds; the clock is the same for all processes.
+        latency_runs: the same for passes with batch size 1.
+        stage_runs: the time of each stage in seconds, one dictionary per pass.
+        memory: peak memory of a pass in MiB.
+        profile: the operators of a pass as a table.
+        error: the reason if the process failed.
     """
 
     build: dict[str, Any]
@@ -51,8 +51,8 @@ class Entry:
         return " ".join(str(self.build[key]) for key in ("model", "form", "precision") if key in self.build)
 
 
-def plainly(items: Sequence[Any], what: str) -> Iterable[Any]:
-    """Without a progress bar."""
+def no_progress(items: Sequence[Any], what: str) -> Iterable[Any]:
+    """Return the items without a progress bar."""
     return items
 
 
@@ -64,20 +64,32 @@ def take_turns(
     profile: bool = False,
     device: str = "cpu",
     threads: int | None = None,
-    progress: Progress = plainly,
+    progress: Progress = no_progress,
 ) -> None:
-    """Measure all entries and note in each what was found; one that fails says why, and the others go on."""
+    """Measure all entries in turns and store the results in them.
+
+    If an entry fails, its `error` is set and the others continue.
+
+    Args:
+        entries: the tasks.
+        runs: number of timed passes per entry.
+        latency_runs: number of timed passes with batch size 1.
+        profile: profile one pass of each entry and measure nothing else.
+        device: cpu or cuda.
+        threads: number of CPU threads; None for the default of the libraries.
+        progress: wraps the loops to show their progress.
+    """
     with contextlib.ExitStack() as stack:
         workers: list[tuple[Entry, Worker]] = []
         for entry in progress(entries, "building"):
             worker = stack.enter_context(Worker(threads))
-            with _noting(entry, worker):
+            with _recording_errors(entry, worker):
                 entry.facts = worker.ask(device=device, threads=threads, **entry.build)
                 entry.facts["warm_seconds"] = sum(worker.ask("warm", batch=batch) for batch in _batches(entry))
                 workers.append((entry, worker))
         if profile:
             for entry, worker in workers:
-                with _noting(entry, worker):
+                with _recording_errors(entry, worker):
                     entry.profile = worker.ask("profile", batch=entry.batch)
             return
 
@@ -95,7 +107,7 @@ def take_turns(
         _in_turn(single, -(-latency_runs // LATENCY_PASSES), "single images", progress, run_single)
         for entry, worker in workers:
             if entry.error is None and "model" in entry.build:
-                with _noting(entry, worker):
+                with _recording_errors(entry, worker):
                     entry.memory = worker.ask("memory", batch=entry.batch)
 
 
@@ -110,17 +122,17 @@ def _in_turn(
     progress: Progress,
     job: Callable[[Entry, Worker], None],
 ) -> None:
-    """Each that has not failed does its job, once a round."""
+    """Run the job once per round for each entry that has not failed."""
     for entry, worker in progress([pair for _ in range(rounds) for pair in workers], what):
         if entry.error is None:
             time.sleep(PAUSE)
-            with _noting(entry, worker):
+            with _recording_errors(entry, worker):
                 job(entry, worker)
 
 
 @contextlib.contextmanager
-def _noting(entry: Entry, worker: Worker) -> Iterator[None]:
-    """One that fails says so in its row, and its memory is free for the others."""
+def _recording_errors(entry: Entry, worker: Worker) -> Iterator[None]:
+    """Store a failure of the worker in its entry, and end the worker to free its memory."""
     try:
         yield
     except WorkerError as error:

@@ -1,9 +1,9 @@
-"""The process that one model in one form lives in: it does what it is told, a line of JSON each, and sleeps between.
+"""The worker process for one model in one form. It executes requests, one line of JSON each.
 
     python -m glmix.bench.worker FOLDER
 
-reads requests from standard input and ends with it. A request names a method of `Session` and its arguments; the
-answer is {"value": ...}, or {"error": a sentence}.
+reads requests from standard input until it is closed. A request names a method of `Session` and its arguments; the
+answer is {"value": ...} or {"error": message}.
 """
 
 import contextlib
@@ -28,18 +28,22 @@ from .prepared import Pass, Prepared
 from .specs import ModelSpec
 from .stages import stage_seconds
 
-SHORT = 0.25  # seconds; a pass shorter than that is preceded by one that is not timed
+SHORT = 0.25  # seconds; a shorter pass is preceded by a warm-up pass that is not timed
 
 Json = dict[str, Any]
 
 
 class Session:
-    """What a worker knows between requests."""
+    """The state of a worker, and its requests as methods.
+
+    Args:
+        folder: a folder for files, which exists while the process runs.
+    """
 
     prepared: Prepared
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder  # for files, as long as the process lives
+        self.folder = folder
         self.device = "cpu"
         self.passes: dict[int, Pass] = {}
         self.last: dict[int, float] = {}
@@ -54,40 +58,41 @@ class Session:
         threads: int | None = None,
         training: bool = False,
     ) -> Json:
-        """Make the model; says what it has and does."""
-        self._settle(device, threads)
+        """Build a model; return its number of parameters, its multiply-accumulates and the duration."""
+        self._configure(device, threads)
         start = time.perf_counter()
-        spec, chosen, (height, width) = ModelSpec.parse(model), Form.parse(form, training=training), size
+        spec, parsed_form, (height, width) = ModelSpec.parse(model), Form.parse(form, training=training), size
         if training:
-            self.prepared = prepare_training(spec, chosen, (height, width), device=device)
+            self.prepared = prepare_training(spec, parsed_form, (height, width), device=device)
         else:
             options: Json = {"device": device, "threads": threads, "folder": self.folder}
-            self.prepared = prepare(spec, chosen, (height, width), **options)
+            self.prepared = prepare(spec, parsed_form, (height, width), **options)
         seconds = time.perf_counter() - start
-        counted = spec.build("meta", (height, width))
-        kinds = count_by_kind(counted, (spec.input_size()[0], height, width))
+        skeleton = spec.build("meta", (height, width))
+        kinds = count_by_kind(skeleton, (spec.input_size()[0], height, width))
         return {
-            "parameters": sum(parameter.numel() for parameter in counted.parameters()),
+            "parameters": sum(parameter.numel() for parameter in skeleton.parameters()),
             "macs": sum(count for kind, count in kinds.items() if kind != "softmax"),
             "macs_by_kind": kinds,
             "build_seconds": seconds,
         }
 
     def build_matmul(self, precision: str, device: str = "cpu", threads: int | None = None) -> Json:
-        """Make the product of matrices that stands beside the models."""
-        self._settle(device, threads)
+        """Prepare the reference matrix product; return its multiply-accumulates."""
+        self._configure(device, threads)
         self.prepared, macs = matmul_passes(precision, device)
         return {"macs": macs}
 
-    def _settle(self, device: str, threads: int | None) -> None:
+    def _configure(self, device: str, threads: int | None) -> None:
+        """Set the device and the number of threads."""
         self.device = device
         if threads is not None:
             torch.set_num_threads(threads)
-        # one kernel for each size of image, as in a program that knows its size
+        # compile for each image size separately, as in an application with a fixed image size
         torch._dynamo.config.automatic_dynamic_shapes = False
 
     def warm(self, batch: int) -> float:
-        """The first two passes over a batch, in which kernels are built; returns the seconds that it took."""
+        """Run two warm-up passes, in which kernels are compiled; return the duration in seconds."""
         start = time.perf_counter()
         run = self.passes[batch] = self.prepared.passes(batch)
         if self.prepared.keeps:
@@ -99,7 +104,7 @@ class Session:
         return time.perf_counter() - start
 
     def turn(self, batch: int, count: int = 1) -> list[tuple[float, float]]:
-        """Some passes: when each began, by the clock of the machine, and the seconds that it took."""
+        """Run timed passes; return the start and the duration of each in seconds."""
         if self.last[batch] < SHORT:
             self.passes[batch]()
         return [self._time(batch) for _ in range(count)]
@@ -111,7 +116,7 @@ class Session:
         return start, self.last[batch]
 
     def memory(self, batch: int) -> float | None:
-        """MiB that a pass adds at its peak. Nothing is to be timed afterwards."""
+        """Return the peak memory of a pass in MiB; time measurements afterwards are not valid."""
         if batch in self.first_memory:
             return self.first_memory[batch]
         settle_memory()
@@ -124,17 +129,17 @@ class Session:
         return added_memory(self.passes[batch], self.device)
 
     def stages(self, batch: int) -> dict[str, float]:
-        """Seconds of each stage in one pass."""
+        """Return the time of each stage in one pass in seconds."""
         if self.last[batch] < SHORT:
             self.passes[batch]()
         return stage_seconds(self.prepared.network, self.passes[batch], self.device)
 
     def profile(self, batch: int, rows: int = 20) -> str:
-        """Where the time of a pass goes, operator by operator."""
+        """Return a table of the time per operator in one pass."""
         from torch.profiler import ProfilerActivity, profile
 
         if self.prepared.network is None:
-            raise InputError("only what runs in PyTorch can be profiled by its operators.")
+            raise InputError("Only models in PyTorch can be profiled by operator.")
         activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if self.device != "cpu" else [])
         with profile(activities=activities) as profiler:
             self.passes[batch]()
@@ -142,8 +147,8 @@ class Session:
         return profiler.key_averages().table(sort_by=key, row_limit=rows, max_name_column_width=48)
 
 
-def sentence(error: BaseException) -> str:
-    """What went wrong, in a line."""
+def error_line(error: BaseException) -> str:
+    """Return the message of an exception as one line."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return "out of memory"
@@ -153,10 +158,10 @@ def sentence(error: BaseException) -> str:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that gives the orders ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends this one
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory ends, this process goes, and no other
-    # what libraries print must not get between the answers
+        Path("/proc/self/oom_score_adj").write_text("1000")  # let the out-of-memory killer choose this process
+    # redirect the output of libraries away from the answers
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     session = Session(Path(sys.argv[1]))
@@ -164,8 +169,8 @@ def main() -> None:
         request = json.loads(line)
         try:
             answer = {"value": getattr(session, request.pop("do"))(**request)}
-        except Exception as error:  # whatever a model, a compiler or a runtime raises is said in its row
-            answer = {"error": sentence(error)}
+        except Exception as error:  # report any error of a model, compiler or runtime in its row
+            answer = {"error": error_line(error)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

@@ -1,4 +1,4 @@
-"""From a model to what is shipped. Importing it needs torch and timm alone."""
+"""Deployment: fusion, fast inference and export. Importing this package needs only torch and timm."""
 
 from .export import Calibration, Exported, ExportReport, Int8Report, export_model, export_targets, load_exported
 from .fuse import fuse

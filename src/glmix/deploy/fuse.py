@@ -1,8 +1,9 @@
-"""The exact inference form: the same function with fewer operators.
+"""Exact fusion of a model for inference: the same function with fewer operators.
 
-What is linear and stands beside a linear map becomes part of it: BatchNorm, layer scales, the affine part of a
-LayerNorm, the identity beside a convolution. What would not be exact stays: a norm in front of zero padding, which its
-shift does not reach, and the affine part of a LayerNorm at whose output more than one linear map looks.
+Linear operations are merged into adjacent linear layers and convolutions: BatchNorm, layer scales, the affine part of
+LayerNorm, and residual connections around convolutions. Two kinds of operations are kept because merging them would
+not be exact: a norm before a zero-padded convolution, whose shift does not apply to the padding, and the affine part of
+a LayerNorm whose output has several consumers.
 """
 
 import copy
@@ -23,43 +24,47 @@ __all__ = ["FusedStage", "fuse"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 LinearMap = nn.Linear | nn.Conv2d
-MEANS = ("avg", "fast", "fastavg")  # timm's names of global pooling that a scale and a shift pass through
+MEANS = ("avg", "fast", "fastavg")  # timm's names of global average pooling, which commutes with scale and shift
 
 
 class FusedStage(Stage):
-    """A stage that can only infer."""
+    """A stage that supports only inference."""
 
     def train(self, mode: bool = True) -> "FusedStage":
         if mode:
             raise RuntimeError(
-                "This model is fused for inference and cannot be trained: its norms and scales are part of the "
-                "convolutions beside them. Train the model that it was made from, and fuse that again."
+                "This model is fused for inference and cannot be trained, because its norms and scales are merged into "
+                "adjacent layers. Train the original model and fuse it again."
             )
         super().train(mode)
         return self
 
 
 def fuse(model: ModuleT, *, head: bool = True) -> ModuleT:
-    """A copy of `model`, in evaluation mode, that computes the same with fewer operators and cannot be trained.
+    """Return a fused copy of a model for inference: the same function with fewer operators, in evaluation mode.
 
-    Features and slots come out as before, with one exception: where blocks have layer scales, these are part of what
-    their slot attention gives. The parameters are others: a fused model's state fits another fused model.
+    The copy cannot be trained. Its features and slots are the same as before, except that in blocks with layer scales
+    the output of the slot attention includes the scale. Its parameters differ: its state dict fits only other fused
+    models.
 
     Args:
-        model: a GLNet, or anything that holds one, such as a detector.
-        head: make the final norm part of the classifier, where pooling is a mean. `forward_features`,
-            `forward_head(..., pre_logits=True)` and `forward_intermediates(..., norm=True)` then give what stands
-            before that norm, and a padded batch is to be classified one image at a time. False leaves them as they are.
+        model: a GLNet, or a module that contains one, such as a detector.
+        head: merge the final norm into the classifier if global pooling is an average. Then `forward_features`,
+            `forward_head(..., pre_logits=True)` and `forward_intermediates(..., norm=True)` return features without
+            the final norm, and the images of a padded batch must be classified one at a time.
+
+    Raises:
+        InputError: the model contains no GLNet block, for example because it is traced, scripted or exported.
     """
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     parts = list(fused.modules())
     if not any(isinstance(part, Block) for part in parts):
         captured = any(isinstance(part, torch.fx.GraphModule | torch.jit.ScriptModule) for part in parts)
         raise InputError(
-            f"{type(model).__name__} is a graph that was traced, scripted or exported, in which nothing can be fused: "
-            "give the model that it was made from."
+            f"{type(model).__name__} is a traced, scripted or exported graph, which cannot be fused: use the original "
+            "model."
             if captured
-            else f"{type(model).__name__} has no block of a GLNet that could be fused."
+            else f"{type(model).__name__} contains no GLNet block to fuse."
         )
     for part in parts:
         if isinstance(part, Block):
@@ -69,43 +74,43 @@ def fuse(model: ModuleT, *, head: bool = True) -> ModuleT:
         elif isinstance(part, Stage):
             if isinstance(part.downsample, nn.Sequential):
                 part.downsample = _without_norms(part.downsample)
-            part.__class__ = FusedStage  # no new module: hooks on this one, and what else holds it, stay
+            part.__class__ = FusedStage  # instead of a new module, to keep hooks and references
         elif isinstance(part, GLNet) and head:
             _fuse_head(part)
-    return fused.eval()  # the parts that are new
+    return fused.eval()  # for the new modules
 
 
 def _fuse_block(block: Block) -> None:
     for conv in (block.pos_conv, block.mlp.depthwise):
         if isinstance(conv, ResidualConv2d):
             rows, cols = conv.kernel_size
-            conv.weight[:, :, rows // 2, cols // 2] += 1  # each channel sees itself alone
+            conv.weight[:, :, rows // 2, cols // 2] += 1  # the identity, as the convolution is depthwise
             conv.__class__ = nn.Conv2d  # type: ignore[assignment]
     first, last = _first_map(block.mixer), _last_maps(block.mixer)
     if isinstance(block.ls1, LayerScale2d) and last:
-        for layer in last:
-            _put_behind(layer, block.ls1.gamma)
+        for projection in last:
+            _merge_after(projection, block.ls1.gamma)
         block.ls1 = nn.Identity()
     if isinstance(block.ls2, LayerScale2d):
-        _put_behind(block.mlp.fc2, block.ls2.gamma)
+        _merge_after(block.mlp.fc2, block.ls2.gamma)
         block.ls2 = nn.Identity()
-    for norm, reader in ((block.norm1, first), (block.norm2, block.mlp.fc1)):
-        if norm.elementwise_affine and reader is not None:
-            _put_before(reader, _wide(norm.weight), _wide(norm.bias))
+    for norm, layer in ((block.norm1, first), (block.norm2, block.mlp.fc1)):
+        if norm.elementwise_affine and layer is not None:
+            _merge_before(layer, _double(norm.weight), _double(norm.bias))
             norm.elementwise_affine, norm.weight, norm.bias = False, None, None
 
 
 def _first_map(mixer: GLMix | GridAttention) -> LinearMap | None:
-    """The linear map that is all that looks at the normalised pixels. Soft clustering looks at their norms as well."""
+    """Return the only linear layer that uses the normalised pixels; None with slots, which use the pixels as well."""
     if isinstance(mixer, GridAttention):
         return mixer.attn.qkv
     return mixer.local.pointwise_in if mixer.local is not None and mixer.bridge is None else None
 
 
 def _last_maps(mixer: GLMix | GridAttention) -> list[LinearMap]:
-    """The linear maps of whose outputs a mixer's is the sum; none where slots are dispatched as they were clustered.
+    """Return the linear layers whose sum is the output of a mixer; an empty list for slots without attention.
 
-    Behind slot attention stands dispatching, a mean over slots, which a scale of channels passes through.
+    Dispatching, which follows the slot attention, is a weighted mean over slots and commutes with channel scales.
     """
     if isinstance(mixer, GridAttention):
         return [mixer.attn.proj]
@@ -124,48 +129,48 @@ def _fuse_head(model: GLNet) -> None:
         and all(isinstance(layer, nn.Linear) for layer in layers)
     ):
         for layer in layers:
-            _put_before(layer, *_scale_and_shift(model.norm))
+            _merge_before(layer, *_scale_and_shift(model.norm))
         model.norm = nn.Identity()
 
 
 def _without_norms(layers: nn.Sequential) -> nn.Sequential:
-    """The same layers, with each BatchNorm in the convolution before it, or behind it where that does not pad."""
+    """Merge each BatchNorm into the convolution before it, or into the one after it if that has no padding."""
     kept: OrderedDict[str, nn.Module] = OrderedDict()
     for name, layer in layers.named_children():
         last_name, last = next(reversed(kept.items()), ("", None))
         if isinstance(last, nn.Conv2d) and isinstance(layer, _BatchNorm):
-            _put_behind(last, *_scale_and_shift(layer))
+            _merge_after(last, *_scale_and_shift(layer))
             continue
         if isinstance(last, _BatchNorm) and isinstance(layer, nn.Conv2d) and layer.padding == (0, 0):
-            _put_before(layer, *_scale_and_shift(last))
+            _merge_before(layer, *_scale_and_shift(last))
             del kept[last_name]
         kept[name] = layer
     return nn.Sequential(kept)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Weights are multiplied in float64 and rounded once, on devices that have it."""
+def _double(x: Tensor) -> Tensor:
+    """Convert to float64 (float32 on MPS), so that products of weights are rounded once."""
     return x.float() if x.device.type == "mps" else x.double()
 
 
 def _scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """What a BatchNorm does to each channel in evaluation mode."""
+    """Return the scale and shift of each channel by a BatchNorm in evaluation mode."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = _wide(norm.weight) * (_wide(norm.running_var) + norm.eps).rsqrt()
+    scale = _double(norm.weight) * (_double(norm.running_var) + norm.eps).rsqrt()
     return scale, norm.bias - norm.running_mean * scale
 
 
-def _put_before(layer: LinearMap, scale: Tensor, shift: Tensor) -> None:
-    """Make layer(x) what layer(scale * x + shift) was, for a layer that pads nothing."""
+def _merge_before(layer: LinearMap, scale: Tensor, shift: Tensor) -> None:
+    """Change a layer without padding such that layer(x) equals the previous layer(scale * x + shift)."""
     assert layer.bias is not None
-    weight = _wide(layer.weight)
+    weight = _double(layer.weight)
     layer.bias.copy_(layer.bias + weight.flatten(2).sum(2) @ shift if weight.ndim == 4 else layer.bias + weight @ shift)
     layer.weight.copy_(weight * scale.view(-1, *[1] * (weight.ndim - 2)))
 
 
-def _put_behind(layer: LinearMap, scale: Tensor, shift: Tensor | float = 0.0) -> None:
-    """Make layer(x) what scale * layer(x) + shift was."""
+def _merge_after(layer: LinearMap, scale: Tensor, shift: Tensor | float = 0.0) -> None:
+    """Change a layer such that layer(x) equals the previous scale * layer(x) + shift."""
     assert layer.bias is not None
-    layer.weight.copy_(_wide(layer.weight) * scale.view(-1, *[1] * (layer.weight.ndim - 1)))
-    layer.bias.copy_(_wide(layer.bias) * scale + shift)
+    layer.weight.copy_(_double(layer.weight) * scale.view(-1, *[1] * (layer.weight.ndim - 1)))
+    layer.bias.copy_(_double(layer.bias) * scale + shift)

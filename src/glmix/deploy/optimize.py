@@ -1,4 +1,4 @@
-"""The fastest form of a model on the machine at hand, in one call."""
+"""Optimisation of a model for fast inference on the current machine."""
 
 import copy
 import shutil
@@ -23,17 +23,21 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 def optimize_for_inference(
     model: ModuleT, *, dtype: torch.dtype | None = None, compile: bool | None = None, keep_memory: bool = True
 ) -> ModuleT:
-    """A copy of `model` that infers as fast as this machine can: fused, channels-last, narrow and compiled.
+    """Return a copy of a model for fast inference on this machine: fused, channels-last, low precision, compiled.
 
-    It takes images as `model` does and gives logits in float32: the classifier stays in float32, as ties between
-    narrow logits would change answers. It cannot be trained.
+    The copy takes the same inputs as `model` and returns logits in float32: the classifier stays in float32, because
+    ties between low-precision logits would change predictions. The copy cannot be trained.
 
     Args:
-        model: a GLNet, what is built on one, or any other network, of which nothing is fused.
-        dtype: what to compute in; None for `fastest_dtype`. torch.float32 gives the model's own answers.
-        compile: let torch.compile build kernels, on the first images of each size, which takes about a minute; None
-            for whether this machine can.
-        keep_memory: on a CPU, let this process keep memory that it frees, see `glmix.memory`.
+        model: a GLNet, a module that contains one, or any other network, which is not fused.
+        dtype: the dtype of the computation; None for `fastest_dtype`. With torch.float32 the results equal those of
+            `model` up to rounding.
+        compile: use torch.compile. Compilation takes about a minute at the first images of each size. None to
+            compile if this machine supports it.
+        keep_memory: on a CPU, keep freed memory in this process, see `glmix.memory`.
+
+    Raises:
+        InputError: the dtype is not a floating-point type.
     """
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     dtype = fastest_dtype(device) if dtype is None else dtype
@@ -45,18 +49,18 @@ def optimize_for_inference(
         fast = copy.deepcopy(model).eval().requires_grad_(False)
     fast.to(memory_format=torch.channels_last)
     if dtype != torch.float32:
-        _narrow(fast, dtype)
-    _reorder(fast, dtype, device)
+        _convert(fast, dtype)
+    _replace_layers(fast, dtype, device)
     if can_compile(device) if compile is None else compile:
         fast.compile()
-        fast._compiled_call_impl = _Frozen(fast._compiled_call_impl)
+        fast._compiled_call_impl = _FrozenCall(fast._compiled_call_impl)
     if keep_memory and device.type == "cpu":
         keep_freed_memory()
     return fast
 
 
 def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
-    """bfloat16 where the device multiplies it in hardware, else float32."""
+    """Return bfloat16 if the device supports it in hardware, else float32."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
@@ -66,29 +70,29 @@ def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
 
 
 def can_compile(device: torch.device | str = "cpu") -> bool:
-    """Whether torch.compile finds what it builds kernels with."""
+    """Return whether torch.compile finds the compiler that it needs: Triton for CUDA, else a C++ compiler."""
     if torch.device(device).type == "cuda":
         return torch.utils._triton.has_triton()
     return any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl"))
 
 
-def _reorder(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
-    """Let parts compute the same in another order, see `parts`."""
+def _replace_layers(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    """Replace layers by the faster implementations in `parts`."""
     on_cpu = device.type == "cpu"
-    short = on_cpu and dtype == torch.bfloat16
+    short_attention = on_cpu and dtype == torch.bfloat16
     for part in model.modules():
         if type(part) is SoftBridge and part.scale.abs().item() <= BoundedBridge.LARGEST:
             part.__class__ = BoundedBridge
         elif type(part) is ConvMlp and on_cpu:
             part.__class__ = BandedMlp
-        elif isinstance(part, GLMix | GridAttention) and type(part.attn) is Attention and short:
+        elif isinstance(part, GLMix | GridAttention) and type(part.attn) is Attention and short_attention:
             part.attn.__class__ = ShortAttention
 
 
-class _Frozen:
-    """A compiled call in whose graph the weights are constants, packed as the kernels want them.
+class _FrozenCall:
+    """A call of a compiled model with frozen weights: constants in the memory layout that the kernels need.
 
-    torch.compile takes that from its configuration at the time of the call, not from its options.
+    torch.compile reads this setting from its configuration at the time of the call, not from its options.
     """
 
     def __init__(self, call: Any) -> None:
@@ -100,7 +104,7 @@ class _Frozen:
 
 
 class _Cast:
-    """A hook in front of a module: what goes in gets a dtype."""
+    """A forward pre-hook that converts floating-point inputs to a dtype."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -109,19 +113,19 @@ class _Cast:
         return tuple(x.to(self.dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in args)
 
 
-def _narrow(model: nn.Module, dtype: torch.dtype) -> None:
-    """Compute in `dtype`, but for scales of the assignments and the classifier."""
-    wide = [part.scale for part in model.modules() if isinstance(part, SoftBridge)]
+def _convert(model: nn.Module, dtype: torch.dtype) -> None:
+    """Convert a model to `dtype`, except for the scales of soft clustering and the classifier."""
+    unchanged = [part.scale for part in model.modules() if isinstance(part, SoftBridge)]
     layers = model.get_classifier() if hasattr(model, "get_classifier") else ()  # type: ignore[operator]
     layers = layers if isinstance(layers, tuple) else (layers,)
     layers = [layer for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
-    wide += [parameter for layer in layers for parameter in layer.parameters()]
-    values = [parameter.data for parameter in wide]
+    unchanged += [parameter for layer in layers for parameter in layer.parameters()]
+    values = [parameter.data for parameter in unchanged]
     model.to(dtype)
-    for parameter, value in zip(wide, values, strict=True):
+    for parameter, value in zip(unchanged, values, strict=True):
         parameter.data = value
-    entries: list[nn.Module] = [part for part in model.modules() if isinstance(part, Stem)]
-    for part in entries or [model]:
+    stems: list[nn.Module] = [part for part in model.modules() if isinstance(part, Stem)]
+    for part in stems or [model]:
         part.register_forward_pre_hook(_Cast(dtype))
     for layer in layers:
         layer.register_forward_pre_hook(_Cast(torch.float32))

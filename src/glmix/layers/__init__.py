@@ -1,4 +1,4 @@
-"""The parts of a GLNet: nothing here knows a model, a task or a data set."""
+"""Layers of GLNet. They depend on no model, task or data set."""
 
 from .block import Block
 from .bridge import Bridge, Clustering, KMeansBridge, Seeds, SoftBridge, StaticBridge, make_bridge, slot_grid_of

@@ -1,4 +1,4 @@
-"""One residual block; what mixes its pixels is injected."""
+"""The residual block of GLNet."""
 
 from typing import Any
 
@@ -14,14 +14,17 @@ __all__ = ["Block"]
 
 
 class Block(nn.Module):
-    """x + position(x), then a residual mixer and a residual MLP, each behind a LayerNorm over channels.
+    """Pre-norm residual block: a position encoding x + conv(x), a token mixer and an MLP.
 
     Args:
-        mixer: GLMix or GridAttention, called with the normalised pixels and the block's untouched input.
-        pos_conv: add a 3x3 depthwise convolution of the input to it, as a position encoding.
-        mlp_conv: a depthwise convolution inside the MLP.
-        layer_scale: initial value of learned per-channel scales on both branches; None for no such scales.
-        drop_path: probability of dropping a branch for a whole sample during training.
+        dim: number of channels.
+        mixer: GLMix or GridAttention. It gets the normalised pixels and the unchanged input of the block.
+        mlp_ratio: ratio of hidden channels to `dim` in the MLP.
+        pos_conv: add a residual 3x3 depthwise convolution at the start of the block as a position encoding.
+        mlp_conv: use a depthwise convolution in the MLP.
+        layer_scale: initial value of learned per-channel scales on both branches; None to disable them.
+        drop_path: probability of dropping a branch per sample during training (stochastic depth).
+        dilation: dilation of the depthwise convolutions of the position encoding and the MLP.
     """
 
     def __init__(
@@ -60,9 +63,17 @@ class Block(nn.Module):
         self.drop_path2 = drop()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) to the same; in a padded batch a mask (B, H, W) says where the image is."""
-        seeded = x
+        """Apply the block.
+
+        Args:
+            x: pixels (B, C, H, W).
+            mask: for a padded batch: (B, H, W), true for image pixels.
+
+        Returns:
+            Pixels (B, C, H, W).
+        """
+        block_input = x
         if self.pos_conv is not None:
             x = self.pos_conv(hide(x, mask))
-        x = x + self.drop_path1(self.ls1(self.mixer(self.norm1(x), seeded, mask)))
+        x = x + self.drop_path1(self.ls1(self.mixer(self.norm1(x), block_input, mask)))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x), mask)))

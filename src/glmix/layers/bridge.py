@@ -1,9 +1,9 @@
-"""Three ways to make slots out of pixels, as interchangeable modules: soft, k-means, static.
+"""Three interchangeable modules that cluster pixels into slots: soft clustering, k-means and static regions.
 
-Each maps a block's normalised pixels `y` and the block's input `x`, both (B, C, H, W), to the pair of matrices
-(`clustering`, `assignment`), both (B, S, N), that `slots.py` defines. A forward hook on a bridge sees the pair: that
-is all there is to looking into a model. In a padded batch a mask (B, H, W) says where the image is, and padding has no
-weight in clustering.
+Each module maps the normalised pixels `y` and the input `x` of a block, both (B, C, H, W), to the matrices
+`clustering` and `assignment`, both (B, S, N), that `slots.py` defines. A forward hook on a bridge receives this pair;
+visualisation and analysis need nothing else. For a padded batch, a mask (B, H, W) is true for image pixels, and padding
+pixels have no weight in the clustering.
 """
 
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from .slots import (
 
 __all__ = ["Bridge", "Clustering", "KMeansBridge", "Seeds", "SoftBridge", "StaticBridge", "make_bridge", "slot_grid_of"]
 
-# Leaves of a symbolic trace: they branch on dtypes and build index grids from sizes.
+# torch.fx must not trace into these functions: they branch on dtypes and build index grids from sizes.
 for _name in ("cosine_logits", "fit_grid", "kmeans_centres", "pool_to_grid", "regular_pair"):
     torch.fx.wrap(_name)
 
@@ -35,7 +35,7 @@ Seeds = Literal["pooled", "learned"]
 
 
 def slot_grid_of(num_slots: int) -> tuple[int, int]:
-    """The most nearly square grid with exactly `num_slots` cells: 64 -> (8, 8), 96 -> (8, 12)."""
+    """Return the grid (rows, columns) with exactly `num_slots` cells that is closest to square: 96 -> (8, 12)."""
     if num_slots < 1:
         raise InputError(f"num_slots must be at least 1, got {num_slots}.")
     rows = max(r for r in range(1, int(num_slots**0.5) + 1) if num_slots % r == 0)
@@ -43,7 +43,12 @@ def slot_grid_of(num_slots: int) -> tuple[int, int]:
 
 
 class Bridge(nn.Module):
-    """What the three have in common: a grid of slots, fixed or following the aspect ratio of the image."""
+    """Base class of the bridges: the slot grid, which is fixed or follows the aspect ratio of the images.
+
+    Args:
+        grid: rows and columns of the slot grid.
+        follow_aspect: use a grid with about as many slots that fits the aspect ratio of the images.
+    """
 
     def __init__(self, grid: tuple[int, int], follow_aspect: bool) -> None:
         super().__init__()
@@ -51,7 +56,7 @@ class Bridge(nn.Module):
 
     @torch.jit.ignore
     def set_grid(self, grid: tuple[int, int], follow_aspect: bool = False) -> None:
-        """Change the grid of slots, also of a trained model: neither pooled seeds nor regions have parameters."""
+        """Change the slot grid, also of a trained model: pooled seeds and static regions have no parameters."""
         rows, cols = grid
         if rows < 1 or cols < 1:
             raise InputError(f"A slot grid needs at least one row and one column, got {rows} rows and {cols} columns.")
@@ -59,11 +64,12 @@ class Bridge(nn.Module):
         self.follow_aspect = follow_aspect
 
     def grid_for(self, x: Tensor, mask: Tensor | None) -> tuple[int, int]:
+        """Return the rows and columns of the slot grid for pixels (B, C, H, W)."""
         if self.follow_aspect:
             if mask is not None:
                 raise InputError(
-                    "A grid of slots that follows the aspect ratio of the image is one for the whole batch, and images "
-                    "that are padded to one size differ in theirs: set a fixed slot grid, or batch images of one size."
+                    "A slot grid that follows the aspect ratio of the image cannot be used with a padded batch, whose "
+                    "images differ in their aspect ratios: set a fixed slot grid, or batch images of one size."
                 )
             return fit_grid(self.rows * self.cols, x.shape[2], x.shape[3])
         return self.rows, self.cols
@@ -73,7 +79,15 @@ class Bridge(nn.Module):
 
 
 class SoftBridge(Bridge):
-    """The paper's: softmaxes of the scaled cosine between pixels and seeds, pooled from the image or learned."""
+    """Soft clustering as in the paper: softmaxes of the scaled cosine similarity between pixels and seeds.
+
+    Args:
+        dim: number of channels.
+        grid: see `Bridge`.
+        follow_aspect: see `Bridge`.
+        seeds: "pooled" for seeds that are pooled from the image, "learned" for parameters.
+        scale: initial value of the learned scale; None for dim^-0.5.
+    """
 
     def __init__(
         self,
@@ -88,7 +102,7 @@ class SoftBridge(Bridge):
     ) -> None:
         super().__init__(grid, follow_aspect)
         self.initial_scale = dim**-0.5 if scale is None else float(scale)
-        # shape (1,), not (): parameters without a dimension cannot be sharded
+        # shape (1,), not (): zero-dimensional parameters cannot be sharded
         self.scale = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
         self.seeds = (
             nn.Parameter(torch.empty(1, self.rows * self.cols, dim, device=device, dtype=dtype))
@@ -98,6 +112,7 @@ class SoftBridge(Bridge):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Initialise the scale and the learned seeds."""
         nn.init.constant_(self.scale, self.initial_scale)
         if self.seeds is not None:
             nn.init.normal_(self.seeds, std=0.02)
@@ -106,13 +121,13 @@ class SoftBridge(Bridge):
     def set_grid(self, grid: tuple[int, int], follow_aspect: bool = False) -> None:
         if getattr(self, "seeds", None) is not None:
             raise InputError(
-                f"This model has {self.rows * self.cols} learned seeds, so its slots cannot be changed to "
-                f"{grid[0]} rows and {grid[1]} columns; only models with pooled seeds can change them."
+                f"This model has {self.rows * self.cols} learned seeds, so its slot grid cannot be changed to "
+                f"{grid[0]} rows and {grid[1]} columns; only models with pooled seeds support this."
             )
         super().set_grid(grid, follow_aspect)
 
     def logits(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """How alike seeds and pixels are, (B, S, N): cosines by the scale."""
+        """Return the scaled cosine similarities of seeds and pixels, (B, S, N)."""
         if self.seeds is not None:
             seeds = self.seeds.expand(y.shape[0], -1, -1)
         else:
@@ -125,7 +140,13 @@ class SoftBridge(Bridge):
 
 
 class KMeansBridge(Bridge):
-    """Hard clusters: a few Lloyd iterations from the same pooled seeds. Gradients flow through the means alone."""
+    """Hard clustering: k-means (Lloyd iterations) from pooled seeds. Gradients flow only through the cluster means.
+
+    Args:
+        grid: see `Bridge`.
+        follow_aspect: see `Bridge`.
+        iterations: number of Lloyd iterations.
+    """
 
     def __init__(self, grid: tuple[int, int], follow_aspect: bool = False, *, iterations: int = 3) -> None:
         super().__init__(grid, follow_aspect)
@@ -142,7 +163,7 @@ class KMeansBridge(Bridge):
 
 
 class StaticBridge(Bridge):
-    """Slots are the cells of a regular grid: what clustering by content must beat."""
+    """Static regions: the slots are the cells of a regular grid. A baseline for content-based clustering."""
 
     def forward(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         rows, cols = self.grid_for(x, mask)
@@ -161,16 +182,31 @@ def make_bridge(
     device: Any = None,
     dtype: Any = None,
 ) -> Bridge:
-    """The bridge that `clustering` names; combinations that mean nothing are refused. Only `soft` has a scale."""
+    """Return the bridge for a `clustering` method.
+
+    Args:
+        dim: number of channels.
+        clustering: "soft", "kmeans" or "static".
+        seeds: "pooled" or "learned"; learned seeds need soft clustering and a fixed grid.
+        grid: rows and columns of the slot grid.
+        follow_aspect: let the grid follow the aspect ratio of the images.
+        scale: initial scale of soft clustering; the other methods ignore it.
+        kmeans_iterations: number of Lloyd iterations of k-means.
+
+    Raises:
+        InputError: a value is unknown, or the combination is not supported.
+    """
     if seeds not in ("pooled", "learned"):
         raise InputError(f"seeds must be 'pooled' or 'learned', got {seeds!r}.")
     if seeds == "learned" and clustering != "soft":
         raise InputError(
-            f"Learned seeds need clustering='soft', got {clustering!r}: no gradient reaches seeds through hard or "
-            "fixed assignments. Use seeds='pooled'."
+            f"Learned seeds need clustering='soft', got {clustering!r}: seeds get no gradient through hard or "
+            "static assignments. Use seeds='pooled'."
         )
     if seeds == "learned" and follow_aspect:
-        raise InputError("Learned seeds are fixed in number, so slots cannot follow the aspect ratio of the image.")
+        raise InputError(
+            "The number of learned seeds is fixed, so the slot grid cannot follow the aspect ratio of the image."
+        )
     if clustering == "soft":
         return SoftBridge(dim, grid, follow_aspect, seeds=seeds, scale=scale, device=device, dtype=dtype)
     if clustering == "kmeans":

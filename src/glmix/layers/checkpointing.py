@@ -1,4 +1,4 @@
-"""Cheap layers in front of costly ones: computed again on the way back instead of remembered."""
+"""Activation checkpointing of cheap layers, which saves memory in training at little cost."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,11 @@ __all__ = ["checkpoint_activations"]
 
 
 def checkpoint_activations(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """function(x), of whose steps only x is kept for the way back; the last step is not computed again.
+    """Return function(x); keep only x for the backward pass and recompute intermediate results there.
 
-    Made for a cheap step whose result is as large as x and a costly one behind it, which needs that result for its
-    gradients. Without gradients, and in graphs that are being captured, which choose by themselves, it is function(x).
+    The intended use is a cheap operation followed by an expensive one that needs the result of the cheap operation for
+    its gradients. The last operation of the function is not recomputed. Without gradients this is a plain call. The
+    same holds during graph capture, where the compiler chooses what to recompute.
     """
     if torch.is_grad_enabled() and not is_capturing() and not isinstance(x, torch.fx.Proxy):
         result: Tensor = checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)

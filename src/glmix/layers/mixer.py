@@ -1,6 +1,7 @@
-"""Token mixers. Both have one signature, so a block takes either: `mixer(y, x)` with y = norm(x + position).
+"""Token mixers. Both have the signature `mixer(y, x, mask)`, so that a block can use either.
 
-In a padded batch a mask (B, H, W), true where the image is, comes third.
+y is norm(x + position encoding), x is the input of the block, and mask (B, H, W) is true for the image pixels of a
+padded batch.
 """
 
 from typing import Any
@@ -19,14 +20,14 @@ __all__ = ["GLMix", "GridAttention", "LocalBranch", "self_attention"]
 
 
 def self_attention(dim: int, head_dim: int, *, device: Any = None, dtype: Any = None) -> Attention:
-    """Multi-head self-attention with heads of `head_dim` channels and biases."""
+    """Return multi-head self-attention with `head_dim` channels per head and with biases."""
     if dim % head_dim != 0:
-        raise InputError(f"A width of {dim} channels does not divide into attention heads of {head_dim}.")
+        raise InputError(f"A width of {dim} channels is not divisible by head_dim={head_dim}.")
     return Attention(dim, num_heads=dim // head_dim, qkv_bias=True, device=device, dtype=dtype)
 
 
 class LocalBranch(nn.Module):
-    """Local features on the pixel grid: a depthwise convolution between two pointwise ones, all linear."""
+    """The local branch of GLMix: pointwise, depthwise and pointwise convolution without nonlinearities."""
 
     def __init__(self, dim: int, kernel_size: int = 5, dilation: int = 1, *, device: Any = None, dtype: Any = None):
         super().__init__()
@@ -45,27 +46,29 @@ class LocalBranch(nn.Module):
         return self.project(h)
 
     def project(self, h: Tensor) -> Tensor:
+        """Apply the depthwise and the last pointwise convolution."""
         return self.pointwise_out(self.depthwise(h))
 
 
 class GLMix(nn.Module):
-    """The paper's mixer: convolutions on the pixel grid plus self-attention over slots, added.
+    """The mixer of the paper: the sum of a convolutional local branch and self-attention over slots.
 
     Args:
-        local: the branch on the grid, or None to leave it out.
-        bridge: what clusters pixels into slots, or None to leave the slot branch out.
-        attn: self-attention over the slots (B, S, C), or None to dispatch them as they were clustered.
+        local: the local branch on the pixel grid; None to omit it.
+        bridge: the module that clusters pixels into slots; None to omit the slot branch.
+        attn: self-attention over the slots (B, S, C); None to dispatch the clustered slots without attention.
     """
 
     def __init__(self, local: LocalBranch | None, bridge: Bridge | None, attn: Attention | None) -> None:
         super().__init__()
         if local is None and bridge is None:
-            raise InputError("A glmix block needs its local branch, its slot branch, or both: got neither.")
+            raise InputError("A glmix block needs a local branch, a slot branch, or both; got neither.")
         self.local = local
         self.bridge = bridge
         self.attn = attn
 
     def slot_branch(self, y: Tensor, clustering: Tensor, assignment: Tensor) -> Tensor:
+        """Cluster pixels (B, C, H, W) into slots, apply attention to the slots and dispatch them to the pixels."""
         B, C, H, W = y.shape
         slots = cluster(clustering, pixels_of(y))  # (B, S, C)
         if self.attn is not None:
@@ -73,7 +76,7 @@ class GLMix(nn.Module):
         return dispatch(assignment, slots).transpose(1, 2).reshape(B, C, H, W)
 
     def forward(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Normalised pixels y and the block's input x, from which seeds are pooled: (B, C, H, W) each."""
+        """Mix the normalised pixels y, with seeds pooled from the block input x; all tensors are (B, C, H, W)."""
         if self.bridge is None:
             assert self.local is not None
             return self.local(y, mask)
@@ -85,7 +88,7 @@ class GLMix(nn.Module):
 
 
 class GridAttention(nn.Module):
-    """Self-attention over all pixels: what the last stages use, where pixels are few. It needs no seeds."""
+    """Self-attention over all pixels, for the last stages with few pixels. It does not use the block input x."""
 
     def __init__(self, attn: Attention) -> None:
         super().__init__()

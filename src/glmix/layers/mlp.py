@@ -13,7 +13,7 @@ __all__ = ["ConvMlp"]
 
 
 class ConvMlp(nn.Module):
-    """Pointwise expansion, optionally a residual 3x3 depthwise convolution, GELU, pointwise projection."""
+    """MLP of 1x1 convolutions with GELU and an optional residual 3x3 depthwise convolution before the GELU."""
 
     def __init__(
         self,
@@ -45,4 +45,5 @@ class ConvMlp(nn.Module):
         return self.project(h)
 
     def project(self, h: Tensor) -> Tensor:
+        """Apply the GELU and the last layer."""
         return self.fc2(self.act(h))

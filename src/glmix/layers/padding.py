@@ -1,10 +1,10 @@
-"""Padded batches. A mask (B, H, W), true where the image is, travels beside the pixels (B, C, H, W).
+"""Padded batches: a mask (B, H, W), true for image pixels, accompanies the pixels (B, C, H, W).
 
-An image in a padded batch gives, on its own pixels, what it gives alone: convolutions see zeros in the padding, as they
-do beyond an image's border, and padding has no weight in seeds, clustering and attention. What stands in the padding
-in between is of no consequence. Without a mask nothing here is called.
+The results for the pixels of an image are the same as without padding: convolutions see zeros in the padding, as they
+do outside of an image, and padding pixels have no weight in seeds, clustering and attention. Intermediate values in the
+padding have no effect. Without a mask these functions are not called.
 
-Letters: B images, C channels, an H x W grid of N = H * W pixels, S slots on a G x K grid.
+Shapes: B images, C channels, an H x W grid of N = H * W pixels, S slots on a G x K grid.
 """
 
 import torch
@@ -18,44 +18,55 @@ __all__ = ["attention_bias", "cells_of", "check_mask", "convolve", "drop_pixels"
 
 
 def check_mask(mask: Tensor, x: Tensor) -> Tensor:
-    """Pass a mask for the images x (B, C, H, W) on, or say what is wrong with it."""
+    """Return the mask of images x (B, C, H, W), or raise InputError if its dtype or shape is wrong."""
     expected = (x.shape[0], x.shape[2], x.shape[3])
     if mask.dtype != torch.bool or mask.shape != expected:
         raise InputError(
-            f"The mask of images {list(x.shape)} must be boolean of shape {list(expected)}, true where the image is; "
+            f"The mask of images {list(x.shape)} must be boolean of shape {list(expected)}, true for image pixels; "
             f"got {mask.dtype} of shape {list(mask.shape)}."
         )
     return mask
 
 
 def hide(x: Tensor, mask: Tensor | None) -> Tensor:
-    """x (B, C, H, W) with zeros in the padding; x itself where there is no mask (B, H, W)."""
+    """Return x (B, C, H, W) with zeros in the padding; without a mask (B, H, W) return x."""
     return x if mask is None else x.masked_fill(~mask.unsqueeze(1), 0.0)
 
 
 def drop_pixels(rows: Tensor, mask: Tensor, value: float = -3e4) -> Tensor:
-    """Put `value` for the padding in (B, S, N), by a mask (B, H, W).
+    """Set the padding pixels of (B, S, N) to `value`, according to a mask (B, H, W).
 
-    The default is for logits: beside any other it has no weight in a softmax, and as it is finite, also in float16,
-    a softmax over nothing but padding stays defined.
+    The default value is for logits: it has no weight in a softmax. It is finite in float16 too, so that a softmax over
+    padding only does not give NaN.
     """
     return rows.masked_fill(~mask.flatten(1).unsqueeze(1), value)
 
 
 def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to attention logits so that no pixel listens to padding: (B, H, W) -> (B, 1, 1, N)."""
+    """Return the bias for attention logits that excludes padding pixels: (B, H, W) -> (B, 1, 1, N)."""
     pixels = mask.shape[1] * mask.shape[2]
     return drop_pixels(torch.zeros(mask.shape[0], 1, pixels, device=mask.device, dtype=dtype), mask).unsqueeze(1)
 
 
 def convolve(layers: nn.Sequential, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """A row of layers that sees zeros in the padding, and the mask on its output's grid.
+    """Apply layers to a padded batch.
 
-    An output pixel belongs to the image if the image alone would have it: then the last pixel that its window reaches,
-    behind as much padding as the convolution brings itself, lies in the image.
+    The padding is set to zero before each convolution. An output pixel belongs to the image if the convolution of the
+    image alone has this pixel. This is the case if the last input pixel of its window, minus the padding of the
+    convolution, lies in the image.
+
+    Args:
+        layers: a sequence with convolutions.
+        x: pixels (B, C, H, W).
+        mask: (B, H, W), true for image pixels.
+
+    Returns:
+        The output, and the mask for its grid.
     """
     for layer in layers:
-        if isinstance(layer, nn.Conv2d | nn.ZeroPad2d) and x.shape[2:] == mask.shape[1:]:  # not so behind a ZeroPad2d
+        if (
+            isinstance(layer, nn.Conv2d | nn.ZeroPad2d) and x.shape[2:] == mask.shape[1:]
+        ):  # sizes differ after a ZeroPad2d
             x = hide(x, mask)
         x = apply_layer(layer, x)
         if isinstance(layer, nn.Conv2d) and layer.stride != (1, 1):
@@ -68,7 +79,15 @@ def convolve(layers: nn.Sequential, x: Tensor, mask: Tensor) -> tuple[Tensor, Te
 
 
 def _windows(present: Tensor, bins: int) -> Tensor:
-    """Adaptive-pooling windows over each image's own extent: which lines it has (B, H) -> (B, bins, H), boolean."""
+    """Return adaptive-pooling windows over the extent of each image.
+
+    Args:
+        present: (B, H), true for the rows (or columns) that contain image pixels.
+        bins: number of windows.
+
+    Returns:
+        (B, bins, H), true for the rows (or columns) in each window.
+    """
     size = present.shape[1]
     lines = present.long()
     first = lines.argmax(1).view(-1, 1, 1)
@@ -82,7 +101,7 @@ def _windows(present: Tensor, bins: int) -> Tensor:
 
 @register_notrace_function
 def pool_masked(x: Tensor, mask: Tensor, rows: int, cols: int) -> Tensor:
-    """Average each image over a regular grid of its own pixels: (B, C, H, W), (B, H, W) -> (B, S, C)."""
+    """Pool the pixels of each image to a regular grid: (B, C, H, W), (B, H, W) -> (B, S, C)."""
     down = _windows(mask.any(2), rows).to(x.dtype)  # (B, G, H)
     across = _windows(mask.any(1), cols).to(x.dtype)  # (B, K, W)
     sums = across.unsqueeze(1) @ hide(x, mask).permute(0, 2, 3, 1)  # (B, H, K, C)
@@ -93,7 +112,7 @@ def pool_masked(x: Tensor, mask: Tensor, rows: int, cols: int) -> Tensor:
 
 @register_notrace_function
 def cells_of(mask: Tensor, rows: int, cols: int) -> Tensor:
-    """Which pixels lie in which cell of a regular grid over each image: (B, H, W) -> (B, S, N), boolean."""
+    """Return which pixels lie in each cell of a regular grid over each image: (B, H, W) -> (B, S, N), boolean."""
     down = _windows(mask.any(2), rows)[:, :, None, :, None]
     across = _windows(mask.any(1), cols)[:, None, :, None, :]
     return (down & across & mask[:, None, None]).flatten(3).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""A convolution beside the identity."""
+"""A convolution with a residual connection."""
 
 from torch import Tensor, nn
 
@@ -6,9 +6,9 @@ __all__ = ["ResidualConv2d"]
 
 
 class ResidualConv2d(nn.Conv2d):
-    """x + convolution(x), with the parameters of the convolution; it keeps the grid and the number of channels.
+    """x + convolution(x). The parameters are those of the convolution.
 
-    The sum is a convolution again, whose kernel has one more in its middle: `glmix.fuse` makes it that.
+    The sum equals a single convolution with 1 added to the centre of the kernel; `glmix.fuse` makes this replacement.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Stems, which turn an image into a grid of pixels, and transitions, which halve the grid between stages."""
+"""The stem, which downsamples images by 4, and the transitions, which downsample by 2 between stages."""
 
 from collections import OrderedDict
 from typing import Any, Literal
@@ -23,7 +23,7 @@ AUTOCAST = [torch.float32, torch.float16, torch.bfloat16]
 @torch.fx.wrap
 @register_notrace_function
 def check_image(x: Tensor, in_chans: int, min_size: int) -> Tensor:
-    """Pass a batch of images on, or say what is wrong with it. Graphs that are being exported carry no checks."""
+    """Return a batch of images, or raise InputError if its shape is wrong. Exported graphs contain no check."""
     if is_exporting():
         return x
     if x.ndim != 4:
@@ -38,9 +38,9 @@ def check_image(x: Tensor, in_chans: int, min_size: int) -> Tensor:
 
 
 def check_dtype(x: Tensor, weight: Tensor) -> None:
-    """Raise if images have another dtype than the weights that take them. Captured graphs carry no such check.
+    """Raise InputError if images and weights differ in their dtype. Captured graphs contain no check.
 
-    Autocast converts between float32, float16 and bfloat16, so it accepts these three.
+    Under autocast, float32, float16 and bfloat16 are accepted, because autocast converts between them.
     """
     if isinstance(x, torch.fx.Proxy) or is_capturing() or x.dtype == weight.dtype:
         return
@@ -49,13 +49,19 @@ def check_dtype(x: Tensor, weight: Tensor) -> None:
         accepted = AUTOCAST
     if x.dtype not in accepted:
         names = " or ".join(str(dtype) for dtype in accepted)
-        raise InputError(f"Images must be {names}, as the model's weights are {weight.dtype}; got {x.dtype}.")
+        raise InputError(f"Images must be {names} because the model's weights are {weight.dtype}; got {x.dtype}.")
 
 
 class Stem(nn.Module):
-    """(B, in_chans, H, W) -> (B, C, H / 4, W / 4), in channels-last memory, which every layer behind it keeps.
+    """The stem: images (B, in_chans, H, W) -> (B, C, H / 4, W / 4).
 
-    `patch` is one 4x4 convolution of stride 4 and a BatchNorm; `conv` two overlapping 3x3 convolutions of stride 2.
+    It converts to channels-last memory, which all following layers keep.
+
+    Args:
+        in_chans: number of image channels.
+        dim: number of output channels.
+        style: "patch" for one 4x4 convolution of stride 4 and a BatchNorm, "conv" for two overlapping 3x3 convolutions
+            of stride 2, each with a BatchNorm.
     """
 
     def __init__(
@@ -84,15 +90,16 @@ class Stem(nn.Module):
 
     @torch.jit.unused
     def forward_padded(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The same for a padded batch: pixels, and the mask (B, H, W) on their grid."""
+        """Apply the stem to a padded batch; return the pixels and the mask (B, H, W) for their grid."""
         return convolve(self.layers, self._enter(x), check_mask(mask, x))
 
     def _enter(self, x: Tensor) -> Tensor:
         x = check_image(x, self.in_chans, self.min_size)
         if not torch.jit.is_scripting():
             check_dtype(x, self.layers[0].weight)  # type: ignore[arg-type]
-        if not is_exporting():  # whoever runs an exported graph chooses its memory; torch cannot prove this one's sizes
-            # what contiguous(memory_format=torch.channels_last) does, in operators that torch.vmap knows
+        # exported graphs keep the memory format of their input; torch.export cannot prove the sizes of this conversion
+        if not is_exporting():
+            # same as contiguous(memory_format=torch.channels_last), with operators that torch.vmap supports
             x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
         return x
 
@@ -108,10 +115,18 @@ def transition(
     device: Any = None,
     dtype: Any = None,
 ) -> nn.Sequential:
-    """A strided convolution and a BatchNorm, in either order: (B, in_dim, H, W) -> (B, dim, H / stride, W / stride).
+    """Return a strided convolution and a BatchNorm: (B, in_dim, H, W) -> (B, dim, H / stride, W / stride).
 
-    With stride 1 it keeps the grid and computes, on every second pixel, what it would compute with stride 2: the
-    even kernel is padded behind, as windows of stride 2 begin on their pixel.
+    With stride 1 the output has the size of the input, and every second pixel equals the output with stride 2. For
+    this, the input of a 2x2 kernel is padded at the right and the bottom.
+
+    Args:
+        in_dim: number of input channels.
+        dim: number of output channels.
+        order: "conv_norm" or "norm_conv".
+        kernel_size: 2 or 3.
+        stride: 1 or 2.
+        dilation: dilation of the convolution.
     """
     dd = {"device": device, "dtype": dtype}
     if kernel_size not in (2, 3):

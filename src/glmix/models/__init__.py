@@ -1,4 +1,4 @@
-"""Models and their weights. Importing this registers every named model with timm."""
+"""Models and their weights. Importing this package registers the models with timm."""
 
 from . import variants  # registers the models
 from .glnet import GLNet

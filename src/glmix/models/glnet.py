@@ -1,4 +1,4 @@
-"""GLNet: a pyramid of four stages of blocks, under timm's whole contract."""
+"""GLNet: a hierarchical backbone with four stages, with the interface of timm models."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +32,7 @@ __all__ = ["GLNet", "init_linear"]
 
 
 def init_linear(layer: nn.Module) -> None:
-    """Draw the weight of a linear layer or of a 1x1 convolution from a truncated normal; leave other layers alone."""
+    """Initialise a linear layer or 1x1 convolution with a truncated normal distribution; ignore other layers."""
     if isinstance(layer, nn.Linear | nn.Conv2d):
         nn.init.trunc_normal_(layer.weight, std=0.02)
         if layer.bias is not None:
@@ -40,47 +40,49 @@ def init_linear(layer: nn.Module) -> None:
 
 
 class GLNet(nn.Module):
-    """GLNet. Every choice of the paper's ablations is an argument; those marked * take one value or one a stage.
+    """The GLNet backbone. All design choices of the paper's ablations are arguments.
 
-    (`timm.create_model` drops arguments that are None: give it `(None, None, None, None)` where a variant's value
-    should be undone.)
+    Arguments marked with * take one value for all stages or a sequence with one value per stage.
+
+    `timm.create_model` drops arguments that are None. To reset an argument of a variant to None, pass
+    `(None, None, None, None)`.
 
     Args:
-        in_chans: channels of the images.
-        num_classes: outputs of the classifier; 0 for none.
-        global_pool: pooling before the classifier (timm's names); '' for none, with which the classifier is a 1x1
-            convolution and gives a map of logits (B, num_classes, H / 32, W / 32).
-        output_stride: 8, 16 or 32. Below 32 the last transitions keep the grid and later convolutions are dilated.
+        in_chans: number of image channels.
+        num_classes: number of classes; 0 for no classifier.
+        global_pool: pooling before the classifier (timm's names). With '' the classifier is a 1x1 convolution that
+            returns a map of logits (B, num_classes, H / 32, W / 32).
+        output_stride: 8, 16 or 32. Below 32, the last transitions do not downsample and later convolutions are dilated.
         widths: channels of each stage.
-        depths: blocks of each stage.
-        mlp_ratio: * hidden over outer channels of the MLPs.
-        head_dim: * channels of one attention head.
-        mixers: for each stage 'glmix', 'attn', or a sequence of these that its blocks take in turn.
-        stem: 'patch' (one 4x4 convolution) or 'conv' (two overlapping 3x3 ones).
+        depths: number of blocks in each stage.
+        mlp_ratio: * ratio of hidden to outer channels in the MLPs.
+        head_dim: * channels per attention head.
+        mixers: for each stage 'glmix', 'attn', or a sequence of these through which its blocks cycle.
+        stem: 'patch' (one 4x4 convolution) or 'conv' (two overlapping 3x3 convolutions).
         transition_order: 'norm_conv' or 'conv_norm'.
         transition_kernel: 2 or 3.
-        pos_conv: * a depthwise convolution as position encoding.
-        mlp_conv: * a depthwise convolution in the MLP.
-        layer_scale: * initial value of layer scales, None for none.
-        local: * GLMix with its local branch.
-        local_kernel: * kernel of the local branch's depthwise convolution.
-        slots: * GLMix with its slot branch.
-        slot_attention: * self-attention among the slots.
-        clustering: * 'soft' (the paper's), 'kmeans' (hard) or 'static' (regular cells).
+        pos_conv: * use a depthwise convolution as position encoding.
+        mlp_conv: * use a depthwise convolution in the MLP.
+        layer_scale: * initial value of the layer scales; None to disable them.
+        local: * use the local branch of GLMix.
+        local_kernel: * kernel size of the depthwise convolution in the local branch.
+        slots: * use the slot branch of GLMix.
+        slot_attention: * use self-attention among the slots.
+        clustering: * 'soft' (as in the paper), 'kmeans' (hard clustering) or 'static' (regular cells).
         seeds: * 'pooled' from the image or 'learned'.
-        num_slots: * number of slots, laid out in the most nearly square grid.
-        slot_grid: * (rows, columns) or one number, instead of `num_slots`.
-        slot_aspect: let the grid follow the aspect ratio of each image, with about as many slots.
-        slot_scale: * initial scale of soft clustering; None for C^-0.5. Other clusterings have no scale.
-        kmeans_iterations: Lloyd steps of k-means clustering.
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 over all blocks.
+        num_slots: * number of slots, arranged in the grid that is closest to square.
+        slot_grid: * (rows, columns), or one number for a square grid, instead of `num_slots`.
+        slot_aspect: let the slot grid follow the aspect ratio of the images, with about as many slots.
+        slot_scale: * initial scale of soft clustering; None for C^-0.5. The other methods have no scale.
+        kmeans_iterations: number of Lloyd iterations of k-means.
+        drop_rate: dropout probability before the classifier.
+        drop_path_rate: stochastic depth rate of the last block; the rate increases linearly from 0 over all blocks.
     """
 
     feature_info: list[dict[str, Any]]
-    pretrained_cfg: dict[str, Any]  # timm's description of the model, set when it builds one
-    _model_args: dict[str, Any]  # what it was built with, noted for saving
-    multi_label: bool = False  # whether an image may have several classes: probabilities are sigmoids of the logits
+    pretrained_cfg: dict[str, Any]  # timm's description of the model, set by timm.create_model
+    _model_args: dict[str, Any]  # constructor arguments, for saving the model
+    multi_label: bool = False  # whether an image may have several classes, so that probabilities are sigmoids
 
     def __init__(
         self,
@@ -136,9 +138,9 @@ class GLNet(nn.Module):
         drop_paths = calculate_drop_path_rates(drop_path_rate, sum(per_stage("depths", depths, stages)))
 
         def make_mixer(name: str, i: int, dilation: int) -> GLMix | GridAttention:
-            dim, chosen = widths[i], mixer_options[i]
+            dim, options = widths[i], mixer_options[i]
             if name == "attn":
-                return GridAttention(self_attention(dim, chosen["head_dim"], **dd))
+                return GridAttention(self_attention(dim, options["head_dim"], **dd))
             if name != "glmix":
                 raise InputError(f"A mixer must be 'glmix' or 'attn', got {name!r} in stage {i}.")
             bridge = make_bridge(
@@ -149,10 +151,11 @@ class GLNet(nn.Module):
                 kmeans_iterations=kmeans_iterations,
                 **dd,
             )
+            attention = options["slots"] and options["slot_attention"]
             return GLMix(
-                LocalBranch(dim, chosen["local_kernel"], dilation, **dd) if chosen["local"] else None,
-                bridge if chosen["slots"] else None,
-                self_attention(dim, chosen["head_dim"], **dd) if chosen["slots"] and chosen["slot_attention"] else None,
+                LocalBranch(dim, options["local_kernel"], dilation, **dd) if options["local"] else None,
+                bridge if options["slots"] else None,
+                self_attention(dim, options["head_dim"], **dd) if attention else None,
             )
 
         self.num_classes = num_classes
@@ -164,7 +167,7 @@ class GLNet(nn.Module):
         self.feature_info = []
 
         self.stem = Stem(in_chans, widths[0], stem, **dd)
-        built: list[Stage] = []
+        stage_list: list[Stage] = []
         reduction, dilation, block_index = 4, 1, 0
         for i in range(stages):
             downsample: nn.Module = nn.Identity()
@@ -182,9 +185,9 @@ class GLNet(nn.Module):
                 drop_path = drop_paths[block_index + j]
                 blocks.append(Block(widths[i], mixer, **block_options[i], drop_path=drop_path, dilation=dilation, **dd))
             block_index += depths[i]
-            built.append(Stage(downsample, blocks))
+            stage_list.append(Stage(downsample, blocks))
             self.feature_info.append({"num_chs": widths[i], "reduction": reduction, "module": f"stages.{i}"})
-        self.stages = nn.Sequential(*built)
+        self.stages = nn.Sequential(*stage_list)
         self.norm: nn.Module = nn.BatchNorm2d(widths[-1], **dd)
         self.head = ClassifierHead(
             widths[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, use_conv=not global_pool, **dd
@@ -193,9 +196,11 @@ class GLNet(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self, needs_reset: bool = True) -> None:
-        """Linear layers from a truncated normal, joint q, k, v projections from Xavier's uniform distribution.
+        """Initialise linear layers with a truncated normal and joint q, k, v projections with Xavier uniform.
 
-        The rest is as their constructors leave it; `needs_reset` makes that anew, for a model that `to_empty` made.
+        Args:
+            needs_reset: first call `reset_parameters` of all layers, for a model created by `to_empty`. Otherwise the
+                other layers keep the values from their constructors.
         """
         for module in self.modules():
             reset = getattr(module, "reset_parameters", None)
@@ -209,7 +214,7 @@ class GLNet(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layer groups for layer-wise learning-rate decay."""
+        """Return the layer groups for layer-wise learning rate decay."""
         blocks: Any = r"^stages\.(\d+)"
         if not coarse:
             blocks = [
@@ -221,11 +226,15 @@ class GLNet(nn.Module):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Slot scales and learned seeds. (Norms, biases and layer scales have one dimension, which timm leaves out.)"""
+        """Return the names of the slot scales and learned seeds.
+
+        Norms, biases and layer scales are one-dimensional; timm excludes those from weight decay by itself.
+        """
         return {name for name, _ in self.named_parameters() if name.endswith(("bridge.scale", "bridge.seeds"))}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Enable or disable activation checkpointing of the blocks."""
         self.grad_checkpointing = enable
         for module in self.modules():
             if isinstance(module, Stage):
@@ -235,7 +244,7 @@ class GLNet(nn.Module):
     def set_slot_grid(
         self, grid: Grid | None = None, *, num_slots: int | None = None, follow_aspect: bool = False
     ) -> None:
-        """Change how many slots the image is held in, and in which grid they start; see `glmix.set_slot_grid`."""
+        """Change the number of slots and their grid; see `glmix.set_slot_grid`."""
         set_slot_grid(self, grid, num_slots=num_slots, follow_aspect=follow_aspect)
         rows_cols = slot_grid_of(num_slots) if num_slots is not None else as_grid(grid)  # type: ignore[arg-type]
         self._model_args |= {"slot_grid": rows_cols, "slot_aspect": follow_aspect}
@@ -248,8 +257,8 @@ class GLNet(nn.Module):
         """Replace the classifier.
 
         Args:
-            num_classes: outputs of the new classifier; 0 for none.
-            global_pool: pooling before the classifier; None for the present one, '' for none.
+            num_classes: number of classes; 0 for no classifier.
+            global_pool: pooling before the classifier; None to keep the current one, '' for none.
         """
         self.num_classes = num_classes
         if global_pool is not None:
@@ -259,10 +268,10 @@ class GLNet(nn.Module):
         init_linear(self.head.fc)
 
     @torch.jit.ignore
-    def _match(self, new: nn.Module) -> None:
-        """Give a module made late the device, dtype and mode of the rest."""
-        like = next(self.stem.parameters())
-        new.to(device=like.device, dtype=like.dtype).train(self.training)
+    def _match(self, module: nn.Module) -> None:
+        """Move a new module to the device, dtype and training mode of this model."""
+        reference = next(self.stem.parameters())
+        module.to(device=reference.device, dtype=reference.dtype).train(self.training)
 
     def forward_intermediates(
         self,
@@ -274,16 +283,19 @@ class GLNet(nn.Module):
         intermediates_only: bool = False,
         mask: Tensor | None = None,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Return the outputs of stages, and with them the final features.
+        """Return the final features and the outputs of the selected stages.
 
         Args:
             x: images (B, C, H, W).
-            indices: the last n stages if a number, all if None, these if a list.
-            norm: apply the final norm to the last stage's output.
-            stop_early: do not run the stages after the last one asked for.
-            output_fmt: 'NCHW' is the only one.
-            intermediates_only: return the list alone.
+            indices: a list of stages, a number n for the last n stages, or None for all stages.
+            norm: apply the final norm to the output of the last stage.
+            stop_early: do not run the stages after the last selected one.
+            output_fmt: only 'NCHW' is supported.
+            intermediates_only: return only the list of stage outputs.
             mask: for a padded batch, see `forward_features`.
+
+        Returns:
+            (final features, [stage outputs (B, C_i, H_i, W_i)]), or only the list.
         """
         if output_fmt != "NCHW":
             raise InputError(f"output_fmt must be 'NCHW', got '{output_fmt}'.")
@@ -296,7 +308,7 @@ class GLNet(nn.Module):
         else:
             x, mask = self.stem.forward_padded(x, mask)
         for i, stage in enumerate(self.stages):
-            if i <= stop:  # TorchScript unrolls the loop, so it can neither be cut short nor left early
+            if i <= stop:  # no slicing or break: TorchScript unrolls the loop
                 if mask is None:
                     x = stage(x)
                 else:
@@ -312,7 +324,16 @@ class GLNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages behind the last one asked for, and on request the final norm and the head."""
+        """Remove the stages after the last selected one, and optionally the final norm and the head.
+
+        Args:
+            indices: a list of stages, or a number n for the last n stages.
+            prune_norm: remove the final norm.
+            prune_head: remove the classifier.
+
+        Returns:
+            The indices of the selected stages.
+        """
         take, last = feature_take_indices(len(self.stages), indices)
         shortened = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
@@ -326,11 +347,18 @@ class GLNet(nn.Module):
         return take
 
     def forward_features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, in_chans, H, W) -> (B, C, H / 32, W / 32), normalised and not pooled.
+        """Return the final feature map, after the final norm and before pooling.
 
-        Images of different sizes are batched by padding them below and to the right. With a mask (B, H, W), true where
-        the image is, each gives on its own pixels what it gives alone, and zeros beside them. BatchNorm must be in
-        evaluation mode for that, as its statistics would count the padding.
+        Images of different sizes can be padded at the bottom and the right to form a batch. With a mask, the features
+        of an image equal those without padding, and the features of the padding are zero. This requires BatchNorm in
+        evaluation mode, because its statistics would include the padding.
+
+        Args:
+            x: images (B, in_chans, H, W).
+            mask: for a padded batch: (B, H, W), true for image pixels.
+
+        Returns:
+            Features (B, C, H / 32, W / 32).
         """
         if mask is None:
             return self.norm(self.stages(self.stem(x)))
@@ -343,7 +371,7 @@ class GLNet(nn.Module):
         return features
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Final features to logits, or to pooled features with `pre_logits`."""
+        """Return the logits for final features (B, C, H, W), or the pooled features if `pre_logits` is true."""
         return self.head(x, pre_logits=pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Models as a folder that timm and transformers read: config.json, model.safetensors and a model card."""
+"""Saving and loading of model folders for timm and transformers: config.json, model.safetensors and a model card."""
 
 import dataclasses
 import json
@@ -21,9 +21,9 @@ from .restore import build_described, checked_arguments, checked_model_args, is_
 
 __all__ = ["build_folder", "load_folder", "model_card", "save_model"]
 
-MULTI_LABEL = "multi_label_classification"  # what transformers calls it, under `problem_type`
+MULTI_LABEL = "multi_label_classification"  # the value of `problem_type` in transformers
 
-# Entries of `pretrained_cfg` that decide how a model is built or used, with the types that are accepted from a file.
+# Entries of `pretrained_cfg` that affect how a model is built or used, with the types that are accepted from a file.
 _CFG_TYPES: dict[str, Any] = {
     "num_classes": int,
     "input_size": tuple[int, int, int],
@@ -39,7 +39,7 @@ _CFG_TYPES: dict[str, Any] = {
     "label_descriptions": dict[str, str] | None,
 }
 _TOP_LEVEL = ("num_classes", "label_names", "label_descriptions")
-# Where weights would come from: not taken from a file, as they are in the folder.
+# Sources of weights. They are not accepted from a file, because the weights are in the folder.
 _SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load", "architecture"}
 
 _CARD = """---
@@ -77,7 +77,7 @@ NeurIPS 2024, arXiv:2411.14429.
 
 
 def model_card(model: GLNet, folder: str) -> str:
-    """What a saved model is and how to load it, in Markdown."""
+    """Return the model card in Markdown: a description of the model and code that loads it from `folder`."""
     cfg = model.pretrained_cfg
     name = cfg["architecture"]
     accuracy = ""
@@ -99,32 +99,32 @@ def model_card(model: GLNet, folder: str) -> str:
 
 
 def save_model(model: GLNet, folder: str | Path) -> str:
-    """Write a folder for `timm.create_model("local-dir:...")` and transformers.
+    """Save a model to a folder for `timm.create_model("local-dir:...")` and transformers.
 
-    The names of the classes, and whether an image may have several of them, are kept in config.json.
+    config.json contains the class names and whether the model is a multi-label classifier.
 
     Args:
-        model: a GLNet that was not changed by fusing or wrapping.
-        folder: where to write config.json, model.safetensors and README.md; it is made if it is missing.
+        model: a GLNet that is not fused or wrapped.
+        folder: the output folder for config.json, model.safetensors and README.md; it is created if needed.
 
     Returns:
-        The model card, which is README.md.
+        The model card, which is also written to README.md.
 
     Raises:
-        InputError: the folder would not be read as this model again.
+        InputError: the saved weights could not be loaded again.
     """
     folder = Path(folder)
-    current = ("num_classes", "global_pool", "in_chans")  # what the model says of itself, whatever it was built with
+    current = ("num_classes", "global_pool", "in_chans")  # may have changed since the model was built
     model_args = {name: value for name, value in model._model_args.items() if name not in current}
     model_args |= {"in_chans": model.in_chans, "global_pool": model.head.global_pool.pool_type}
-    # safetensors takes contiguous tensors alone, and those of a channels-last model are not
+    # safetensors needs contiguous tensors, and those of a channels-last model are not
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     name = model.pretrained_cfg["architecture"]
-    read = timm.create_model(name, num_classes=model.num_classes, device="meta", **model_args)
-    if lines := mismatches(weights, read):
+    skeleton = timm.create_model(name, num_classes=model.num_classes, device="meta", **model_args)
+    if lines := mismatches(weights, skeleton):
         raise InputError(
-            f"These weights would not be read into {name} again ({lines[0]}): a fused, wrapped or otherwise changed "
-            "model is saved by torch.save; save the folder before changing the model."
+            f"The saved weights could not be loaded into {name} again ({lines[0]}). Save the folder before fusing, "
+            "wrapping or changing the model, or save the changed model with torch.save."
         )
     with atomic_write(folder / "model.safetensors") as part:
         safetensors.torch.save_file(weights, part)
@@ -133,7 +133,7 @@ def save_model(model: GLNet, folder: str | Path) -> str:
     with atomic_write(folder / "config.json") as part:
         save_config_for_hf(model, str(part), model_config=_labels(model), model_args=model_args)
         config = json.loads(part.read_text())
-        # timm repeats the number of classes among the model's arguments; transformers passes it a second time and fails
+        # timm also writes num_classes to the model arguments; transformers then passes it twice and fails
         config.get("model_args", {}).pop("num_classes", None)
         if model.multi_label:
             config["problem_type"] = MULTI_LABEL
@@ -142,7 +142,7 @@ def save_model(model: GLNet, folder: str | Path) -> str:
 
 
 def _labels(model: GLNet) -> dict[str, Any]:
-    """Return the names of the classes as timm and transformers read them, if they are those of this classifier."""
+    """Return the class names in the format of timm and transformers, if there is one per class of this classifier."""
     names = model.pretrained_cfg.get("label_names")
     if not names or len(names) != model.num_classes:
         return {}
@@ -153,20 +153,20 @@ def _labels(model: GLNet) -> dict[str, Any]:
 
 
 def load_folder(folder: str | Path) -> nn.Module:
-    """Load a folder of `save_model`, or one of timm's of that kind, in evaluation mode.
+    """Load a model folder written by `save_model` or by timm, in evaluation mode.
 
-    It is what `timm.create_model("local-dir:...", pretrained=True)` loads, checked first: neither the network nor any
-    file outside of the folder is used, whatever its config.json says.
+    The result is the same as that of `timm.create_model("local-dir:...", pretrained=True)`, but the folder is checked
+    first: regardless of config.json, there is no network access and no file outside of the folder is read.
 
     Args:
-        folder: config.json and weights.
+        folder: a folder with config.json and weights.
 
     Returns:
-        The model; its attribute `multi_label` tells whether an image may have several classes.
+        The model. Its attribute `multi_label` is true for multi-label classifiers.
 
     Raises:
-        InputError: a file is malformed, or does not describe a model that fits the weights.
-        FileNotFoundError: there is no config.json, or there are no weights.
+        InputError: a file is malformed, or the weights do not fit the model in config.json.
+        FileNotFoundError: there is no config.json or no weights.
     """
     folder = Path(folder)
     model: Any = build_folder(folder)
@@ -179,16 +179,16 @@ def load_folder(folder: str | Path) -> nn.Module:
 
 
 def build_folder(folder: str | Path) -> nn.Module:
-    """Build the model of a folder with random weights; see `load_folder`."""
+    """Build the model of a folder with random weights; see `load_folder` for arguments and exceptions."""
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"No model in {folder}: it has no config.json.")
+        raise FileNotFoundError(f"There is no model in {folder}: config.json is missing.")
     try:
         config = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg", {}), dict):
-        raise InputError(f"{path} is not the configuration of a model: expected an object with `pretrained_cfg`.")
+        raise InputError(f"{path} is not a model configuration: expected an object with `pretrained_cfg`.")
     name, model_args = checked_model_args(config.get("architecture"), config.get("model_args") or {}, path)
     cfg = _checked_cfg(config, path)
     model: Any = build_described(name, model_args, path, pretrained_cfg=cfg)
@@ -198,12 +198,12 @@ def build_folder(folder: str | Path) -> nn.Module:
 
 
 def _checked_cfg(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return timm's description of the model without sources of weights; what is at the top of the file goes first."""
+    """Return the checked `pretrained_cfg` without sources of weights; entries at the top level take precedence."""
     fields = {field.name for field in dataclasses.fields(PretrainedCfg)} - _SOURCES
     written = {**config.get("pretrained_cfg", config), **{key: config[key] for key in _TOP_LEVEL if key in config}}
     cfg = {key: value for key, value in written.items() if key in fields and is_plain(value)}
     checked_arguments({key: cfg[key] for key in _CFG_TYPES if key in cfg}, _CFG_TYPES, path, "entries")
     names, classes = cfg.get("label_names"), cfg.get("num_classes", 1000)
     if classes < 0 or (names and len(names) != classes):
-        raise InputError(f"{path} holds {len(names or ())} label_names for {classes} classes.")
+        raise InputError(f"{path} contains {len(names or ())} label_names for {classes} classes.")
     return cfg

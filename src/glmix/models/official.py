@@ -1,4 +1,7 @@
-"""The authors' checkpoints: their names and layout to ours. Foreign names live in this file and nowhere else."""
+"""Loading of the GLMix authors' checkpoints: conversion of their parameter names and shapes to those of this package.
+
+No other module contains the authors' parameter names.
+"""
 
 import os
 import re
@@ -70,11 +73,12 @@ _CONV_RENAMES = [
 
 
 def is_official(state_dict: StateDict) -> bool:
+    """Return whether a state dict has the authors' parameter names."""
     return any(name.startswith("downsample_layers.") for name in state_dict)
 
 
 def to_our_names(state_dict: StateDict) -> StateDict:
-    """Rename and reshape the authors' tensors: a scale () is (1,), a layer scale (1, C, 1, 1) is (C,)."""
+    """Rename and reshape the authors' tensors: scales from () to (1,), layer scales from (1, C, 1, 1) to (C,)."""
     renames = (_PATCH_RENAMES if "downsample_layers.0.0.weight" in state_dict else _CONV_RENAMES) + _RENAMES
     renamed = {}
     for name, tensor in state_dict.items():
@@ -91,29 +95,33 @@ def to_our_names(state_dict: StateDict) -> StateDict:
 
 
 def read_checkpoint(path: str | os.PathLike[str], use_ema: bool | None = None) -> StateDict:
-    """Read the weights in a `.pth` or safetensors file, under our names, without running any code that it may hold.
+    """Read the weights in a `.pth` or safetensors file, without running any code in it.
 
     Args:
-        path: a state dict, or a dict that holds one under `model`, `model_ema`, `state_dict` or `state_dict_ema`.
-        use_ema: take the averaged weights of a file that has both kinds. None takes those that the authors report:
-            the averaged ones for glnet_16g, else the raw ones.
+        path: a file with a state dict, or a dict with a state dict under `model`, `model_ema`, `state_dict` or
+            `state_dict_ema`.
+        use_ema: use the EMA weights of a file that has raw and EMA weights. None selects those for which the authors
+            report results: EMA weights for glnet_16g, else raw weights.
+
+    Returns:
+        The state dict with the parameter names of this package.
 
     Raises:
-        InputError: the file is malformed, holds no weights, or is a checkpoint of `glmix fit`.
-        FileNotFoundError: there is no file.
+        InputError: the file is malformed, contains no weights, or is a checkpoint of `glmix fit`.
+        FileNotFoundError: the file does not exist.
     """
     path = Path(path)
     checkpoint = read_file(path)
     if INFO in checkpoint and not isinstance(checkpoint[INFO], Tensor):
         raise InputError(
-            f"{path} is a checkpoint of `glmix fit`: load it with glmix.load, or make a folder for timm "
-            f"of it with `glmix convert`."
+            f"{path} is a checkpoint of `glmix fit`: load it with glmix.load, or convert it to a folder for timm "
+            f"with `glmix convert`."
         )
     return weights_in(checkpoint, path, use_ema)
 
 
 def weights_in(checkpoint: dict[str, Any], path: Path, use_ema: bool | None = None) -> StateDict:
-    """Return the weights in what `read_file` read, under our names; see `read_checkpoint`."""
+    """Return the state dict in the result of `read_file`; see `read_checkpoint`."""
     raw = _entry(checkpoint, "model", "state_dict")
     ema = _entry(checkpoint, "model_ema", "state_dict_ema")
     if raw is None and ema is None:
@@ -141,12 +149,12 @@ def _under_our_names(state_dict: StateDict) -> StateDict:
 
 
 def _skeleton(variant: str, state_dict: StateDict) -> nn.Module:
-    """The variant without memory for weights, with as many classes and channels as the checkpoint has."""
+    """Return the variant on the meta device, with the numbers of classes and channels of the checkpoint."""
     return timm.create_model(variant, device="meta", **_sizes(state_dict))
 
 
 def _sizes(state_dict: StateDict) -> dict[str, int]:
-    """Read the numbers of classes and channels off tensors that have the dimensions of such weights."""
+    """Return the numbers of classes and channels according to the shapes of the classifier and the stem."""
     sizes = {}
     classifier = state_dict.get("head.fc.weight")
     if classifier is not None and classifier.ndim == 2:
@@ -158,27 +166,38 @@ def _sizes(state_dict: StateDict) -> dict[str, int]:
 
 
 def recognise(state_dict: StateDict, source: object = "The checkpoint") -> str:
-    """Find the official variant whose parameters have just these names and shapes; `source` is named in errors."""
-    found = {variant: mismatches(state_dict, _skeleton(variant, state_dict)) for variant in OFFICIAL_VARIANTS}
-    variant = min(found, key=lambda name: len(found[name]))
-    raise_on_mismatches(found[variant], source, f"any official model, of which {variant} is the closest")
+    """Return the official variant whose parameters have the same names and shapes as a state dict.
+
+    Args:
+        state_dict: the weights.
+        source: the file, for messages.
+
+    Raises:
+        InputError: no variant fits.
+    """
+    differences = {variant: mismatches(state_dict, _skeleton(variant, state_dict)) for variant in OFFICIAL_VARIANTS}
+    variant = min(differences, key=lambda name: len(differences[name]))
+    raise_on_mismatches(differences[variant], source, f"any official model; the closest one is {variant}")
     return variant
 
 
 def load_official(
     path: str | os.PathLike[str], variant: str | None = None, *, use_ema: bool | None = None, **kwargs: Any
 ) -> GLNet:
-    """A model with the weights of one of the authors' files (or of one that `glmix convert` wrote).
+    """Create a model with the weights of a file of the GLMix authors, or of a file written by `glmix convert`.
 
     Args:
         path: the file.
-        variant: the model's name; by default it is recognised from names and shapes.
-        use_ema: which weights of a file that has raw and averaged ones; see `read_checkpoint`.
+        variant: the model name; None to recognise it from the names and shapes of the weights.
+        use_ema: use the EMA weights of a file that has raw and EMA weights; see `read_checkpoint`.
         kwargs: arguments of `timm.create_model`, such as `drop_path_rate` or `slot_grid`.
+
+    Raises:
+        InputError: the variant is unknown, or the weights do not fit it.
     """
     if variant is not None and not timm.is_model(variant):
         raise InputError(
-            f"{variant} is no model that timm knows; the official ones are {', '.join(OFFICIAL_VARIANTS)}."
+            f"{variant} is not a registered model of timm; the official ones are {', '.join(OFFICIAL_VARIANTS)}."
         )
     state_dict = read_checkpoint(path, use_ema)
     variant = variant or recognise(state_dict, path)
@@ -189,9 +208,10 @@ def load_official(
 
 
 def checkpoint_filter_fn(state_dict: StateDict, model: GLNet) -> StateDict:
-    """timm's hook between reading weights and loading them: our names, and a list of what does not fit.
+    """Convert the parameter names of a checkpoint and check that the weights fit; timm calls this before loading.
 
-    Classifiers for another number of classes and stems for other channels are timm's to adapt.
+    Classifiers with another number of classes and stems with another number of channels are not checked, because timm
+    adapts them.
     """
     state_dict = _under_our_names(state_dict)
     cfg = model.pretrained_cfg
@@ -209,19 +229,23 @@ def checkpoint_filter_fn(state_dict: StateDict, model: GLNet) -> StateDict:
 
 
 def _differ_in_channels_only(found: Tensor, own: Tensor) -> bool:
+    """Return whether two stem weights (C, in_chans, h, w) differ only in their number of image channels."""
     if found.ndim != 4 or found.shape[1] == own.shape[1] or not found.is_floating_point():
         return False
     return (found.shape[0], *found.shape[2:]) == (own.shape[0], *own.shape[2:])
 
 
 def resolve_weights(variant: str, pretrained_cfg: Any, overlay: dict[str, Any] | None) -> dict[str, Any]:
-    """Where `pretrained=True` finds weights, as an overlay of timm's config; a sentence where there are none.
+    """Return an overlay of timm's config with the weights for `pretrained=True`.
 
-    Files and folders are read here, not by timm: only this reader knows which of the authors' weights are meant, and
-    older versions of timm would run what a pickle holds.
+    Files and folders are read here instead of by timm, because timm cannot select between the raw and EMA weights of
+    the authors' files, and older versions of timm unpickle files unsafely.
+
+    Raises:
+        InputError: there are no weights.
     """
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
-    local = cfg.source == "local-dir"  # then a url or a name on a hub, which its config.json may give too, is not used
+    local = cfg.source == "local-dir"  # ignore a url or hub name in its config.json
     if not local and (cfg.state_dict or cfg.url or cfg.hf_hub_id):
         return overlay or {}
     if not cfg.file:
@@ -232,7 +256,7 @@ def resolve_weights(variant: str, pretrained_cfg: Any, overlay: dict[str, Any] |
 
 
 def weights_file(folder: Path) -> Path:
-    """Return the file with the weights of a folder."""
+    """Return the weight file in a folder."""
     for pattern in ("model.safetensors", "*.safetensors", "pytorch_model.bin", "*.bin", "*.pth"):
         found = sorted(folder.glob(pattern))
         if found:
@@ -242,9 +266,9 @@ def weights_file(folder: Path) -> Path:
 
 def _no_weights(variant: str) -> str:
     if variant not in OFFICIAL_VARIANTS:
-        return f"Nobody publishes weights for {variant}. Create it with pretrained=False and train it."
+        return f"There are no published weights for {variant}. Create it with pretrained=False and train it."
     return (
-        f"No weights of {variant} are hosted for download by programs. The authors publish them at {PUBLISHED_AT}; "
-        f"fetch the file by hand and pass it as pretrained_cfg_overlay=dict(file='{variant}.pth'), or convert it "
-        f"once with `glmix convert {variant}.pth {variant}` and create 'local-dir:{variant}'."
+        f"The weights of {variant} cannot be downloaded automatically. The authors publish them at {PUBLISHED_AT}: "
+        f"download the file by hand and pass it as pretrained_cfg_overlay=dict(file='{variant}.pth'), or convert it "
+        f"with `glmix convert {variant}.pth {variant}` and create 'local-dir:{variant}'."
     )

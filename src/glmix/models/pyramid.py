@@ -1,4 +1,4 @@
-"""A GLNet as the backbone of dense prediction: one feature map a stage."""
+"""A feature pyramid from a GLNet backbone for dense prediction."""
 
 import copy
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ __all__ = ["Pyramid"]
 
 
 class Pyramid(nn.Module):
-    """The maps of a GLNet's stages, from fine to coarse, without classifier and final norm.
+    """The feature maps of the stages of a GLNet, from high to low resolution, without classifier and final norm.
 
-    It holds a copy of the model's modules that shares their parameters and buffers. So `model` keeps its head, its mode
-    and its slot grid, an optimiser that was given the model's parameters trains the pyramid's, and training the pyramid
-    changes the weights of both. Move the model to its device and dtype before: moving the pyramid alone would leave the
-    model's buffers behind.
+    The pyramid contains a copy of the model's modules that shares parameters and buffers with the model. The head, the
+    training mode and the slot grid of `model` do not change. Training the pyramid changes the weights of both, also
+    with an optimiser that was created with the parameters of the model. Move the model to its device and dtype before
+    creating the pyramid: moving the pyramid does not move the buffers of the model.
 
     Args:
-        model: the network, in training or evaluation mode, which the pyramid keeps.
-        out_indices: stages whose maps are given.
-        norm: a LayerNorm of its own on each map that is handed out. The next stage sees the map without it.
-        frozen_statistics: keep the running statistics of BatchNorm as they are in training too, for small batches and
-            for padded ones. Its weights and biases are trained.
+        model: the backbone. The pyramid starts in its training or evaluation mode.
+        out_indices: the stages whose feature maps are returned.
+        norm: apply a separate LayerNorm to each returned feature map; the next stage gets the map without it.
+        frozen_statistics: keep the running statistics of BatchNorm fixed during training, for small or padded batches.
+            Its weights and biases are trained.
     """
 
     def __init__(
@@ -38,15 +38,15 @@ class Pyramid(nn.Module):
     ) -> None:
         super().__init__()
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-        self.model = copy.deepcopy(model, shared)  # what is in the second argument is not copied
-        taken = self.model.prune_intermediate_layers(list(out_indices), prune_norm=True)
-        self.out_indices = tuple(taken)
+        self.model = copy.deepcopy(model, shared)  # objects in the second argument are not copied
+        indices = self.model.prune_intermediate_layers(list(out_indices), prune_norm=True)
+        self.out_indices = tuple(indices)
         self.frozen_statistics = frozen_statistics
-        self.channels: list[int] = [model.feature_info[i]["num_chs"] for i in taken]
-        self.reductions: list[int] = [model.feature_info[i]["reduction"] for i in taken]
+        self.channels: list[int] = [model.feature_info[i]["num_chs"] for i in indices]
+        self.reductions: list[int] = [model.feature_info[i]["reduction"] for i in indices]
         self.norms = nn.ModuleList(LayerNorm2d(dim, eps=1e-6) if norm else nn.Identity() for dim in self.channels)
-        like = next(model.parameters())
-        self.norms.to(like.device, like.dtype).train(model.training)
+        reference = next(model.parameters())
+        self.norms.to(reference.device, reference.dtype).train(model.training)
         self.training = model.training
         self._freeze_statistics()
 
@@ -62,10 +62,18 @@ class Pyramid(nn.Module):
                     module.eval()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute activations again in the backward pass, to save memory."""
+        """Enable or disable activation checkpointing, which saves memory in training."""
         self.model.set_grad_checkpointing(enable)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        """Images (B, C, H, W), and for a padded batch where they are (B, H, W), to maps [(B, C_i, H_i, W_i), ...]."""
+        """Return the feature maps of the selected stages.
+
+        Args:
+            x: images (B, C, H, W).
+            mask: for a padded batch: (B, H, W), true for image pixels.
+
+        Returns:
+            [(B, C_i, H_i, W_i), ...], one per selected stage.
+        """
         maps = self.model.forward_intermediates(x, list(self.out_indices), intermediates_only=True, mask=mask)
         return [norm(features) for norm, features in zip(self.norms, maps, strict=True)]

@@ -1,7 +1,7 @@
-"""Models that a file describes: a name and constructor arguments, checked before anything is built with them.
+"""Safe construction of models from the name and arguments in a file.
 
-Files come from strangers. What is built here is built from the registry of timm, without pretrained weights, with
-arguments that are known and plain, so that no file can have it use the network or open another file.
+The content of files is not trusted. Only registered models of timm are built, without pretrained weights and only with
+known arguments of plain types, so that a file cannot cause network access or open other files.
 """
 
 import inspect
@@ -28,7 +28,7 @@ __all__ = [
     "is_plain",
 ]
 
-# What constructors raise for arguments of the right types that make no network.
+# Exceptions that constructors raise for arguments with correct types but invalid values.
 BUILD_ERRORS = (
     TypeError,
     ValueError,
@@ -41,8 +41,8 @@ BUILD_ERRORS = (
 
 _NOT_FROM_FILES = {"num_classes", "device", "dtype"}
 
-# Arguments of timm's other models that a file may set. Their constructors take any keywords and pass some of them to
-# timm's loader, so the names are listed here instead of read off a signature.
+# Arguments of timm's other models that a file may set. Their constructors accept any keyword and pass some of them to
+# timm's loader, so their signatures cannot be used.
 _TIMM_ARGS = {
     "act_layer": str,
     "attn_drop_rate": float,
@@ -76,7 +76,7 @@ _TIMM_ARGS = {
 
 
 def is_plain(value: object, depth: int = 4) -> bool:
-    """Tell whether a value is a number, text, a boolean or None, or a list or dictionary of such values."""
+    """Return whether a value is a number, string, boolean or None, or a list or dictionary of such values."""
     if value is None or type(value) in (bool, int, float, str):
         return True
     if depth == 0:
@@ -87,7 +87,7 @@ def is_plain(value: object, depth: int = 4) -> bool:
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Tell whether a plain value has the type of an annotation. A list does for a tuple, a whole number for a float."""
+    """Return whether a plain value matches a type annotation. Lists match tuples and integers match floats."""
     if not is_plain(value):
         return False
     origin, args = get_origin(hint), get_args(hint)
@@ -109,29 +109,29 @@ def fits(value: object, hint: Any) -> bool:
 
 
 def checked_arguments(given: object, accepted: Mapping[str, Any], source: object, what: str) -> dict[str, Any]:
-    """Check arguments that a file gives.
+    """Check the arguments in a file.
 
     Args:
-        given: what the file holds in place of the arguments.
-        accepted: annotations of the arguments that are known, by name.
+        given: the arguments as read from the file.
+        accepted: the type annotations of the accepted arguments by name.
         source: the file, for messages.
-        what: what the arguments are called, for messages.
+        what: a noun for the arguments, for messages.
 
     Returns:
         The arguments.
 
     Raises:
-        InputError: they are no dictionary, one is not known, or one has another type.
+        InputError: the arguments are not a dictionary, or an argument is unknown or has the wrong type.
     """
     if type(given) is not dict:
-        raise InputError(f"{source} holds {what} of type {type(given).__name__}, and they must be a dictionary.")
+        raise InputError(f"{source} contains {what} of type {type(given).__name__}; expected a dictionary.")
     for name, value in given.items():
         if name not in accepted:
             known = ", ".join(sorted(accepted)) or "none"
-            raise InputError(f"{source} holds {name!r} among its {what}; accepted from a file: {known}.")
+            raise InputError(f"{source} contains {name!r} in its {what}; accepted from a file: {known}.")
         if not fits(value, accepted[name]):
             raise InputError(
-                f"{source} holds {what} with {name} = {_shown(value)}, and {_name(accepted[name])} is accepted."
+                f"{source} contains {what} with {name} = {_shown(value)}; expected {_type_name(accepted[name])}."
             )
     return dict(given)
 
@@ -141,26 +141,26 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _name(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and get_origin(hint) is None else str(hint).replace("typing.", "")
 
 
 def checked_model_args(name: object, model_args: object, source: object) -> tuple[str, dict[str, Any]]:
-    """Check the model and its arguments that a file names.
+    """Check the model name and the model arguments in a file.
 
     Args:
-        name: the entry in place of the model's name.
-        model_args: the entry in place of its arguments.
+        name: the model name as read from the file.
+        model_args: the model arguments as read from the file.
         source: the file, for messages.
 
     Returns:
-        The name, and the arguments without `pretrained`: the file has the weights.
+        The name, and the arguments without `pretrained`.
 
     Raises:
-        InputError: the name is not in the registry of timm, or the arguments are not accepted from files.
+        InputError: the model is not registered with timm, or an argument is not accepted from files.
     """
     if not isinstance(name, str) or not timm.is_model(name):
-        raise InputError(f"{source} names the model {_shown(name)}, and only registered models of timm are built.")
+        raise InputError(f"{source} names the model {_shown(name)}, which is not a registered model of timm.")
     if type(model_args) is dict:
         model_args = {key: value for key, value in model_args.items() if key != "pretrained"}
     if name.split(".")[0] in default_cfgs:
@@ -172,10 +172,16 @@ def checked_model_args(name: object, model_args: object, source: object) -> tupl
 
 
 def build_described(name: str, model_args: dict[str, Any], source: object, **options: Any) -> nn.Module:
-    """Build a model with random weights from arguments that `checked_model_args` returned.
+    """Build a model with random weights from the result of `checked_model_args`.
+
+    Args:
+        name: the model name.
+        model_args: the model arguments.
+        source: the file, for messages.
+        options: further arguments of `timm.create_model`.
 
     Raises:
-        InputError: there is no network of these arguments.
+        InputError: the model cannot be built with these arguments.
     """
     try:
         model: nn.Module = timm.create_model(name, pretrained=False, **model_args, **options)
@@ -185,5 +191,5 @@ def build_described(name: str, model_args: dict[str, Any], source: object, **opt
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's text, or its type where it has none."""
+    """Return the first line of an exception's message, or its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""One stage of the pyramid."""
+"""One stage of GLNet."""
 
 import torch
 from timm.models import checkpoint_seq
@@ -11,7 +11,7 @@ __all__ = ["Stage"]
 
 
 class Stage(nn.Module):
-    """A transition to the stage's width and grid (none in the first stage), then its blocks."""
+    """A stage: a transition that downsamples (the identity in the first stage), followed by blocks."""
 
     def __init__(self, downsample: nn.Module, blocks: list[Block]) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Stage(nn.Module):
 
     @torch.jit.unused
     def forward_padded(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The same for a padded batch: pixels, and the mask (B, H, W) on their grid."""
+        """Apply the stage to a padded batch; return the pixels and the mask (B, H, W) for their grid."""
         if isinstance(self.downsample, nn.Sequential):
             x, mask = convolve(self.downsample, x, mask)
         for block in self.blocks:

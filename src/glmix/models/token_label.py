@@ -1,4 +1,4 @@
-"""The variant trained with token labelling: an auxiliary classifier on every position of the final features."""
+"""The GLNet variant for token labelling, with an auxiliary classifier for each position of the final feature map."""
 
 from typing import Any
 
@@ -9,11 +9,14 @@ from .glnet import GLNet, init_linear
 
 __all__ = ["Box", "GLNetTokenLabel", "random_box", "swap_in_box"]
 
-Box = tuple[int, int, int, int]  # rows from, to and columns from, to, on the grid of the final features
+Box = tuple[int, int, int, int]  # (top, bottom, left, right) on the grid of the final features
 
 
 def random_box(rows: int, cols: int) -> Box:
-    """A box with a uniformly drawn share of the grid, cut off at its edges, from torch's default generator."""
+    """Draw a box whose area is a uniformly drawn fraction of the grid, clipped to the grid, as in CutMix.
+
+    Random numbers come from torch's default generator.
+    """
     share, up, left = torch.rand(3).tolist()
     height, width = int(rows * share**0.5), int(cols * share**0.5)
     row, col = int(up * rows), int(left * cols)
@@ -26,9 +29,14 @@ def random_box(rows: int, cols: int) -> Box:
 
 
 def swap_in_box(x: Tensor, box: Box, scale: int = 1) -> Tensor:
-    """Inside the box every image shows what its partner, counted from the batch's other end, shows there.
+    """Replace the content of a box in each image with that of its partner, the image at the mirrored batch position.
 
-    x is (B, C, H, W) and its own inverse is the same call again, whatever `scale` cells the box's cells have.
+    A second call with the same box undoes the first one.
+
+    Args:
+        x: features (B, C, H, W).
+        box: the box on the grid of the final features.
+        scale: side length in pixels of x of one cell of that grid.
     """
     top, bottom, left, right = (scale * edge for edge in box)
     mixed = x.clone()
@@ -63,14 +71,21 @@ class GLNetTokenLabel(GLNet):
         self._reset_aux_head()
 
     def forward_aux(self, x: Tensor) -> Tensor:
-        """Final features to a classification of each position: (B, C, H, W) -> (B, N, num_classes)."""
+        """Return the auxiliary logits for each position: (B, C, H, W) -> (B, N, num_classes)."""
         return self.aux_head(x.flatten(2).transpose(1, 2))
 
     def forward_dense(self, x: Tensor, box: Box | None = None) -> tuple[Tensor, Tensor, Box | None]:
-        """What training with token labels needs: images (B, C, H, W) to cls (B, K), aux (B, h, w, K) and the box.
+        """Return the outputs for training with token labels.
 
-        In training mode images are mixed behind the stem, within a box of the final grid, which is drawn unless it
-        is given. cls sees the mixture; aux is sorted back, so that each of its cells belongs to its own image.
+        In training mode the images are mixed within a box after the stem (CutMix). cls is the classification of the
+        mixed images. aux is swapped back, so that each of its positions belongs to the original image.
+
+        Args:
+            x: images (B, C, H, W).
+            box: the box on the grid of the final features; None to draw one.
+
+        Returns:
+            cls (B, K), aux (B, h, w, K) and the box; in evaluation mode the given box.
         """
         x = self.stem(x)
         if self.training:
@@ -85,10 +100,13 @@ class GLNetTokenLabel(GLNet):
         return cls, aux.permute(0, 2, 3, 1), box
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return the logits for final features (B, C, H, W), or the pooled features if `pre_logits` is true."""
         cls = self.head(x, pre_logits=pre_logits)
         if pre_logits or self.num_classes == 0:
             return cls
         peak = self.forward_aux(x).amax(dim=1)
-        if self.head.use_conv:  # nothing is pooled: cls is a map, whose mean over positions are the pooled logits
+        if (
+            self.head.use_conv
+        ):  # no pooling: cls is a map (B, K, h, w), whose mean over positions equals the pooled logits
             peak = peak[:, :, None, None]
         return cls + 0.5 * peak

@@ -1,4 +1,4 @@
-"""Every named model: only the numbers that differ."""
+"""The registered models: the hyperparameters that differ from the defaults of GLNet."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
-# No entry has a url: the authors' files are not hosted for timm, and this project hosts none. `official.py` reads them.
+# No entry has a url, because neither the authors nor this project host weights for timm; see `official.py`.
 _PATCH_STEM = {"first_conv": "stem.layers.conv"}
 _TOKEN_LABEL = {"classifier": ("head.fc", "aux_head")}
 default_cfgs = generate_default_cfgs(
@@ -48,7 +48,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-_NOT_OF_THE_MODEL = ("device", "dtype", "cache_dir", "pretrained_cfg", "pretrained_model_args")
+_NOT_MODEL_ARGS = ("device", "dtype", "cache_dir", "pretrained_cfg", "pretrained_model_args")
 
 
 def _create(variant: str, pretrained: bool, model_cls: type[GLNet] = GLNet, **kwargs: Any) -> GLNet:
@@ -64,9 +64,9 @@ def _create(variant: str, pretrained: bool, model_cls: type[GLNet] = GLNet, **kw
         feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
         **kwargs,
     )
-    # what newer versions of timm note down by themselves, so that a saved model can be built again
-    model._model_args = {name: value for name, value in kwargs.items() if name not in _NOT_OF_THE_MODEL}
-    for module in model.modules():  # the weights are in the model now: a config need not carry them as well
+    # newer versions of timm record this themselves; it is needed to rebuild a saved model
+    model._model_args = {name: value for name, value in kwargs.items() if name not in _NOT_MODEL_ARGS}
+    for module in model.modules():  # remove the copy of the weights from the config
         getattr(module, "pretrained_cfg", {}).pop("state_dict", None)
     return model
 
@@ -86,7 +86,7 @@ _STL = {
 
 @register_model
 def glnet_stl(pretrained: bool = False, **kwargs: Any) -> GLNet:
-    """The plain one, shaped like Swin-T: patch stem, no position convolution, soft clustering from pooled seeds."""
+    """The basic variant with the layout of Swin-T: patch stem, no position convolution, pooled seeds."""
     return _create("glnet_stl", pretrained, **dict(_STL, **kwargs))
 
 
@@ -98,45 +98,45 @@ def glnet_stl_paramslot(pretrained: bool = False, **kwargs: Any) -> GLNet:
 
 @register_model
 def glnet_4g(pretrained: bool = False, **kwargs: Any) -> GLNet:
-    """27M parameters: what GLNet's own defaults describe."""
+    """27M parameters; the defaults of GLNet."""
     return _create("glnet_4g", pretrained, **kwargs)
 
 
 @register_model
 def glnet_9g(pretrained: bool = False, **kwargs: Any) -> GLNet:
-    """60M parameters: glnet_4g, half as wide again."""
+    """60M parameters; glnet_4g with 1.5 times the width."""
     return _create("glnet_9g", pretrained, **dict({"widths": (96, 192, 384, 768)}, **kwargs))
 
 
 @register_model
 def glnet_16g(pretrained: bool = False, **kwargs: Any) -> GLNet:
-    """106M parameters: glnet_4g, twice as wide, with layer scales."""
+    """106M parameters; glnet_4g with twice the width and layer scales."""
     model_args = {"widths": (128, 256, 512, 1024), "layer_scale": 1e-4}
     return _create("glnet_16g", pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def glnet_4g_tklb(pretrained: bool = False, **kwargs: Any) -> GLNet:
-    """glnet_4g for token labelling."""
+    """glnet_4g with an auxiliary head for token labelling."""
     return _create("glnet_4g_tklb", pretrained, GLNetTokenLabel, **kwargs)
 
 
 @register_model
 def glnet_9g_tklb(pretrained: bool = False, **kwargs: Any) -> GLNet:
-    """glnet_9g for token labelling."""
+    """glnet_9g with an auxiliary head for token labelling."""
     return _create("glnet_9g_tklb", pretrained, GLNetTokenLabel, **dict({"widths": (96, 192, 384, 768)}, **kwargs))
 
 
 @register_model
 def glnet_nano(pretrained: bool = False, **kwargs: Any) -> GLNet:
-    """5M parameters, under 1 GMAC, for small devices: glnet_4g at half its widths and two thirds of its depths."""
+    """5M parameters, less than 1 GMAC, for small devices; glnet_4g with half the widths and about 2/3 of the depths."""
     model_args = {"widths": (32, 64, 128, 256), "depths": (3, 3, 12, 3), "slot_scale": 8.0}
     return _create("glnet_nano", pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def test_glnet(pretrained: bool = False, **kwargs: Any) -> GLNet:
-    """A tiny one with every kind of block, for test suites and small images."""
+    """A tiny model with all block types, for tests and small images."""
     model_args = {
         "widths": (32, 48, 64, 96),
         "depths": (1, 1, 2, 1),

@@ -53,7 +53,7 @@ def test_imagefolder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert len(ImageFolder(out / "train")) == 50
     assert len(ImageFolder(out / "val")) == 40
     printed = capsys.readouterr()
-    assert "50 scenes to train on, 40 to validate on" in printed.out
+    assert "50 training and 40 validation images" in printed.out
     assert "90/90" in printed.err, "a progress bar"
 
 
@@ -75,21 +75,21 @@ def test_contact_sheet(tmp_path: Path) -> None:
 def test_report_has_time_and_baselines(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--report", "--count-train", 60, "--count-val", 30, "--size", 24) == 0
     printed = capsys.readouterr().out
-    for expected in ("ms a scene of 24 x 24 pixels", "6 classes", "chance", "16.7%", "colour histogram", "3x3 patches"):
+    for expected in ("ms per image of 24 x 24", "6 classes", "chance", "16.7%", "colour histogram", "3x3 patches"):
         assert expected in printed
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "nothing to do"),
-        (["out"], "OUT and --layout go together"),
-        (["--layout", "coco"], "nothing to do"),
+        ([], "Nothing to do"),
+        (["out"], "OUT and --layout must be given together"),
+        (["--layout", "coco"], "Nothing to do"),
         (["out", "--layout", "imagefolder", "--objects", "2"], "layout imagefolder has one class per image"),
         (["out", "--layout", "coco", "--count-val", "0"], "at least one scene"),
         (["--sheet", "x.png", "--shapes", "blob"], "shapes has no 'blob'"),
         (["--sheet", "x.png", "--objects", "1", "2", "3"], "objects must be two numbers"),
-        (["--report", "--objects", "2"], "scenes of one object"),
+        (["--report", "--objects", "2"], "exactly one object"),
         (["--report", "--count-val", "0"], "--count-train and --count-val must be at least 1"),
     ],
 )

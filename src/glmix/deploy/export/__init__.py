@@ -1,4 +1,4 @@
-"""From a model to a file that other programs run, checked against the model before it is there."""
+"""Export of models to ONNX, torch.export and OpenVINO, with a check of the file against the model."""
 
 from .int8 import Calibration, Int8Report
 from .model import ExportReport, export_model, export_targets

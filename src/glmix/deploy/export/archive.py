@@ -1,8 +1,8 @@
-"""What is in a `.pt2`, checked before PyTorch reads it.
+"""Safe loading of `.pt2` files: the content is checked before PyTorch reads it.
 
-`torch.export.load` unpickles weights and sample inputs that ask for it, evaluates expressions of sizes as Python and
-calls whatever functions the graph names. A file that `export_model` writes needs none of the former, and of the latter
-only arithmetic and tensor operators. So everything that is not on the lists below is refused.
+`torch.export.load` may unpickle weights and sample inputs, evaluates size expressions as Python code and calls any
+function that the graph names. Files written by `export_model` need no pickles, and only arithmetic and tensor
+operators. Everything that is not in the lists below is rejected.
 """
 
 import ast
@@ -20,7 +20,7 @@ from ...errors import InputError
 
 __all__ = ["ABOUT", "is_compiled", "read_program"]
 
-ABOUT = "glmix.json"  # what a file says of itself: a member of a .pt2, and a key of the metadata of others
+ABOUT = "glmix.json"  # the metadata: a member of a .pt2, and a metadata key in the other formats
 
 _MEMBERS = re.compile(
     r"archive_format|archive_version|version|byteorder|\.data/(version|serialization_id)|models/model\.json"
@@ -31,7 +31,7 @@ _OPERATORS = re.compile(
     r"torch\.ops\.aten\.\w+\.\w+|torch\.sym_(min|max|float|int|not|ite|sum)|math\.(ceil|floor|trunc|sqrt)"
     r"|_operator\.(add|sub|mul|truediv|floordiv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
 )
-# No operator that opens a file is called without a name, and names are text: these are all the texts that are needed.
+# The accepted string arguments. Operators that open files need other strings as file names.
 _TEXTS = {"none", "tanh", "floor", "trunc", "constant", "reflect", "replicate", "circular", "mean", "sum", "linear"}
 _ARGUMENTS = re.compile(
     r"as_(none|tensor|tensors|optional_tensor|optional_tensors|int|ints|int_lists|float|floats|bool|bools|string|name"
@@ -62,23 +62,26 @@ _CONTAINERS = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
 
 
 def is_compiled(path: Path) -> bool:
-    """Tell whether a `.pt2` holds machine code of AOTInductor.
+    """Return whether a `.pt2` contains machine code of AOTInductor.
 
     Raises:
-        InputError: the file is no zip archive.
+        InputError: the file is not a zip archive.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             return any("aotinductor" in name for name in archive.namelist())
     except zipfile.BadZipFile as error:
-        raise InputError(f"{path} is no .pt2: {error}.") from error
+        raise InputError(f"{path} is not a .pt2 file: {error}.") from error
 
 
 def read_program(path: Path) -> tuple[torch.export.ExportedProgram, dict[str, Any]]:
-    """Read a `.pt2` of `export_model` that is not compiled, and what it says of itself.
+    """Read a `.pt2` of `export_model` that is not compiled.
+
+    Returns:
+        The program and the metadata.
 
     Raises:
-        InputError: it holds anything that such a file does not need, or is damaged.
+        InputError: the file is damaged, or contains anything that `export_model` does not write.
     """
     try:
         extra = {ABOUT: ""}
@@ -87,16 +90,16 @@ def read_program(path: Path) -> tuple[torch.export.ExportedProgram, dict[str, An
     except InputError:
         raise
     except _DAMAGED as error:
-        raise InputError(f"{path} is no .pt2 of `glmix export`, or is damaged: {str(error)[:200]}") from error
+        raise InputError(f"{path} is not a .pt2 of `glmix export`, or is damaged: {str(error)[:200]}") from error
     if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):
-        raise InputError(f"{path} is no .pt2 of `glmix export`: its {ABOUT} is not an object of texts.")
+        raise InputError(f"{path} is not a .pt2 of `glmix export`: its {ABOUT} is not an object with string values.")
     return program, about
 
 
 def _checked(path: Path) -> bytes:
-    """Return the members of a `.pt2` that were checked, as an archive of their own.
+    """Check the members of a `.pt2` and return them as a new archive.
 
-    It is written anew because PyTorch reads archives by another library, which may find other members in the same file.
+    PyTorch reads archives with another library, which may find different members in the original file.
     """
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
@@ -105,16 +108,16 @@ def _checked(path: Path) -> bytes:
         for name in names:
             inside = name.removeprefix(root)
             if name == inside or inside in members or not _MEMBERS.fullmatch(inside):
-                raise _refused(path, f"the member {name!r}, or has it twice")
+                raise _rejected(path, f"the unknown or duplicate member {name!r}")
             members[inside] = archive.read(name)
     for kind in ("weights", "constants"):
         config = json.loads(members[f"data/{kind}/model_{kind}_config.json"])
         for name, payload in config["config"].items():
             if payload["use_pickle"] is not False:
-                raise _refused(path, f"{name} as a pickle")
+                raise _rejected(path, f"{name} as a pickle")
             if f"data/{kind}/{payload['path_name']}" not in members:
-                raise _refused(path, f"{name} in the place {payload['path_name']!r}")
-    # torch.export.load would fall back to reading it with all that a pickle can do
+                raise _rejected(path, f"{name} at the unknown path {payload['path_name']!r}")
+    # fail here if the file is unsafe: torch.export.load would fall back to weights_only=False
     torch.load(io.BytesIO(members["data/sample_inputs/model.pt"]), weights_only=True)
     _check_graph(json.loads(members["models/model.json"]), path)
     content = io.BytesIO()
@@ -125,23 +128,23 @@ def _checked(path: Path) -> bytes:
 
 
 def _check_graph(value: Any, path: Path, key: str = "") -> None:
-    """Check all that PyTorch evaluates, calls or imports of a graph, at whatever depth it stands."""
+    """Check recursively everything in a graph that PyTorch evaluates, calls or imports."""
     if isinstance(value, list):
         for item in value:
             _check_graph(item, path, key)
     elif isinstance(value, dict):
         for name, item in value.items():
             if name.startswith("as_") and not _ARGUMENTS.fullmatch(name):
-                raise _refused(path, f"an argument of the kind {name!r}")
+                raise _rejected(path, f"an argument of type {name!r}")
             if key == "range_constraints":
                 _check_expression(name, path)
             _check_graph(item, path, name)
     elif not isinstance(value, str):
         return
     elif key == "target" and not _OPERATORS.fullmatch(value):
-        raise _refused(path, f"a call of {value!r}")
+        raise _rejected(path, f"a call of {value!r}")
     elif key == "as_string" and value not in _TEXTS:
-        raise _refused(path, f"the text {value!r} as an argument")
+        raise _rejected(path, f"the string argument {value!r}")
     elif key in ("expr_str", "guards_code"):
         _check_expression(value, path)
     elif key in ("in_spec", "out_spec"):
@@ -149,11 +152,14 @@ def _check_graph(value: Any, path: Path, key: str = "") -> None:
 
 
 def _check_expression(text: str, path: Path) -> None:
-    """Arithmetic of sizes: `Add(Symbol('s6', integer=True), Integer(-1))`, `L['image'].size()[2] // 4 != 1`."""
+    """Check that an expression is arithmetic of sizes.
+
+    Examples: `Add(Symbol('s6', integer=True), Integer(-1))`, `L['image'].size()[2] // 4 != 1`.
+    """
     try:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, RecursionError, MemoryError) as error:
-        raise _refused(path, f"the expression {text[:80]!r}") from error
+        raise _rejected(path, f"the expression {text[:80]!r}") from error
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             allowed = node.func.id.isidentifier() and node.func.id in _FUNCTIONS
@@ -170,7 +176,7 @@ def _check_expression(text: str, path: Path) -> None:
         else:
             allowed = isinstance(node, _NODES)
         if not allowed:
-            raise _refused(path, f"the expression {text[:80]!r}")
+            raise _rejected(path, f"the expression {text[:80]!r}")
 
 
 _FUNCTIONS = {"Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Min", "Max", "Mod", "FloorDiv", "CeilDiv"}
@@ -181,7 +187,7 @@ _FUNCTIONS |= {"true", "false"}
 
 
 def _check_containers(spec: Any, path: Path) -> None:
-    """How arguments and results are nested: tuples, lists and dictionaries, whose keys are text."""
+    """Check that arguments and results are nested only in tuples, lists and dictionaries with string keys."""
     if isinstance(spec, list):
         for item in spec:
             _check_containers(item, path)
@@ -189,12 +195,12 @@ def _check_containers(spec: Any, path: Path) -> None:
         context = json.loads(spec["context"]) if spec.get("context") else None
         plain = context is None or (isinstance(context, list) and all(isinstance(item, str) for item in context))
         if spec.get("type") not in _CONTAINERS or not plain:
-            raise _refused(path, f"arguments in a container of the type {spec.get('type')!r}")
+            raise _rejected(path, f"arguments in a container of type {spec.get('type')!r}")
         _check_containers(spec.get("children_spec", []), path)
 
 
-def _refused(path: Path, what: str) -> InputError:
+def _rejected(path: Path, what: str) -> InputError:
     return InputError(
-        f"{path} was not loaded: it holds {what}, which no .pt2 of `glmix export` does and which may run code; if you "
-        "made it yourself, load it with trusted=True."
+        f"{path} was not loaded: it contains {what}, which `glmix export` never writes and which may run arbitrary "
+        "code. If you created the file yourself, load it with trusted=True."
     )

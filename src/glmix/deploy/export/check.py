@@ -1,4 +1,4 @@
-"""Is an exported file the model? It is run beside it, at several sizes and batches."""
+"""Comparison of an exported file with the model at several image sizes and batch sizes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ Array = NDArray[Any]
 Run = Callable[[Array], dict[str, Array]]
 
 BATCHES = (1, 3)
-TOLERANCE = 1e-4  # of float32, as a share of the largest value of an output
+TOLERANCE = 1e-4  # for float32, relative to the largest value of an output
 
 
 @dataclass(frozen=True)
 class Check:
-    """How far the file's outputs were from the model's on one batch: the largest difference by the largest value."""
+    """The relative error of a file's outputs on one batch: the largest difference divided by the largest value."""
 
     batch: int
     height: int
@@ -42,37 +42,38 @@ class Check:
 
 
 def own_size(deployed: Deployed, smallest: int) -> tuple[int, int]:
-    """Height and width that the model was made for."""
+    """Return the input height and width of the model, or `smallest` if that is larger."""
     _, height, width = deployed.config["input_size"]
     return max(height, smallest), max(width, smallest)
 
 
 def check_sizes(deployed: Deployed, smallest: int) -> list[tuple[int, int]]:
-    """Five sizes: the smallest, a wide and a high odd one, the model's own and one beside it that nothing divides."""
+    """Return five (height, width): the smallest, a wide one, a high one, the model's input size and an odd one."""
     height, width = own_size(deployed, smallest)
     return [(smallest, smallest), (97, 130), (200, 72), (height, width), (height + 43, width + 15)]
 
 
 def relative_error(found: Array, expected: Array) -> float:
-    """The largest difference as a share of the largest value; infinite where the two are no arrays alike."""
+    """Return the largest difference divided by the largest value; infinity for wrong shapes or non-finite values."""
     if found.shape != expected.shape or not np.isfinite(found).all():
         return float("inf")
     return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-12))
 
 
 def mean_error(found: Array, expected: Array) -> float:
-    """The root of the mean squared difference as a share of that of the values: what rounding to int8 is judged by."""
+    """Return the relative root mean square error, the criterion for int8; infinity as for `relative_error`."""
     if found.shape != expected.shape or not np.isfinite(found).all():
         return float("inf")
     return float(np.linalg.norm(found - expected) / max(float(np.linalg.norm(expected)), 1e-12))
 
 
 def largest_error(checks: Sequence[Check]) -> float:
+    """Return the largest error of all checks."""
     return max(check.error for check in checks)
 
 
 def _batches(deployed: Deployed, sizes: Sequence[tuple[int, int]], pictures: Tensor | None) -> Iterator[Tensor]:
-    """Images at all sizes and batches: random ones, or some pictures (B, C, H, W) of bytes, resized."""
+    """Yield inputs at all image and batch sizes: random images, or resized `pictures` (B, C, H, W) of type uint8."""
     for height, width in sizes:
         for batch in BATCHES:
             if pictures is None:
@@ -91,10 +92,21 @@ def check(
     *,
     pictures: Tensor | None = None,
 ) -> list[Check]:
-    """Run a graph and the model on the same images at all sizes and batches; one that differs is refused.
+    """Compare an exported graph with the model on the same images at all image sizes and batch sizes.
 
-    With pictures, which a graph of int8 is checked on, the mean error is held against the tolerance in place of the
-    largest.
+    Args:
+        run: the exported graph as a function.
+        deployed: the model.
+        sizes: image sizes (height, width).
+        tolerance: the maximum error.
+        pictures: images (B, C, H, W) of type uint8 for int8 graphs; they are resized. With pictures, the tolerance
+            applies to `mean_error` instead of `relative_error`. None for random images.
+
+    Returns:
+        The results, one per batch.
+
+    Raises:
+        InputError: the graph does not run, or its outputs differ from those of the model.
     """
     measure = relative_error if pictures is None else mean_error
     height_dim, width_dim = (dim for dim, name in deployed.free_dims.items() if name != "batch")
@@ -105,20 +117,21 @@ def check(
         with torch.inference_mode():
             expected = {name: out.numpy() for name, out in zip(deployed.names, deployed(images), strict=True)}
         if not all(np.isfinite(value).all() for value in expected.values()):
-            raise InputError(f"The model itself gives values that are not finite, on {where}: its weights are broken.")
+            raise InputError(f"The model returns values that are not finite for {where}: its weights are invalid.")
         try:
             found = run(images.numpy())
-        except Exception as error:  # each library has errors of its own
+        except Exception as error:  # each runtime has its own exceptions
             raise InputError(
-                f"The exported graph does not run on {where}, so it was not kept: {str(error).strip().splitlines()[0]}"
+                f"No file was written, because the exported graph fails for {where}: "
+                f"{str(error).strip().splitlines()[0]}"
             ) from error
         errors = {name: measure(found[name], value) for name, value in expected.items()}
         worst = max(errors, key=lambda name: errors[name])
         if not errors[worst] <= tolerance:
             shape = "x".join(map(str, found[worst].shape))
             raise InputError(
-                f"The exported graph is not the model, so it was not kept: on {where} its output {worst!r} ({shape}) "
-                f"is off by {errors[worst]:.1e}, and the tolerance is {tolerance:.0e}."
+                f"No file was written, because the exported graph differs from the model: for {where} the output "
+                f"{worst!r} ({shape}) has an error of {errors[worst]:.1e}, and the tolerance is {tolerance:.0e}."
             )
         checks.append(Check(batch, height, width, errors[worst]))
     return checks

@@ -1,6 +1,6 @@
-"""A model as it is handed out: what goes in, what comes out, and its graph, in which batch, height and width are free.
+"""A model wrapped for export with its inputs and outputs, and its graph with dynamic batch size, height and width.
 
-Letters: B images, C channels of H x W pixels, S slots.
+Shapes: B images, C channels of H x W pixels, S slots.
 """
 
 import copy
@@ -23,20 +23,23 @@ __all__ = ["INPUT", "Deployed", "Outputs", "Preprocess", "capture", "smallest_si
 Outputs = Literal["classes", "features", "slots"]
 Preprocess = Literal["none", "float", "uint8"]
 
-INPUT = "image"  # the name of every graph's one input
+INPUT = "image"  # the name of the graph input
 
 
 class Deployed(nn.Module):
-    """A copy of a model, in float32 on the CPU, between the images that a graph takes and the tensors that it gives.
+    """A copy of a model, in float32 on the CPU, with the inputs and outputs of the exported graph.
 
     Args:
-        model: a GLNet, or a module that holds one and takes its images.
-        outputs: `classes`: what the model returns, named `logits` (`embedding` for one without classifier).
-            `features`: the maps of its stages, (B, C, H / r, W / r), named `stage0` and so on; of a network for dense
-            prediction the maps of its `Pyramid`, which its decoder takes. `slots`: to which slots
-            each pixel of each block belongs, (B, S, H / r, W / r), sums of one over S, named as the blocks are.
-        preprocess: what the images are. `none`: (B, C, H, W), normalised as in training. `float`: (B, C, H, W) from 0
-            to 1. `uint8`: (B, H, W, C) from 0 to 255. The latter two are normalised inside; none are resized.
+        model: a GLNet, or a module that contains one and takes images.
+        outputs: the outputs of the graph. `classes`: the output of the model, named `logits` (`embedding` for a model
+            without classifier). `features`: the feature maps of the stages, (B, C, H / r, W / r), named `stage0` and
+            so on; for dense prediction networks the maps of their `Pyramid`. `slots`: the slot assignment of each pixel
+            in each block, (B, S, H / r, W / r), which sums to one over S, named like the blocks.
+        preprocess: the input images. `none`: (B, C, H, W), normalised as in training. `float`: (B, C, H, W) from 0 to
+            1. `uint8`: (B, H, W, C) from 0 to 255. The graph normalises the latter two. It never resizes images.
+
+    Raises:
+        InputError: an argument is invalid, or the model does not support the outputs.
     """
 
     gain: Tensor
@@ -50,12 +53,14 @@ class Deployed(nn.Module):
             raise InputError(f"preprocess must be one of {', '.join(get_args(Preprocess))}, got {preprocess!r}.")
         self.outputs: Outputs = outputs
         self.preprocess: Preprocess = preprocess
-        model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+        model = getattr(model, "_orig_mod", model)  # unwrap a model of torch.compile
         self.network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
         backbone = next((module for module in self.network.modules() if isinstance(module, GLNet)), None)
         if backbone is None:
-            raise InputError(f"{type(model).__name__} holds no GLNet: this exports GLNets and what is built on one.")
-        if outputs != "classes":  # of a network for dense prediction only its backbone is needed
+            raise InputError(
+                f"{type(model).__name__} contains no GLNet; only GLNets and modules that contain one can be exported."
+            )
+        if outputs != "classes":  # for a dense prediction network, export only its backbone
             self.network = next((m for m in self.network.modules() if isinstance(m, Pyramid)), self.network)
         self.config: dict[str, Any] = timm.data.resolve_model_data_config(backbone)
         self.channels = backbone.in_chans
@@ -70,24 +75,25 @@ class Deployed(nn.Module):
         mean, std = (torch.tensor(self.config[key], dtype=torch.float64) for key in ("mean", "std"))
         if self.preprocess != "none" and len(mean) != self.channels:
             raise InputError(
-                f"preprocess={self.preprocess!r} needs a mean and a deviation of each of {self.channels} channels, and "
-                f"the model's configuration has {len(mean)}: set pretrained_cfg['mean'] and ['std'], or use 'none'."
+                f"preprocess={self.preprocess!r} needs the mean and standard deviation of each of {self.channels} "
+                f"channels, but the configuration of the model has {len(mean)} values: set pretrained_cfg['mean'] and "
+                "['std'], or use 'none'."
             )
         white = 255 if self.preprocess == "uint8" else 1
         self.register_buffer("gain", (1 / (white * std)).float().view(1, -1, 1, 1))
         self.register_buffer("shift", (-mean / std).float().view(1, -1, 1, 1))
 
     def _hook(self) -> list[str]:
-        """Have each bridge note what it makes; returns the names of the blocks that they stand in."""
+        """Register forward hooks that record the assignment of each bridge; return the names of the blocks."""
         found = {name.removesuffix(".mixer.bridge"): m for name, m in self.network.named_modules() if _is_bridge(m)}
         if not found:
-            raise InputError("outputs='slots' needs a model with slots, and this one has no block with any.")
+            raise InputError("outputs='slots' needs a model with slots, but no block of this model has slots.")
         for name, bridge in found.items():
 
-            def note(module: nn.Module, args: tuple[Any, ...], pair: tuple[Tensor, Tensor], name: str = name) -> None:
+            def record(module: nn.Module, args: tuple[Any, ...], pair: tuple[Tensor, Tensor], name: str = name) -> None:
                 self._maps[name] = pair[1].unflatten(2, args[0].shape[2:])  # (B, S, N) -> (B, S, H, W)
 
-            bridge.register_forward_hook(note)
+            bridge.register_forward_hook(record)
         return list(found)
 
     def _name_outputs(self, backbone: GLNet) -> tuple[str, ...]:
@@ -102,39 +108,39 @@ class Deployed(nn.Module):
         return tuple(f"stage{index}" for index in range(len(backbone.stages)))
 
     def _describe(self, backbone: GLNet) -> dict[str, str]:
-        """What a file says of itself; values that are not text are JSON."""
+        """Return the metadata of the file; values that are not strings are encoded as JSON."""
         cfg = getattr(backbone, "pretrained_cfg", {})
-        told: dict[str, Any] = {
+        about: dict[str, Any] = {
             "architecture": cfg.get("architecture", type(backbone).__name__),
             "outputs": self.outputs,
             "preprocess": self.preprocess,
             "glmix_version": __version__,
         }
-        told |= {key: self.config[key] for key in ("mean", "std", "input_size", "interpolation", "crop_pct")}
+        about |= {key: self.config[key] for key in ("mean", "std", "input_size", "interpolation", "crop_pct")}
         if cfg.get("label_names"):
-            told["class_names"] = list(cfg["label_names"])
-        return {key: value if isinstance(value, str) else json.dumps(value) for key, value in told.items()}
+            about["class_names"] = list(cfg["label_names"])
+        return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 
     @property
     def free_dims(self) -> dict[int, str]:
-        """The dimensions of the input whose sizes are free."""
+        """Return the dynamic dimensions of the input as {dimension: name}."""
         first = 1 if self.preprocess == "uint8" else 2
         return {0: "batch", first: "height", first + 1: "width"}
 
     def feed(self, pixels: Tensor) -> Tensor:
-        """Images of bytes (B, C, H, W) as this module takes them."""
+        """Convert uint8 images (B, C, H, W) to inputs of this module."""
         if self.preprocess == "uint8":
             return pixels.permute(0, 2, 3, 1).contiguous()
         scaled = pixels.float() / 255
         if self.preprocess == "float":
             return scaled
         mean, std = (torch.tensor(self.config[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
-        if mean.numel() != self.channels:  # a configuration for colour, and a model for something else
+        if mean.numel() != self.channels:  # for example RGB statistics and a grey-scale model
             mean, std = mean.mean(), std.mean()
         return (scaled - mean) / std
 
     def example(self, batch: int, height: int, width: int, seed: int = 0) -> Tensor:
-        """Random images, smooth with some noise, as this module takes them."""
+        """Return random smooth images with noise as inputs of this module."""
         generator = torch.Generator().manual_seed(seed)
         coarse = torch.rand(batch, self.channels, 5, 5, generator=generator)
         smooth = nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
@@ -142,6 +148,7 @@ class Deployed(nn.Module):
         return self.feed((255 * (0.8 * smooth + 0.2 * noise)).to(torch.uint8))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs in the order of `names`."""
         if self.preprocess == "uint8":
             image = image.permute(0, 3, 1, 2).float()
         if self.preprocess != "none":
@@ -163,34 +170,38 @@ def _is_bridge(module: nn.Module) -> bool:
 
 
 def capture(deployed: Deployed) -> ExportedProgram:
-    """The graph of a model, for images of any number and of any size from the smallest on (`smallest_size`)."""
+    """Capture the graph of a model with torch.export, for any batch size and image size from `smallest_size`.
+
+    Raises:
+        InputError: the slot grid follows the aspect ratio, or the graph depends on a specific size.
+    """
     if any(isinstance(module, Bridge) and module.follow_aspect for module in deployed.modules()):
         raise InputError(
-            "This model's grid of slots follows the aspect ratio of the image, so each shape of image has a graph of "
-            "its own and none can be exported for all: give it a fixed one with model.set_slot_grid((8, 8))."
+            "The slot grid of this model follows the aspect ratio of the image, so that each image shape needs a "
+            "different graph. Set a fixed slot grid with model.set_slot_grid((8, 8)) before the export."
         )
     sizes = {dim: Dim("batch", min=1) if name == "batch" else Dim.DYNAMIC for dim, name in deployed.free_dims.items()}
     try:
         with torch.no_grad():
             return torch.export.export(deployed, (deployed.example(2, 96, 128),), dynamic_shapes=(sizes,))
     except torch._dynamo.exc.UserError as error:
-        found = re.search(r"You marked .*? constant \(\d+\)", str(error))  # the sentence that names the size
-        told = found[0].strip() if found else str(error).splitlines()[0]
-        raise InputError(f"The graph fixes a size that must be free: {told}") from error
+        found = re.search(r"You marked .*? constant \(\d+\)", str(error))  # the sentence with the size
+        reason = found[0].strip() if found else str(error).splitlines()[0]
+        raise InputError(f"The graph has a constant size that must be dynamic: {reason}") from error
 
 
 def smallest_size(program: ExportedProgram, deployed: Deployed) -> int:
-    """The smallest height and width that a captured graph takes.
+    """Return the smallest height and width that a captured graph accepts.
 
-    torch.export proves its graphs for grids of two pixels and more, as one pixel would be another program to it: so it
-    is larger than what the model itself takes.
+    It is larger than that of the model, because torch.export captures graphs for feature maps of at least two pixels;
+    it would specialise the graph for a size of one pixel.
     """
     (image,) = (node for node in program.graph.nodes if node.op == "placeholder" and node.name == INPUT)
     found = []
     for dim, name in deployed.free_dims.items():
         size = image.meta["val"].shape[dim]
         if not isinstance(size, torch.SymInt):
-            raise InputError(f"The graph fixes the {name} of its images at {size}.")
+            raise InputError(f"The {name} of the images is constant in the graph: {size}.")
         if name != "batch":
             found.append(int(program.range_constraints[size.node.expr].lower))
     return max(deployed.min_size, *found)

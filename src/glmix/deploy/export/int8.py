@@ -1,9 +1,9 @@
-"""Static quantisation to int8 of an ONNX graph, by the values that calibration images give it.
+"""Static int8 quantisation of an ONNX graph with calibration images.
 
-Convolutions and linear layers compute in int8, with one scale for each output channel. What multiplies activations
-with activations stays in float32, for there rounding hurts: seeds, assignment logits, clustering, dispatch and
-attention; so do softmaxes and norms. The stem's first convolution and the classifier stay there too: they cost next to
-nothing, and logits are not rounded to 256 levels.
+Convolutions and linear layers compute in int8, with one scale per output channel. Products of activations stay in
+float32, because rounding would reduce the accuracy: seeds, assignment logits, clustering, dispatch and attention.
+Softmaxes and norms stay in float32 too. So do the first convolution of the stem and the classifier: they take little
+time, and the logits are not rounded to 256 levels.
 """
 
 import contextlib
@@ -27,14 +27,18 @@ from .write import quiet
 
 __all__ = ["BATCH", "Calibration", "Int8Report", "compare", "quantise"]
 
-BATCH = 16  # images at once, in calibration and comparison
+BATCH = 16  # batch size in calibration and comparison
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Images that a quantised model is made with, and others that it is judged by: bytes, (B, C, H, W) each.
+    """Images for calibrating a quantised model, and held-out images for its evaluation.
 
-    They must look like those that the model will see, resized and cropped for it; a few hundred are enough.
+    They should resemble the images in use. A few hundred images are enough.
+
+    Args:
+        images: calibration images, uint8 (B, C, H, W), resized and cropped for the model.
+        held_out: evaluation images in the same format.
     """
 
     images: Tensor
@@ -43,13 +47,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Int8Report:
-    """What int8 changed, on images that it was not calibrated with.
+    """The comparison of an int8 graph with the float32 graph on held-out images.
 
     Args:
-        images: how many they were.
-        agreement: on how many of them the best class is that of float32, as a share; None without classes.
-        error: root mean square of the differences by that of the values, of the output where it is largest.
-        milliseconds: {"float32": of one image, "int8": the same}: medians of interleaved runs of 8 images.
+        images: number of images.
+        agreement: fraction of the images with the same top class as in float32; None for a model without classes.
+        error: relative root mean square error, the maximum over all outputs.
+        milliseconds: {"float32": ..., "int8": ...}: time per image, the median of interleaved runs with 8 images.
     """
 
     images: int
@@ -59,7 +63,14 @@ class Int8Report:
 
 
 def quantise(source: Path, target: Path, deployed: Deployed, images: Tensor) -> None:
-    """Write an ONNX file of int8 beside one of float32."""
+    """Quantise an ONNX file.
+
+    Args:
+        source: the float32 file.
+        target: the int8 file to write.
+        deployed: the model, which converts the images to its inputs.
+        images: calibration images, uint8 (B, C, H, W).
+    """
     onnx = need("onnx")
     quantization = need("onnxruntime.quantization")
     prepare = need("onnxruntime.quantization.shape_inference").quant_pre_process
@@ -72,7 +83,7 @@ def quantise(source: Path, target: Path, deployed: Deployed, images: Tensor) -> 
             batch = next(self.batches, None)
             return None if batch is None else {INPUT: deployed.feed(batch).numpy()}
 
-    with tempfile.TemporaryDirectory() as folder, quiet(), _without_advice():
+    with tempfile.TemporaryDirectory() as folder, quiet(), _without_warnings():
         prepared = Path(folder) / "prepared.onnx"
         prepare(str(source), str(prepared), skip_symbolic_shape=True)
         graph = onnx.load(str(prepared)).graph
@@ -93,8 +104,8 @@ def quantise(source: Path, target: Path, deployed: Deployed, images: Tensor) -> 
 
 
 @contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    """onnxruntime logs advice that has been followed."""
+def _without_warnings() -> Iterator[None]:
+    """Disable the log: onnxruntime recommends a preprocessing that was already done."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -103,22 +114,30 @@ def _without_advice() -> Iterator[None]:
         logging.disable(previous)
 
 
-def compare(plain: Run, small: Run, deployed: Deployed, images: Tensor, rounds: int = 7) -> Int8Report:
-    """What the quantised graph says and costs beside the one of float32, on images (B, C, H, W) of bytes."""
-    batches = [deployed.feed(batch).numpy() for batch in images.split(BATCH)]
-    said = [(plain(batch), small(batch)) for batch in batches]
+def compare(float32: Run, int8: Run, deployed: Deployed, images: Tensor, rounds: int = 7) -> Int8Report:
+    """Compare the outputs and the speed of a quantised graph with those of the float32 graph.
 
-    def all_of(which: int, name: str) -> NDArray[Any]:
-        return np.concatenate([pair[which][name] for pair in said])
+    Args:
+        float32: the float32 graph as a function.
+        int8: the quantised graph as a function.
+        deployed: the model, which converts the images to its inputs.
+        images: evaluation images, uint8 (B, C, H, W).
+        rounds: number of timed runs of each graph.
+    """
+    batches = [deployed.feed(batch).numpy() for batch in images.split(BATCH)]
+    outputs = [(float32(batch), int8(batch)) for batch in batches]
+
+    def concatenated(index: int, name: str) -> NDArray[Any]:
+        return np.concatenate([pair[index][name] for pair in outputs])
 
     agreement = None
     if deployed.names == ("logits",):
-        agreement = float((all_of(0, "logits").argmax(1) == all_of(1, "logits").argmax(1)).mean())
-    error = max(mean_error(all_of(1, name), all_of(0, name)) for name in deployed.names)
+        agreement = float((concatenated(0, "logits").argmax(1) == concatenated(1, "logits").argmax(1)).mean())
+    error = max(mean_error(concatenated(1, name), concatenated(0, name)) for name in deployed.names)
     timed = deployed.feed(images[:8]).numpy()
     seconds: dict[str, list[float]] = {"float32": [], "int8": []}
     for _ in range(rounds):
-        for name, run in (("float32", plain), ("int8", small)):
+        for name, run in (("float32", float32), ("int8", int8)):
             start = time.perf_counter()
             run(timed)
             seconds[name].append(time.perf_counter() - start)

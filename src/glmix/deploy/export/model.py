@@ -1,4 +1,4 @@
-"""One call from a model to a file that other programs run, checked against the model before it is there."""
+"""Export of a model to a file, with a check of the file against the model before it is written."""
 
 import sys
 import tempfile
@@ -23,23 +23,23 @@ __all__ = ["ExportReport", "Format", "export_model", "export_targets"]
 Format = Literal["onnx", "pt2", "openvino"]
 
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml"}
-INT8_TOLERANCE = 0.5  # mean error: above, what is left is not the model
+INT8_TOLERANCE = 0.5  # the maximum mean error of a quantised model
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how it was found to be the model.
+    """The files of an export and the results of its checks.
 
     Args:
-        files: the one to load first; for OpenVINO the weights beside it, too.
+        files: the file to load, followed by the weight file in the case of OpenVINO.
         format: onnx, pt2 or openvino.
-        outputs: their names, in order.
-        smallest: the least height and width of an image.
-        tolerance: what each check had to keep: of the largest error; with int8 of the mean error, at the model's own
-            size alone.
-        checks: what was run.
-        int8: what quantisation changed; None where nothing was quantised.
-        seconds: what it all took.
+        outputs: the names of the outputs, in order.
+        preprocess: the input images, see `Deployed`.
+        smallest: the smallest height and width of an image.
+        tolerance: the maximum error of each check. With int8 it applies to the mean error at the model's input size.
+        checks: the error of each check.
+        int8: the effect of quantisation; None without quantisation.
+        seconds: duration of the export.
     """
 
     files: list[Path]
@@ -54,6 +54,7 @@ class ExportReport:
 
     @property
     def largest_error(self) -> float:
+        """The largest error of all checks."""
         return largest_error(self.checks)
 
 
@@ -68,55 +69,65 @@ def export_model(
     calibration: Calibration | None = None,
     tolerance: float = TOLERANCE,
     overwrite: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> ExportReport:
-    """Export a model, run the result beside it at five sizes and two batches, and keep it if they agree.
+    """Export a model to a file.
 
-    The model stays as it was; the file computes in float32 on any device that the library that loads it has.
+    Before the file is written, it is compared with the model at five image sizes and two batch sizes.
+    The model is not changed. The file computes in float32 unless it is quantised.
 
     Args:
-        model: a GLNet or what is built on one.
-        path: the file; its suffix says which format if `format` does not.
+        model: a GLNet, or a module that contains one.
+        path: the output file. Its suffix determines the format if `format` is None.
         format: `onnx`, `pt2` (torch.export) or `openvino` (.xml and .bin; needs `pip install openvino`).
-        outputs, preprocess: what comes out and what goes in, see `Deployed`.
-        compiled: with pt2: compile it for processors like this one (AOTInductor; needs a C++ compiler).
-        calibration: with onnx and openvino: quantise to int8 by these images.
-        tolerance: the largest difference from the model, as a share of an output's largest value.
-        overwrite: replace files that are there.
-        say: is told what is being done.
+        outputs: the outputs of the graph, see `Deployed`.
+        preprocess: the inputs of the graph, see `Deployed`.
+        compiled: only for pt2: compile for processors like this one (AOTInductor; needs a C++ compiler).
+        calibration: only for onnx and openvino: quantise to int8 with these images.
+        tolerance: the maximum difference from the model, relative to the largest value of an output.
+        overwrite: replace existing files.
+        log: called with a message for each step.
+
+    Returns:
+        The files and the results of the checks.
+
+    Raises:
+        InputError: an argument is invalid, or the exported graph differs from the model.
+        MissingExtraError: a required library is not installed.
+        FileExistsError: a file exists and `overwrite` is false.
     """
     start = time.perf_counter()
     chosen, targets = export_targets(path, format, compiled=compiled, int8=calibration is not None, overwrite=overwrite)
     deployed = Deployed(model, outputs, preprocess)
-    say("Capturing the graph with free batch, height and width.")
+    log("Capturing the graph with dynamic batch size, height and width.")
     program = capture(deployed)
     proven = smallest_size(program, deployed)
-    # the operators of ONNX hold for one pixel as for more
+    # ONNX operators do not depend on the size, not even for feature maps of one pixel
     smallest = deployed.min_size if chosen == "onnx" else proven
     sizes = check_sizes(deployed, smallest)
 
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / f"model{SUFFIXES[chosen]}"
+        output = Path(folder) / f"model{SUFFIXES[chosen]}"
         graph = Path(folder) / "graph.onnx"
         if chosen == "pt2":
-            say("Compiling it; this takes minutes." if compiled else "Writing it.")
-            (write_compiled if compiled else write_pt2)(program, deployed, made)
+            log("Compiling the graph; this takes minutes." if compiled else "Writing the file.")
+            (write_compiled if compiled else write_pt2)(program, deployed, output)
         else:
-            say("Translating it to ONNX.")
+            log("Converting the graph to ONNX.")
             write_onnx(program, deployed, graph)
-            _finish(graph, deployed, proven, chosen, made)
-        say(f"Running it beside the model at {len(sizes)} sizes and two batches.")
-        run = Exported(made, trusted=True)
+            _convert(graph, deployed, proven, chosen, output)
+        log(f"Comparing the file with the model at {len(sizes)} image sizes and two batch sizes.")
+        run = Exported(output, trusted=True)
         checks = check(run, deployed, sizes, tolerance)
         report = None
         if calibration is not None:
-            say(f"Quantising it by {len(calibration.images)} images.")
-            quantised, small = Path(folder) / "quantised.onnx", Path(folder) / f"int8{SUFFIXES[chosen]}"
+            log(f"Quantising the graph with {len(calibration.images)} images.")
+            quantised, output = Path(folder) / "quantised.onnx", Path(folder) / f"int8{SUFFIXES[chosen]}"
             quantise(graph, quantised, deployed, calibration.images)
-            _finish(quantised, deployed, proven, chosen, small)
-            say(f"Running that beside the model, and on {len(calibration.held_out)} other images.")
-            made, quantised_run, tolerance = small, Exported(small), INT8_TOLERANCE
-            # ranges are found at the model's own size; at others the graph must run, and how well it does is reported
+            _convert(quantised, deployed, proven, chosen, output)
+            log(f"Comparing the quantised graph with the model, and on {len(calibration.held_out)} held-out images.")
+            quantised_run, tolerance = Exported(output), INT8_TOLERANCE
+            # calibration uses the model's input size; at other sizes the graph must run, and the error is only reported
             limits = dict.fromkeys(sizes, sys.float_info.max) | {own_size(deployed, smallest): tolerance}
             checks = [
                 each
@@ -124,7 +135,7 @@ def export_model(
                 for each in check(quantised_run, deployed, [size], limit, pictures=calibration.held_out)
             ]
             report = compare(run, quantised_run, deployed, calibration.held_out)
-        publish([(made.with_suffix(file.suffix), file) for file in targets])
+        publish([(output.with_suffix(file.suffix), file) for file in targets])
     return ExportReport(
         files=targets[::-1],
         format=chosen,
@@ -138,12 +149,12 @@ def export_model(
     )
 
 
-def _finish(graph: Path, deployed: Deployed, smallest: int, format: Format, made: Path) -> None:
-    """From an ONNX graph to the format that is asked for."""
+def _convert(graph: Path, deployed: Deployed, smallest: int, format: Format, output: Path) -> None:
+    """Convert an ONNX file to the requested format."""
     if format == "openvino":
-        write_openvino(graph, deployed, smallest, made)
+        write_openvino(graph, deployed, smallest, output)
     else:
-        made.write_bytes(graph.read_bytes())
+        output.write_bytes(graph.read_bytes())
 
 
 def export_targets(
@@ -154,21 +165,36 @@ def export_targets(
     int8: bool = False,
     overwrite: bool = False,
 ) -> tuple[Format, list[Path]]:
-    """The format and the files of an export, the main one last, once it is sure that all that is asked for goes
-    together, that its libraries are there, and that the files can be written."""
+    """Check the arguments of an export, the required libraries and the output files.
+
+    Args:
+        path: see `export_model`.
+        format: see `export_model`.
+        compiled: see `export_model`.
+        int8: whether the model is quantised.
+        overwrite: see `export_model`.
+
+    Returns:
+        The format, and the output files, of which the last one is the file to load.
+
+    Raises:
+        InputError: the arguments are invalid.
+        MissingExtraError: a required library is not installed.
+        FileExistsError: a file exists and `overwrite` is false.
+    """
     target = Path(path)
     by_suffix: dict[str, Any] = {suffix: name for name, suffix in SUFFIXES.items()}
     if format is None and target.suffix not in by_suffix:
-        raise InputError(f"{target} does not say its format: name one, or a file that ends in {', '.join(by_suffix)}.")
+        raise InputError(f"The suffix of {target} is not one of {', '.join(by_suffix)}: change it or set the format.")
     chosen: Format = by_suffix[target.suffix] if format is None else format
     if chosen not in get_args(Format):
         raise InputError(f"format must be one of {', '.join(get_args(Format))}, got {chosen!r}.")
     if target.suffix != SUFFIXES[chosen]:
-        raise InputError(f"A file of format {chosen} is named something{SUFFIXES[chosen]}, got {target}.")
+        raise InputError(f"A file of format {chosen} must have the suffix {SUFFIXES[chosen]}, got {target}.")
     if compiled and chosen != "pt2":
         raise InputError(f"Only pt2 can be compiled, got format {chosen}.")
     if int8 and chosen == "pt2":
-        raise InputError("int8 is there for onnx and openvino, not for pt2.")
+        raise InputError("int8 is supported for onnx and openvino, not for pt2.")
     if chosen == "openvino":
         need("openvino")
     if chosen != "pt2":

@@ -1,4 +1,4 @@
-"""Exported files as functions: whatever their format, arrays in and named arrays out, from any number of threads."""
+"""Loading of exported files as functions from arrays to named arrays, for all formats and safe for threads."""
 
 import importlib
 import json
@@ -21,7 +21,10 @@ Array = NDArray[Any]
 
 
 def need(library: str) -> Any:
-    """Import a library that the package does not depend on, or say how to get it. No extra holds OpenVINO."""
+    """Import an optional library, or raise MissingExtraError with the command that installs it.
+
+    OpenVINO is not part of any extra of this package.
+    """
     try:
         return importlib.import_module(library)
     except ImportError as error:
@@ -30,25 +33,25 @@ def need(library: str) -> Any:
 
 
 class Exported:
-    """A file that was exported: call it with images, as many threads as like at once.
+    """An exported model as a function. Several threads may call it at the same time.
 
     Args:
-        path: .onnx, .pt2 or .xml.
-        threads: of the computation of one call; None for what the library chooses.
-        trusted: load a .pt2 without checking it first, which may run any code that it holds. A compiled one is machine
-            code and is loaded in this way alone.
+        path: a .onnx, .pt2 or .xml file.
+        threads: number of CPU threads per call; None for the default of the library.
+        trusted: load a .pt2 without checking it, which may run any code in the file. This is required for compiled
+            files, which contain machine code.
 
     Raises:
-        InputError: the file has no such format, is damaged, or holds what may run code and is not trusted.
-        FileNotFoundError: there is no file.
+        InputError: the file has another format, is damaged, or may run code and is not trusted.
+        FileNotFoundError: the file does not exist.
     """
 
     def __init__(self, path: str | Path, threads: int | None = None, *, trusted: bool = False) -> None:
         path = Path(path)
         if path.suffix not in (".onnx", ".pt2", ".xml"):
-            raise InputError(f"{path} is no exported model: known are .onnx, .pt2, .xml.")
+            raise InputError(f"{path} is not an exported model: the suffix must be .onnx, .pt2 or .xml.")
         if not path.is_file():
-            raise FileNotFoundError(f"No file at {path}.")
+            raise FileNotFoundError(f"There is no file {path}.")
         if path.suffix == ".pt2":
             self._run, about = _open_pt2(path, trusted)
         else:
@@ -57,7 +60,7 @@ class Exported:
         self.names: list[str] = self.about["names"]
 
     def __call__(self, images: Array) -> dict[str, Array]:
-        """Images as the file takes them (`about["preprocess"]`) to its outputs by name."""
+        """Return the outputs by name for images in the format given by `about["preprocess"]`."""
         return dict(zip(self.names, self._run(np.ascontiguousarray(images)), strict=True))
 
 
@@ -86,7 +89,7 @@ def _open_pt2(path: Path, trusted: bool) -> tuple[Callable[[Array], list[Array]]
     function: Any
     if is_compiled(path):
         if not trusted:
-            raise InputError(f"{path} holds machine code: load it with trusted=True if you compiled it yourself.")
+            raise InputError(f"{path} contains machine code: load it with trusted=True if you compiled it yourself.")
         function = torch._inductor.aoti_load_package(str(path))
         about = json.loads(function.get_metadata()[ABOUT])
     elif trusted:
@@ -106,24 +109,24 @@ def _open_pt2(path: Path, trusted: bool) -> tuple[Callable[[Array], list[Array]]
 
 def _open_openvino(path: Path, threads: int | None) -> tuple[Callable[[Array], list[Array]], dict[str, str]]:
     openvino = need("openvino")
-    # the precision that was checked; left alone, newer processors compute in bfloat16
+    # the precision of the check at export; the default is bfloat16 on newer processors
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
     core = openvino.Core()
     model = core.read_model(str(path))
     compiled = core.compile_model(model, "CPU", options)
-    own = threading.local()  # a request serves one thread
+    local = threading.local()  # an inference request is not thread-safe
     least = [dimension.get_min_length() for dimension in model.input(0).partial_shape]
 
     def run(images: Array) -> list[Array]:
-        # on one thread OpenVINO 2026.4 gives the answer to the images before, and no error
+        # with one thread, OpenVINO 2026.4 returns the previous result instead of an error
         if images.ndim != len(least) or any(size < low for size, low in zip(images.shape, least, strict=True)):
-            raise InputError(f"This file takes images from {least} on, got {list(images.shape)}.")
-        if not hasattr(own, "request"):
-            own.request = compiled.create_infer_request()
-        own.request.infer([images])
-        return [np.array(own.request.get_output_tensor(index).data) for index in range(len(compiled.outputs))]
+            raise InputError(f"The input shape of this file must be at least {least}, got {list(images.shape)}.")
+        if not hasattr(local, "request"):
+            local.request = compiled.create_infer_request()
+        local.request.infer([images])
+        return [np.array(local.request.get_output_tensor(index).data) for index in range(len(compiled.outputs))]
 
     info = model.get_rt_info(ABOUT).value if model.has_rt_info(ABOUT) else "{}"
     return run, json.loads(info)

@@ -1,4 +1,4 @@
-"""A captured graph as files: ONNX, PyTorch's own, and OpenVINO's."""
+"""Writing of a captured graph as ONNX, PyTorch (.pt2) or OpenVINO files."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ __all__ = ["write_compiled", "write_onnx", "write_openvino", "write_pt2"]
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what exporters print and warn of while they are at work: what they make is checked afterwards."""
+    """Suppress the output and warnings of exporters; their results are checked afterwards."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
     levels = [logger.level for logger in loggers]
     try:
@@ -37,7 +37,7 @@ def quiet() -> Iterator[None]:
 
 
 def write_onnx(program: ExportedProgram, deployed: Deployed, path: Path) -> None:
-    """One file, weights included, whose free sizes bear their names and whose metadata say what it is."""
+    """Write an ONNX file with weights, named dynamic dimensions and metadata."""
     for library in ("onnx", "onnxscript", "onnxruntime"):
         need(library)
     with quiet():
@@ -55,12 +55,12 @@ def write_onnx(program: ExportedProgram, deployed: Deployed, path: Path) -> None
 
 
 def write_pt2(program: ExportedProgram, deployed: Deployed, path: Path) -> None:
-    """A program for `torch.export.load`."""
+    """Write a .pt2 file for `torch.export.load`."""
     torch.export.save(program, str(path), extra_files={ABOUT: json.dumps(_about(deployed))})
 
 
 def write_compiled(program: ExportedProgram, deployed: Deployed, path: Path) -> None:
-    """A package for `torch._inductor.aoti_load_package`: machine code for processors like this one."""
+    """Write a .pt2 package for `torch._inductor.aoti_load_package`: machine code for processors like this one."""
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler  # slow to import
 
     metadata: dict[str, Any] = {"aot_inductor.metadata": {ABOUT: json.dumps(_about(deployed))}}
@@ -68,13 +68,14 @@ def write_compiled(program: ExportedProgram, deployed: Deployed, path: Path) -> 
         with quiet():
             torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=metadata)
     except (InvalidCxxCompiler, CppCompileError) as error:
-        raise InputError(f"Compiling needs a C++ compiler that works, such as g++: {error}") from error
+        raise InputError(f"Compiling needs a working C++ compiler, such as g++: {error}") from error
 
 
 def write_openvino(onnx_file: Path, deployed: Deployed, smallest: int, path: Path) -> None:
-    """An .xml, and beside it a .bin, that take images from `smallest` on.
+    """Write an OpenVINO model (.xml and .bin) for images with height and width of at least `smallest`.
 
-    Smaller ones it refuses: OpenVINO 2026.4 computes a grid of one pixel right, and then larger ones wrong.
+    Smaller images are not supported, because OpenVINO 2026.4 returns wrong results for larger images after it has
+    processed a feature map of one pixel.
     """
     openvino = need("openvino")
     model = openvino.convert_model(str(onnx_file))
