@@ -8,7 +8,6 @@ plain `python SCRIPT ARGS...`. Processes that it starts with multiprocessing hav
 """
 
 import importlib.machinery
-import multiprocessing
 import os
 import runpy
 import sys
@@ -16,6 +15,7 @@ import types
 from types import TracebackType
 from typing import NoReturn
 
+from .compat import inherit_in_child_processes
 from .models import GLNet
 
 __all__ = ["main"]
@@ -68,10 +68,9 @@ def _fail(message: str) -> NoReturn:
 def _register_in_child_processes() -> None:
     """Have every process that multiprocessing starts import this package, under every start method.
 
-    A process takes a copy of its parent's configuration with it. Unpickling the class in it imports the package, which
-    registers the models.
+    A child process unpickles the class, which imports the package and registers the models.
     """
-    vars(multiprocessing.current_process())["_config"]["glmix"] = GLNet
+    inherit_in_child_processes("glmix", GLNet)
 
 
 def _print_own_frames_removed(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

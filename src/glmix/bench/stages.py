@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..compat import is_compiled
 from ..errors import InputError
 from ..models import GLNet
 from .prepared import Pass
@@ -16,7 +17,7 @@ __all__ = ["stage_seconds"]
 
 def stage_seconds(network: nn.Module | None, run: Pass, device: str = "cpu") -> dict[str, float]:
     """{stem, stage 0, ...: seconds} of one pass. Stages count their transition, and none the head."""
-    if not isinstance(network, GLNet) or network._compiled_call_impl is not None:
+    if not isinstance(network, GLNet) or is_compiled(network):
         raise InputError("Stages are timed in a GLNet that is not compiled.")
     marks: dict[str, list[float]] = {}
     parts = {"stem": network.stem} | {f"stage {index}": stage for index, stage in enumerate(network.stages)}

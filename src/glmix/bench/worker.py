@@ -19,6 +19,7 @@ import torch
 
 import glmix  # noqa: F401  (registers the models)
 
+from ..compat import compile_for_each_shape
 from ..errors import InputError
 from .forms import Form
 from .macs import count_by_kind
@@ -84,7 +85,7 @@ class Session:
         if threads is not None:
             torch.set_num_threads(threads)
         # one kernel for each size of image, as in a program that knows its size
-        torch._dynamo.config.automatic_dynamic_shapes = False
+        compile_for_each_shape()
 
     def warm(self, batch: int) -> float:
         """The first two passes over a batch, in which kernels are built; returns the seconds that it took."""

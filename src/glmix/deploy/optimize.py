@@ -5,10 +5,10 @@ import shutil
 from typing import Any, TypeVar
 
 import torch
-import torch._inductor.config as inductor
 from timm.layers import Attention
 from torch import Tensor, nn
 
+from ..compat import cpu_supports_bfloat16, freeze_weights, has_triton, wrap_compiled_call
 from ..errors import InputError
 from ..layers import Block, ConvMlp, GLMix, GridAttention, SoftBridge, Stem
 from ..memory import keep_freed_memory
@@ -49,7 +49,7 @@ def optimize_for_inference(
     _reorder(fast, dtype, device)
     if can_compile(device) if compile is None else compile:
         fast.compile()
-        fast._compiled_call_impl = _Frozen(fast._compiled_call_impl)
+        wrap_compiled_call(fast, _Frozen)
     if keep_memory and device.type == "cpu":
         keep_freed_memory()
     return fast
@@ -60,7 +60,7 @@ def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
     device = torch.device(device)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+    if device.type == "cpu" and cpu_supports_bfloat16():
         return torch.bfloat16
     return torch.float32
 
@@ -68,7 +68,7 @@ def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
 def can_compile(device: torch.device | str = "cpu") -> bool:
     """Whether torch.compile finds what it builds kernels with."""
     if torch.device(device).type == "cuda":
-        return torch.utils._triton.has_triton()
+        return has_triton()
     return any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl"))
 
 
@@ -76,6 +76,7 @@ def _reorder(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None
     """Let parts compute the same in another order, see `parts`."""
     on_cpu = device.type == "cpu"
     short = on_cpu and dtype == torch.bfloat16
+    # New modules would lose the hooks on these, and the constructor of timm's Attention differs between its versions.
     for part in model.modules():
         if type(part) is SoftBridge and part.scale.abs().item() <= BoundedBridge.LARGEST:
             part.__class__ = BoundedBridge
@@ -95,7 +96,7 @@ class _Frozen:
         self.call = call
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with torch.inference_mode(), inductor.patch(freezing=True):
+        with torch.inference_mode(), freeze_weights():
             return self.call(*args, **kwargs)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..compat import uncompiled
 from ..errors import InputError
 from ..models import GLNet
 from .maps import evaluating
@@ -21,7 +22,7 @@ def class_evidence(model: nn.Module, features: Tensor) -> Tensor:
     Args:
         model: a GLNet, compiled or not.
     """
-    net: Any = getattr(model, "_orig_mod", model)
+    net = uncompiled(model)
     if not isinstance(net, GLNet):
         raise InputError(f"Class activation is a GLNet's; this model is a {type(net).__name__}.")
     fc, pool = net.head.fc, net.head.global_pool.pool_type

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from ..compat import option_names, subcommand_parser
 from ..configs import find_config
 
 # these so that YAML can name their classes without a path
@@ -98,6 +99,7 @@ class CLI(LightningCLI):
             "test": hidden | {"dataloaders"},
         }
 
+    # private, because add_arguments_to_parser does not know the subcommand
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "fit":
@@ -125,8 +127,8 @@ class CLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            chosen = self._subcommand_parsers.get(args[0], parser)
-            raise InputError(explain(str(error), [action.dest for action in chosen._actions])) from error
+            chosen = subcommand_parser(self, args[0], parser)
+            raise InputError(explain(str(error), option_names(chosen))) from error
         for part in ("model", "data"):
             wrong = misplaced_null(self.config[self.config["subcommand"]][part], part)
             if wrong is not None:
@@ -142,7 +144,7 @@ class CLI(LightningCLI):
             raise cause from error
 
     def before_instantiate_classes(self) -> None:
-        trainer = self._get(self.config, "trainer")
+        trainer = self.config[self.subcommand]["trainer"]
         asked = trainer.accelerator
         if asked in ("gpu", "cuda") and not torch.cuda.is_available():
             raise InputError(
@@ -156,7 +158,7 @@ class CLI(LightningCLI):
             trainer.precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        config = self._get(self.config_init, "trainer")
+        config = self.config_init[self.subcommand]["trainer"]
         root, logger = config["default_root_dir"], config["logger"]
         if logger in (None, True) and self.subcommand == "fit" and not config["fast_dev_run"]:
             kwargs["logger"] = [CSVLogger(root, "logs/csv"), TensorBoardLogger(root, "logs/tensorboard")]
@@ -174,6 +176,7 @@ class CLI(LightningCLI):
             kwargs["enable_model_summary"] = False
         return super().instantiate_trainer(**kwargs)
 
+    # private, because no public method sets ckpt_path after the trainer is built
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         config = self.config[subcommand]

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from ...compat import finished_epochs
 from ...errors import InputError, MissingExtraError
 
 try:
@@ -108,6 +109,4 @@ class DataModule(LightningDataModule):
         trainer = self.trainer
         limit = getattr(trainer, "limit_train_batches", None)
         counted = isinstance(limit, int) and not isinstance(limit, bool) and limit > 0
-        # `processed` is the number that Lightning gives to samplers; `current_epoch` is incremented later
-        progress: Any = trainer.fit_loop.epoch_progress.current if trainer is not None else None
-        return {"limit": limit if counted else None, "epoch": progress.processed if progress else 0}
+        return {"limit": limit if counted else None, "epoch": finished_epochs(trainer) if trainer is not None else 0}

@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...compat import encoder_geometry
 from ...errors import InputError, MissingExtraError
 from ...models import MODEL_NAMES, GLNet, Pyramid
 from ...training.weights import build_model, load_weights, nearest
@@ -190,11 +191,12 @@ def _build(
 def _take_pyramid(net: nn.Module, model: str, args: dict[str, Any], checkpoint: str | Path | None) -> None:
     """Let a GLNet's pyramid, whose maps are normalised, be the encoder of a network."""
     like: Any = net.encoder
-    backbone = build_model(model, {**args, "output_stride": like._output_stride}, 0)
+    output_stride, depth = encoder_geometry(like)
+    backbone = build_model(model, {**args, "output_stride": output_stride}, 0)
     assert isinstance(backbone, GLNet)
     if checkpoint is not None:
         load_weights(backbone, checkpoint)
-    pyramid = Pyramid(backbone, range(like._depth - 1))
+    pyramid = Pyramid(backbone, range(depth - 1))
     net.encoder = PyramidEncoder(pyramid, args.get("in_chans", 3), like.output_stride)
     if hasattr(net.decoder, "feature_norms"):  # UPerNet's own norms of the maps
         net.decoder.feature_norms = nn.ModuleList(nn.Identity() for _ in pyramid.channels)

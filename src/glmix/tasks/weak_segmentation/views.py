@@ -6,11 +6,11 @@ activations are averaged, and the slot maps stand side by side as those of so ma
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...compat import uncompiled
 from ...errors import InputError
 from ...slots.cam import class_evidence
 from ...slots.maps import BlockMaps, evaluating, recording
@@ -88,7 +88,7 @@ def look(model: nn.Module, images: Tensor, views: int = 1) -> Look:
     Nothing carries a gradient, and the model stays as it was.
     """
     ways = _ways(views)
-    net: Any = getattr(model, "_orig_mod", model)
+    net = uncompiled(model)
     activations, maps, features = [], [], []
     with torch.no_grad(), evaluating(model):
         for quarters, mirrored in ways:
