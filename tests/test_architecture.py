@@ -12,7 +12,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # The parts of the package that each part may import besides itself and SHARED. A part is a folder or a module of
 # `glmix`. The subfolders of data and tasks are separate parts, because tasks must not import each other.
-SHARED = {"_version", "errors", "files", "memory"}
+SHARED = {"_version", "compat", "errors", "files", "memory"}
 DATA = {"data.core", "data.scenes", "data.classification", "data.segmentation", "data.detection"}
 IMPORTS = {
     "layers": set(),
@@ -114,6 +114,26 @@ assert not loaded, loaded
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
+
+
+def test_importing_does_not_import_the_compiler():
+    """Only imports by glmix itself count: timm may have imported these modules already."""
+    code = """
+import builtins
+import_module, compiler = builtins.__import__, []
+
+def record(name, globals=None, *args, **kwargs):
+    importer = (globals or {}).get("__name__", "")
+    if importer.split(".")[0] == "glmix" and name.startswith(("torch._inductor", "torch._dynamo")):
+        compiler.append((importer, name))
+    return import_module(name, globals, *args, **kwargs)
+
+builtins.__import__ = record
+import glmix
+assert not compiler, compiler
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))

@@ -8,7 +8,6 @@ The script runs as `__main__` with the same arguments, import path, exit code an
 """
 
 import importlib.machinery
-import multiprocessing
 import os
 import runpy
 import sys
@@ -16,6 +15,7 @@ import types
 from types import TracebackType
 from typing import NoReturn
 
+from .compat import inherit_in_child_processes
 from .models import GLNet
 
 __all__ = ["main"]
@@ -71,7 +71,7 @@ def _register_in_child_processes() -> None:
     A child process gets a copy of the configuration of its parent. Unpickling the class in it imports this package,
     which registers the models.
     """
-    vars(multiprocessing.current_process())["_config"]["glmix"] = GLNet
+    inherit_in_child_processes("glmix", GLNet)
 
 
 def _print_own_frames_removed(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..layers import Block, GLMix, GridAttention, LocalBranch, ResidualConv2d, SoftBridge
+from ..layers import Block, GLMix, GridAttention, LocalBranch, ResidualConv2d, SoftBridge, without_identity
 from ..models import GLNet
 from ..models.stage import Stage
 
@@ -146,6 +146,4 @@ def _multihead(attn: Attention) -> nn.MultiheadAttention:
 
 def _convolution(conv: nn.Conv2d) -> nn.Conv2d:
     """Remove the residual connection of a convolution, if it has one."""
-    if isinstance(conv, ResidualConv2d):
-        conv.__class__ = nn.Conv2d  # type: ignore[assignment]
-    return conv
+    return without_identity(conv) if isinstance(conv, ResidualConv2d) else conv

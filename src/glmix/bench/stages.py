@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..compat import is_compiled
 from ..errors import InputError
 from ..models import GLNet
 from .prepared import Pass
@@ -28,7 +29,7 @@ def stage_seconds(network: nn.Module | None, run: Pass, device: str = "cpu") -> 
     Raises:
         InputError: the network is not a GLNet, or is compiled.
     """
-    if not isinstance(network, GLNet) or network._compiled_call_impl is not None:
+    if not isinstance(network, GLNet) or is_compiled(network):
         raise InputError("The time of stages can be measured only for a GLNet that is not compiled.")
     marks: dict[str, list[float]] = {}
     parts = {"stem": network.stem} | {f"stage {index}": stage for index, stage in enumerate(network.stages)}

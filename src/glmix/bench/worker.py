@@ -19,6 +19,7 @@ import torch
 
 import glmix  # noqa: F401  (registers the models)
 
+from ..compat import compile_for_each_shape
 from ..errors import InputError
 from .forms import Form
 from .macs import count_by_kind
@@ -89,7 +90,7 @@ class Session:
         if threads is not None:
             torch.set_num_threads(threads)
         # compile for each image size separately, as in an application with a fixed image size
-        torch._dynamo.config.automatic_dynamic_shapes = False
+        compile_for_each_shape()
 
     def warm(self, batch: int) -> float:
         """Run two warm-up passes, in which kernels are compiled; return the duration in seconds."""

@@ -13,10 +13,10 @@ from typing import TypeVar
 import torch
 from timm.layers import LayerScale2d
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..compat import BatchNorm
 from ..errors import InputError
-from ..layers import Block, GLMix, GridAttention, ResidualConv2d, Stem
+from ..layers import Block, GLMix, GridAttention, ResidualConv2d, Stem, without_identity
 from ..models import GLNet
 from ..models.stage import Stage
 
@@ -81,11 +81,10 @@ def fuse(model: ModuleT, *, head: bool = True) -> ModuleT:
 
 
 def _fuse_block(block: Block) -> None:
-    for conv in (block.pos_conv, block.mlp.depthwise):
-        if isinstance(conv, ResidualConv2d):
-            rows, cols = conv.kernel_size
-            conv.weight[:, :, rows // 2, cols // 2] += 1  # the identity, as the convolution is depthwise
-            conv.__class__ = nn.Conv2d  # type: ignore[assignment]
+    if isinstance(block.pos_conv, ResidualConv2d):
+        block.pos_conv = _fuse_identity(block.pos_conv)
+    if isinstance(block.mlp.depthwise, ResidualConv2d):
+        block.mlp.depthwise = _fuse_identity(block.mlp.depthwise)
     first, last = _first_map(block.mixer), _last_maps(block.mixer)
     if isinstance(block.ls1, LayerScale2d) and last:
         for projection in last:
@@ -98,6 +97,13 @@ def _fuse_block(block: Block) -> None:
         if norm.elementwise_affine and layer is not None:
             _merge_before(layer, _double(norm.weight), _double(norm.bias))
             norm.elementwise_affine, norm.weight, norm.bias = False, None, None
+
+
+def _fuse_identity(conv: ResidualConv2d) -> nn.Conv2d:
+    """Return the depthwise convolution that computes x + conv(x)."""
+    rows, cols = conv.kernel_size
+    conv.weight[:, :, rows // 2, cols // 2] += 1
+    return without_identity(conv)
 
 
 def _first_map(mixer: GLMix | GridAttention) -> LinearMap | None:
@@ -124,7 +130,7 @@ def _fuse_head(model: GLNet) -> None:
     classifier = model.get_classifier()
     layers = classifier if isinstance(classifier, tuple) else (classifier,)
     if (
-        isinstance(model.norm, _BatchNorm)
+        isinstance(model.norm, BatchNorm)
         and model.head.global_pool.pool_type in MEANS
         and all(isinstance(layer, nn.Linear) for layer in layers)
     ):
@@ -138,10 +144,10 @@ def _without_norms(layers: nn.Sequential) -> nn.Sequential:
     kept: OrderedDict[str, nn.Module] = OrderedDict()
     for name, layer in layers.named_children():
         last_name, last = next(reversed(kept.items()), ("", None))
-        if isinstance(last, nn.Conv2d) and isinstance(layer, _BatchNorm):
+        if isinstance(last, nn.Conv2d) and isinstance(layer, BatchNorm):
             _merge_after(last, *_scale_and_shift(layer))
             continue
-        if isinstance(last, _BatchNorm) and isinstance(layer, nn.Conv2d) and layer.padding == (0, 0):
+        if isinstance(last, BatchNorm) and isinstance(layer, nn.Conv2d) and layer.padding == (0, 0):
             _merge_before(layer, *_scale_and_shift(last))
             del kept[last_name]
         kept[name] = layer
@@ -153,7 +159,7 @@ def _double(x: Tensor) -> Tensor:
     return x.float() if x.device.type == "mps" else x.double()
 
 
-def _scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+def _scale_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
     """Return the scale and shift of each channel by a BatchNorm in evaluation mode."""
     assert norm.running_mean is not None
     assert norm.running_var is not None

@@ -5,10 +5,10 @@ import shutil
 from typing import Any, TypeVar
 
 import torch
-import torch._inductor.config as inductor
 from timm.layers import Attention
 from torch import Tensor, nn
 
+from ..compat import cpu_supports_bfloat16, freeze_weights, has_triton
 from ..errors import InputError
 from ..layers import Block, ConvMlp, GLMix, GridAttention, SoftBridge, Stem
 from ..memory import keep_freed_memory
@@ -64,7 +64,7 @@ def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
     device = torch.device(device)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+    if device.type == "cpu" and cpu_supports_bfloat16():
         return torch.bfloat16
     return torch.float32
 
@@ -72,7 +72,7 @@ def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
 def can_compile(device: torch.device | str = "cpu") -> bool:
     """Return whether torch.compile finds the compiler that it needs: Triton for CUDA, else a C++ compiler."""
     if torch.device(device).type == "cuda":
-        return torch.utils._triton.has_triton()
+        return has_triton()
     return any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl"))
 
 
@@ -99,7 +99,7 @@ class _FrozenCall:
         self.call = call
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with torch.inference_mode(), inductor.patch(freezing=True):
+        with torch.inference_mode(), freeze_weights():
             return self.call(*args, **kwargs)
 
 

@@ -5,7 +5,7 @@ from .bridge import Bridge, Clustering, KMeansBridge, Seeds, SoftBridge, StaticB
 from .mixer import GLMix, GridAttention, LocalBranch, self_attention
 from .mlp import ConvMlp
 from .padding import convolve, hide
-from .residual import ResidualConv2d
+from .residual import ResidualConv2d, without_identity
 from .small_maps import apply_layer, apply_layers
 from .stem import Stem, StemStyle, TransitionOrder, transition
 
@@ -33,4 +33,5 @@ __all__ = [
     "self_attention",
     "slot_grid_of",
     "transition",
+    "without_identity",
 ]

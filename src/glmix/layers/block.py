@@ -50,7 +50,7 @@ class Block(nn.Module):
         def drop() -> nn.Module:
             return DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
-        self.pos_conv = (
+        self.pos_conv: nn.Conv2d | None = (
             ResidualConv2d(dim, dim, 3, padding=dilation, dilation=dilation, groups=dim, **dd) if pos_conv else None
         )
         self.norm1 = LayerNorm2d(dim, eps=1e-6, **dd)

@@ -28,7 +28,7 @@ class ConvMlp(nn.Module):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.fc1 = nn.Conv2d(dim, hidden_dim, 1, **dd)
-        self.depthwise = (
+        self.depthwise: nn.Conv2d | None = (
             ResidualConv2d(hidden_dim, hidden_dim, 3, padding=dilation, dilation=dilation, groups=hidden_dim, **dd)
             if depthwise
             else None

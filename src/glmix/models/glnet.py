@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from timm.layers import Attention, ClassifierHead, calculate_drop_path_rates
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from ..compat import feature_take_indices
 from ..errors import InputError
 from ..layers import (
     Block,

@@ -9,9 +9,9 @@ from typing import Any
 import safetensors.torch
 import timm
 from timm.models import PretrainedCfg
-from timm.models._hub import save_config_for_hf
 from torch import nn
 
+from ..compat import save_config_for_hf
 from ..errors import InputError
 from ..files import atomic_write, write_atomically
 from .checkpoint_file import mismatches, raise_on_mismatches

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models._builder import resolve_pretrained_cfg
+from timm.models import resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from ..errors import InputError

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..compat import BatchNorm
 from .glnet import GLNet
 
 __all__ = ["Pyramid"]
@@ -58,7 +58,7 @@ class Pyramid(nn.Module):
     def _freeze_statistics(self) -> None:
         if self.frozen_statistics:
             for module in self.model.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, BatchNorm):
                     module.eval()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

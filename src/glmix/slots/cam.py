@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..compat import uncompiled
 from ..errors import InputError
 from ..models import GLNet
 from .maps import evaluating
@@ -26,7 +27,7 @@ def class_evidence(model: nn.Module, features: Tensor) -> Tensor:
     Raises:
         InputError: the model is not a GLNet, has no classifier, or does not use average pooling.
     """
-    net: Any = getattr(model, "_orig_mod", model)
+    net = uncompiled(model)
     if not isinstance(net, GLNet):
         raise InputError(f"Class activation maps need a GLNet, got a {type(net).__name__}.")
     fc, pool = net.head.fc, net.head.global_pool.pool_type

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..compat import uncompiled_name
 from ..errors import InputError
 from ..layers import Bridge, GLMix
 from ..layers.slots import cluster, pixels_of
@@ -57,7 +58,7 @@ def blocks_with_slots(model: nn.Module) -> dict[str, GLMix]:
         InputError: the model has no block with slots, or it is a captured graph.
     """
     found = {
-        name.replace("_orig_mod.", "").removesuffix(".mixer"): module
+        uncompiled_name(name).removesuffix(".mixer"): module
         for name, module in model.named_modules()
         if isinstance(module, GLMix) and module.bridge is not None
     }

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from ..compat import subcommand_parser
 from ..configs import find_config
 
 # imported so that YAML can name their classes without a module path
@@ -101,6 +102,7 @@ class CLI(LightningCLI):
             "test": hidden | {"dataloaders"},
         }
 
+    # private, because add_arguments_to_parser does not know the subcommand
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "fit":
@@ -128,7 +130,7 @@ class CLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            subparser = self._subcommand_parsers.get(args[0], parser)
+            subparser = subcommand_parser(self, args[0], parser)
             raise InputError(explain(str(error), [action.dest for action in subparser._actions])) from error
         for section in ("model", "data"):
             message = misplaced_null(self.config[self.config["subcommand"]][section], section)
@@ -145,7 +147,7 @@ class CLI(LightningCLI):
             raise cause from error
 
     def before_instantiate_classes(self) -> None:
-        trainer = self._get(self.config, "trainer")
+        trainer = self.config[self.subcommand]["trainer"]
         accelerator = trainer.accelerator
         if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             raise InputError(
@@ -159,7 +161,7 @@ class CLI(LightningCLI):
             trainer.precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        config = self._get(self.config_init, "trainer")
+        config = self.config_init[self.subcommand]["trainer"]
         root, logger = config["default_root_dir"], config["logger"]
         if logger in (None, True) and self.subcommand == "fit" and not config["fast_dev_run"]:
             kwargs["logger"] = [CSVLogger(root, "logs/csv"), TensorBoardLogger(root, "logs/tensorboard")]
@@ -177,6 +179,7 @@ class CLI(LightningCLI):
             kwargs["enable_model_summary"] = False
         return super().instantiate_trainer(**kwargs)
 
+    # private, because no public method sets ckpt_path after the trainer is built
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         config = self.config[subcommand]

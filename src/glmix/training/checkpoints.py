@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_warn
 
+from ..compat import is_accumulating, loops_state, run_validation, start_next_epoch
 from ..errors import InputError
 from ..files import PART, atomic_write
 from .checkpoint_io import AtomicCheckpointIO, step_files
@@ -73,10 +74,7 @@ class Checkpoints(Checkpoint):
     # ---- signals
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        progress: Any = trainer.fit_loop.epoch_progress.current
-        if progress.ready == progress.processed:
-            # The checkpoint is from the end of an epoch: Lightning would treat the next epoch as the rest of that one.
-            trainer.fit_loop.reset_restart_stage()
+        start_next_epoch(trainer)
         # Replace Lightning's handlers, which were registered before: they save in the middle of a batch.
         for signum in SIGNALS if in_main_thread() else ():
             self._handlers[signum] = signal.signal(signum, self._receive)
@@ -85,9 +83,7 @@ class Checkpoints(Checkpoint):
                 leftover.unlink(missing_ok=True)
         if self.unvalidated and trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0:
             # The run was killed before the validation of the last epoch ended, and Lightning would skip it.
-            trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.run()
-            trainer.training = True
+            run_validation(trainer)
             self._end_epoch(trainer, pl_module)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
@@ -127,7 +123,7 @@ class Checkpoints(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.began = True
-        if trainer.fit_loop._should_accumulate():
+        if is_accumulating(trainer):
             return  # training cannot resume within gradient accumulation
         stop = self._signal_received(trainer)
         self.unvalidated = trainer.is_last_batch
@@ -135,7 +131,7 @@ class Checkpoints(Checkpoint):
         if stop or trainer.global_step % self.every_n_steps == 0 or trainer.is_last_batch:
             self._save(trainer)
         if trainer.is_last_batch:
-            self._loops = trainer._checkpoint_connector._get_loops_state_dict()
+            self._loops = loops_state(trainer)
         if stop:
             self._stop(trainer)
 

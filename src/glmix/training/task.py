@@ -10,6 +10,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from ..compat import (
+    attached_trainer,
+    datamodule_of,
+    log_interval,
+    started_batches,
+    total_batches,
+    train_dataloader,
+)
 from ..errors import InputError
 from .checkpoint_info import BUILD_ARGS, DATA_ATTRIBUTES
 from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
@@ -125,7 +133,8 @@ class Task(L.LightningModule):
         model = build_model(self.model_name, self.model_args, num_classes)
         if self.checkpoint is not None:
             replaced = load_weights(model, self.checkpoint)
-            if replaced and self._trainer is not None and self._trainer.evaluating:
+            trainer = attached_trainer(self)
+            if replaced and trainer is not None and trainer.evaluating:
                 raise InputError(
                     f"{self.checkpoint} cannot be evaluated: its classifier is not for the {num_classes} classes of "
                     "the data."
@@ -144,7 +153,7 @@ class Task(L.LightningModule):
         """Build the metrics. `num_classes` is known when this is called."""
 
     def _datamodule(self) -> Any:
-        return getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
+        return datamodule_of(attached_trainer(self))
 
     def check_data(self, data: Any) -> None:
         """Raise InputError if the model does not fit the data module. Subclasses add checks."""
@@ -185,8 +194,8 @@ class Task(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         trainer = self.trainer
-        loader = trainer.fit_loop._data_source.dataloader()
-        batch_size = getattr(trainer.datamodule, "batch_size", None) or getattr(loader, "batch_size", None)  # type: ignore[attr-defined]
+        loader = train_dataloader(trainer)
+        batch_size = getattr(datamodule_of(trainer), "batch_size", None) or getattr(loader, "batch_size", None)
         if not batch_size:
             raise InputError("The data have no batch_size, which the learning rate is scaled with.")
         self.global_batch = batch_size * trainer.world_size * trainer.accumulate_grad_batches
@@ -238,8 +247,7 @@ class Task(L.LightningModule):
             )
 
     def on_train_start(self) -> None:
-        loop = self.trainer.fit_loop.epoch_loop
-        self._seed(loop.batch_progress.current.ready, 1)
+        self._seed(started_batches(self.trainer), 1)
 
     def on_train_epoch_start(self) -> None:
         self._seed(0, 1)
@@ -275,8 +283,8 @@ class Task(L.LightningModule):
         return max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
 
     def _is_log_step(self) -> bool:
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return every > 0 and self.trainer.fit_loop.epoch_loop.total_batch_idx % every == 0
+        every = log_interval(self.trainer)
+        return every > 0 and total_batches(self.trainer) % every == 0
 
     def check_finite(self) -> None:
         """Raise NonFiniteLossError if a loss so far was not finite on any process. This synchronises the device."""
@@ -374,7 +382,7 @@ class Task(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.check_finite()
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule_of(self.trainer)
         data_info = {name: getattr(data, name, None) for name in DATA_ATTRIBUTES}
         checkpoint[INFO] = {
             "task": self.task_name,
@@ -389,7 +397,8 @@ class Task(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._built and self.device_mesh is None:  # for sharded weights, the strategy checks the tensors
-            path = self._trainer.ckpt_path if self._trainer is not None else None
+            trainer = attached_trainer(self)
+            path = trainer.ckpt_path if trainer is not None else None
             check_tensors(checkpoint["state_dict"], self.state_dict(), str(path or "The checkpoint"))
         checkpoint["lr_schedulers"] = []  # the schedule follows from the step and the current configuration
         info = checkpoint.get(INFO, {})

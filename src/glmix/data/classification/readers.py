@@ -67,6 +67,7 @@ class _TarReader(ReaderImageInTar):  # type: ignore[misc]
         self.samples, self.targets = self.samples[order], self.targets[order]
         self.class_to_idx = self.class_name_to_idx
 
+    # timm's private method, because the public filename and filenames call it
     def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         entry, tar, _ = self.samples[index]
         name = os.path.join(os.path.splitext(tar or "")[0], entry.path)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from ...compat import open_stream
 from ...errors import InputError
 from ..core.decoding import UNREADABLE, BadImages, decode
 from ..core.sampling import Draw, process_rank, seed_of, seeded
@@ -43,7 +44,7 @@ def read_wds(reader: Any, seed: int, epoch: int, pass_index: int) -> Iterator[Ra
     reader.worker_id, reader.num_workers = (info.id, info.num_workers) if info else (0, 1)
     reader.worker_seed = seed_of(seed, epoch, pass_index, rank, reader.worker_id)
     reader.set_epoch(epoch)
-    reader._lazy_init()
+    open_stream(reader)
     undecoded = reader.ds.pipeline[:-2]  # without timm's decoding, whose errors do not name the file, and its renaming
     for sample in require("webdataset").DataPipeline(*undecoded).iterator1():
         name = f"{sample['__key__']} in {sample['__url__']}"
@@ -62,7 +63,7 @@ def read_wds(reader: Any, seed: int, epoch: int, pass_index: int) -> Iterator[Ra
 def read_hfds(reader: Any, epoch: int, pass_index: int) -> Iterator[RawSample]:
     """Yield one pass of ReaderHfids over the samples of this worker. The order depends on (reader seed, epoch)."""
     if getattr(reader, "ds", None) is None:
-        reader._lazy_init()
+        open_stream(reader)
         reader.ds = reader.ds.cast_column(reader.input_key, require("datasets").Image(decode=False))
     reader.ds.set_epoch(epoch)
     for number, sample in enumerate(reader.ds):

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from ...compat import finished_epochs
 from ...errors import InputError, MissingExtraError
 
 try:
@@ -108,6 +109,4 @@ class DataModule(LightningDataModule):
         trainer = self.trainer
         limit = getattr(trainer, "limit_train_batches", None)
         is_count = isinstance(limit, int) and not isinstance(limit, bool) and limit > 0
-        # Lightning passes `processed` to `set_epoch` of samplers; it increments `current_epoch` later
-        progress: Any = trainer.fit_loop.epoch_progress.current if trainer is not None else None
-        return {"limit": limit if is_count else None, "epoch": progress.processed if progress else 0}
+        return {"limit": limit if is_count else None, "epoch": finished_epochs(trainer) if trainer is not None else 0}

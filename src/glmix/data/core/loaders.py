@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ...compat import restart_finished_iterator
 from ...errors import MissingExtraError
 
 try:
@@ -27,10 +28,10 @@ class TrainLoader(StatefulDataLoader):  # type: ignore[misc]
     that the epoch has ended, and would resume with an empty epoch.
     """
 
+    # a private method, because torchdata has no public one that sees every new iterator
     def _get_iterator(self) -> Any:
         iterator = super()._get_iterator()
-        if iterator._num_yielded >= len(self):
-            iterator._finished = True
+        restart_finished_iterator(iterator, len(self))
         return iterator
 
 

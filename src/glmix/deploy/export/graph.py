@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..._version import __version__
+from ...compat import export_errors, uncompiled
 from ...errors import InputError
 from ...layers import Bridge
 from ...models import GLNet, Pyramid
@@ -53,7 +54,7 @@ class Deployed(nn.Module):
             raise InputError(f"preprocess must be one of {', '.join(get_args(Preprocess))}, got {preprocess!r}.")
         self.outputs: Outputs = outputs
         self.preprocess: Preprocess = preprocess
-        model = getattr(model, "_orig_mod", model)  # unwrap a model of torch.compile
+        model = uncompiled(model)
         self.network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
         backbone = next((module for module in self.network.modules() if isinstance(module, GLNet)), None)
         if backbone is None:
@@ -184,7 +185,7 @@ def capture(deployed: Deployed) -> ExportedProgram:
     try:
         with torch.no_grad():
             return torch.export.export(deployed, (deployed.example(2, 96, 128),), dynamic_shapes=(sizes,))
-    except torch._dynamo.exc.UserError as error:
+    except export_errors() as error:
         found = re.search(r"You marked .*? constant \(\d+\)", str(error))  # the sentence with the size
         reason = found[0].strip() if found else str(error).splitlines()[0]
         raise InputError(f"The graph has a constant size that must be dynamic: {reason}") from error

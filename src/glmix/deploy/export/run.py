@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...compat import load_compiled_package
 from ...errors import InputError, MissingExtraError
 from .archive import ABOUT, is_compiled, read_program
 from .graph import INPUT
@@ -90,7 +91,7 @@ def _open_pt2(path: Path, trusted: bool) -> tuple[Callable[[Array], list[Array]]
     if is_compiled(path):
         if not trusted:
             raise InputError(f"{path} contains machine code: load it with trusted=True if you compiled it yourself.")
-        function = torch._inductor.aoti_load_package(str(path))
+        function = load_compiled_package(str(path))
         about = json.loads(function.get_metadata()[ABOUT])
     elif trusted:
         extra = {ABOUT: ""}

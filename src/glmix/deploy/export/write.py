@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from ...compat import compiler_errors, save_compiled_package
 from ...errors import InputError
 from .archive import ABOUT
 from .graph import INPUT, Deployed
@@ -61,13 +62,11 @@ def write_pt2(program: ExportedProgram, deployed: Deployed, path: Path) -> None:
 
 def write_compiled(program: ExportedProgram, deployed: Deployed, path: Path) -> None:
     """Write a .pt2 package for `torch._inductor.aoti_load_package`: machine code for processors like this one."""
-    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler  # slow to import
-
     metadata: dict[str, Any] = {"aot_inductor.metadata": {ABOUT: json.dumps(_about(deployed))}}
     try:
         with quiet():
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=metadata)
-    except (InvalidCxxCompiler, CppCompileError) as error:
+            save_compiled_package(program, str(path), metadata)
+    except compiler_errors() as error:
         raise InputError(f"Compiling needs a working C++ compiler, such as g++: {error}") from error
 
 

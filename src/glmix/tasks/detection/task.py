@@ -97,7 +97,7 @@ class Detection(Task):
 
     def configure_metrics(self) -> None:
         assert self.num_classes is not None
-        data = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
+        data = self._datamodule()
         names = getattr(data, "class_names", None) or [f"class {k}" for k in range(1, self.num_classes + 1)]
         masks = self.detector.kind == "mask_rcnn"
         self.scores = {suffix: CocoScores(names, masks=masks) for suffix in self.networks()}

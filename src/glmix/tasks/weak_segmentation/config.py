@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from ...compat import option_names
 from ...data.scenes import SceneConfig
 from ...data.segmentation.datamodule import MaskSource
 from ...data.segmentation.files import MaskFiles
@@ -191,7 +192,7 @@ def read_weakseg(path: Path, overrides: list[str]) -> WeakSeg:
         found = parser.instantiate_classes(parsed)
         return WeakSeg(**{name: found[name] for name in names})
     except ArgumentError as error:
-        known = [action.dest for action in parser._actions if action.dest not in ("help", "print_config")]
+        known = [name for name in option_names(parser) if name not in ("help", "print_config")]
         raise InputError(f"{path}: {explain(str(error), known)}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

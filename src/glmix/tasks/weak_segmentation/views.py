@@ -6,11 +6,11 @@ maps are kept side by side, like those of several blocks.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...compat import uncompiled
 from ...errors import InputError
 from ...slots.cam import class_evidence
 from ...slots.maps import BlockMaps, evaluating, recording
@@ -92,7 +92,7 @@ def run_views(model: nn.Module, images: Tensor, views: int = 1) -> ViewOutputs:
     No output has a gradient. The model keeps its training or evaluation mode.
     """
     transforms = _view_transforms(views)
-    net: Any = getattr(model, "_orig_mod", model)
+    net = uncompiled(model)
     activations, maps, features = [], [], []
     with torch.no_grad(), evaluating(model):
         for quarters, mirrored in transforms:
