@@ -95,7 +95,7 @@ def test_a_worker_is_idle_between_requests_and_its_end_is_reported():
         before = _busy(worker.pid)
         time.sleep(0.5)
         assert _busy(worker.pid) - before <= 0.02
-        with pytest.raises(WorkerError, match="No form 'swift'"):
+        with pytest.raises(WorkerError, match="Unknown word 'swift'"):
             worker.ask("build", model="test_glnet", form="swift", size=(64, 64))
         folder = Path(worker._folder.name)
         os.kill(worker.pid, signal.SIGKILL)
@@ -163,7 +163,7 @@ def test_stages_are_timed_one_by_one():
         ({"kind": "speed"}, "kind must be one of inference, training, scaling, profile"),
         ({"device": "tpu"}, "tpu"),
         ({"kind": "training", "forms": ("optimized",)}, "training supports only"),
-        ({"models": ("test_resnet",), "forms": ("plain", "fused")}, "Nothing to measure: plain, fused are forms"),
+        ({"models": ("test_resnet",), "forms": ("plain", "fused")}, "plain, fused are supported only for GLNets"),
     ],
 )
 def test_an_invalid_plan_raises_an_error_before_anything_is_built(options, words):

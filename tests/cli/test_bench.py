@@ -79,7 +79,7 @@ def test_a_profile_names_operators(command):
     ("arguments", "words"),
     [
         (["test_glnett"], "'test_glnett' is not a registered model of timm; did you mean test_glnet"),
-        (["test_glnet", "--forms", "fast"], "No form 'fast' in 'fast': the words are eager, plain"),
+        (["test_glnet", "--forms", "fast"], "Unknown word 'fast' in the form 'fast'; the words are eager, plain"),
         (["test_glnet", "--forms", "int8"], "int8 needs onnxruntime or openvino"),
         (["test_glnet", "--train", "--forms", "fused"], "training supports only eager, plain"),
         (["test_resnet", "--forms", "fused"], "fused are supported only for GLNets, but test_resnet are not"),

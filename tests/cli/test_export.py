@@ -77,7 +77,7 @@ def test_the_report_of_a_pt2_with_slots_is_printed_as_text(glmix, folder):
         (["--model", "resnet18", "--untrained", "-o", "m.onnx"], "resnet18 is not a GLNet model"),
         (["--model", "test_glnet", "--untrained", "-o", "m.tflite"], "suffix of m.tflite is not one of"),
         (["--model", "test_glnet", "--untrained", "-o", "m.onnx", "--int8"], "--int8 and --calibrate must be used"),
-        (["--model", "test_glnet", "--untrained", "-o", "m.onnx", "--int8", "--calibrate", "no"], "and no is neither"),
+        (["--model", "test_glnet", "--untrained", "-o", "m.onnx", "--int8", "--calibrate", "no"], "no is not a folder"),
         (["--model", "test_glnet", "--untrained", "-o", "no/m.onnx"], "no is not a folder, so m.onnx cannot"),
         (["--model", "test_glnet", "--untrained", "-o", "m.onnx", "--compile"], "Only pt2 can be compiled"),
         (["--model", "test_glnet", "--untrained", "-o", "m.onnx", "--format", "tensorrt"], "invalid choice"),

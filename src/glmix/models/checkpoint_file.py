@@ -138,12 +138,12 @@ def mismatches(state_dict: StateDict, model: nn.Module, replaced: tuple[str, ...
     lines += [f"not in the model: {name} {tuple(t.shape)}" for name, t in given.items() if name not in wanted]
     both = [(name, given[name], wanted[name]) for name in wanted if name in given]
     lines += [
-        f"wrong shape: {name} is {tuple(found.shape)}, the model expects {tuple(own.shape)}"
+        f"wrong shape: {name} is {tuple(found.shape)}, the model has {tuple(own.shape)}"
         for name, found, own in both
         if found.shape != own.shape
     ]
     lines += [
-        f"wrong type: {name} is {found.dtype}, the model expects {own.dtype}"
+        f"wrong type: {name} is {found.dtype}, the model has {own.dtype}"
         for name, found, own in both
         if (found.is_floating_point(), found.is_complex()) != (own.is_floating_point(), own.is_complex())
     ]

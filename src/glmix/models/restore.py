@@ -160,7 +160,7 @@ def checked_model_args(name: object, model_args: object, source: object) -> tupl
         InputError: the model is not registered with timm, or an argument is not accepted from files.
     """
     if not isinstance(name, str) or not timm.is_model(name):
-        raise InputError(f"{source} names the model {_shown(name)}, which is not a registered model of timm.")
+        raise InputError(f"{source} names the model {_shown(name)}, but only registered models of timm can be built.")
     if type(model_args) is dict:
         model_args = {key: value for key, value in model_args.items() if key != "pretrained"}
     if name.split(".")[0] in default_cfgs:
