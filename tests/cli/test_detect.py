@@ -323,12 +323,13 @@ def test_invalid_arguments_are_reported(run, checkpoint, photos, arguments, word
     assert "Traceback" not in result.stderr
 
 
-def test_a_checkpoint_of_another_task_raises_an_error(checkpoint, tmp_path):
-    content = torch.load(checkpoint, weights_only=True)
-    content["glmix"]["task"] = "Segmentation"
-    torch.save(content, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match="holds a network for Segmentation, not for detection"):
-        DetectionPredictor.from_checkpoint(tmp_path / "other.ckpt")
+def test_a_checkpoint_of_another_task_is_refused(tmp_path):
+    from tests.runs import data, task, trainer
+
+    trainer(tmp_path / "run", max_epochs=2).fit(task(), data(train_count=4))
+    file = next((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
+    with pytest.raises(ValueError, match="holds a network for Classification, not for detection"):
+        DetectionPredictor.from_checkpoint(file)
 
 
 def test_an_overlay_shows_each_box_in_the_colour_of_its_class():

@@ -78,7 +78,7 @@ def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 @pytest.mark.parametrize("model", ["test_glnet", "glnet_stl"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_detections_do_not_depend_on_other_images_of_the_batch(kind: str, model: str) -> None:
+def test_detections_do_not_depend_on_neighbours_in_the_batch(kind: str, model: str) -> None:
     net = detector(kind, model)
     net.transform.resize = lambda image, target=None: (image, target)
     batch = images((64, 96), (70, 50), (200, 120), (33, 190))
@@ -92,7 +92,7 @@ def test_detections_do_not_depend_on_other_images_of_the_batch(kind: str, model:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_the_mask_detections_depend_on_the_padding(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_mask_detections_depend_on_neighbours(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net = detector(kind)
     net.transform.resize = lambda image, target=None: (image, target)
     batch = images((64, 96), (200, 120))
