@@ -1,5 +1,6 @@
 """Optimizers and learning rate schedules, built with timm from plain configuration values."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +11,14 @@ from torch.optim import Optimizer
 
 from ..errors import InputError
 
-__all__ = ["OptimizerConfig", "ScheduleConfig", "build_optimizer", "build_schedule", "no_weight_decay_names"]
+__all__ = [
+    "OptimizerConfig",
+    "ScheduleConfig",
+    "build_optimizer",
+    "build_schedule",
+    "no_weight_decay_names",
+    "training_length",
+]
 
 
 @dataclass
@@ -141,3 +149,26 @@ def build_schedule(
     if config.kind == "poly":
         return PolyLRScheduler(optimizer, power=config.power, **down)
     return CosineLRScheduler(optimizer, **down)
+
+
+def training_length(trainer: Any, loader: Any) -> tuple[int, float]:
+    """Return the number of optimizer steps per epoch and the number of epochs."""
+    limit = trainer.limit_train_batches
+    try:
+        batches: float = len(loader)
+    except TypeError:
+        batches = math.inf
+    if isinstance(limit, int):
+        batches = min(batches, limit)
+    elif math.isfinite(batches):
+        batches = max(1, int(batches * limit))
+    if not math.isfinite(batches):
+        raise InputError(
+            "The length of an epoch of these data is unknown: set trainer.limit_train_batches to a number."
+        )
+    steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+    if trainer.max_steps > 0:
+        return steps, trainer.max_steps / steps
+    if trainer.max_epochs is None or trainer.max_epochs < 0:
+        raise InputError("The schedule needs the length of the training: set trainer.max_epochs or trainer.max_steps.")
+    return steps, trainer.max_epochs

@@ -20,7 +20,7 @@ from ..compat import (
 )
 from ..errors import InputError
 from .checkpoint_info import BUILD_ARGS, DATA_ATTRIBUTES
-from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
+from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule, training_length
 from .randomness import seed_position
 from .sharding import shard
 from .weights import INFO, build_model, check_tensors, load_weights
@@ -200,34 +200,9 @@ class Task(L.LightningModule):
             raise InputError("The data have no batch_size, which the learning rate is scaled with.")
         self.global_batch = batch_size * trainer.world_size * trainer.accumulate_grad_batches
         optimizer = build_optimizer(self.model, self.optimizer_config, self.global_batch)
-        steps, epochs = self._training_length(loader)
+        steps, epochs = training_length(trainer, loader)
         schedule = build_schedule(optimizer, self.schedule_config, steps, epochs)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _training_length(self, loader: Any) -> tuple[int, float]:
-        """Return the number of optimizer steps per epoch and the number of epochs."""
-        trainer = self.trainer
-        limit = trainer.limit_train_batches
-        try:
-            batches: float = len(loader)
-        except TypeError:
-            batches = math.inf
-        if isinstance(limit, int):
-            batches = min(batches, limit)
-        elif math.isfinite(batches):
-            batches = max(1, int(batches * limit))
-        if not math.isfinite(batches):
-            raise InputError(
-                "The length of an epoch of these data is unknown: set trainer.limit_train_batches to a number."
-            )
-        steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
-        if trainer.max_steps > 0:
-            return steps, trainer.max_steps / steps
-        if trainer.max_epochs is None or trainer.max_epochs < 0:
-            raise InputError(
-                "The schedule needs the length of the training: set trainer.max_epochs or trainer.max_steps."
-            )
-        return steps, trainer.max_epochs
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         scheduler.step_update(num_updates=self.trainer.global_step)
