@@ -66,7 +66,7 @@ def test_the_report_of_a_pt2_with_slots_is_printed_as_text(glmix, folder):
     assert "slots.pt2: " in result.stdout
     assert "any batch size, height and width from 33 x 33 pixels" in result.stdout
     assert "stages.2.blocks.0" in result.stdout
-    assert "of 1e-04 allowed" in result.stdout
+    assert "(tolerance 1e-04)" in result.stdout
 
 
 @pytest.mark.parametrize(

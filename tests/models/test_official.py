@@ -181,7 +181,7 @@ def test_checkpoints_without_weights_raise_an_error(tmp_path):
 
 
 def test_pretrained_without_a_file_raises_an_error_with_the_download_page():
-    with pytest.raises(InputError, match=r"authors publish them at https://\S+; .*glmix convert glnet_4g.pth"):
+    with pytest.raises(InputError, match=r"authors publish them at https://\S+: .*glmix convert glnet_4g.pth"):
         timm.create_model("glnet_4g", pretrained=True)
     with pytest.raises(InputError, match="no published weights for glnet_nano"):
         timm.create_model("glnet_nano", pretrained=True)
