@@ -8,7 +8,7 @@ import torch
 from timm.layers import Attention
 from torch import Tensor, nn
 
-from ..compat import cpu_supports_bfloat16, freeze_weights, has_triton
+from ..compat import cpu_supports_bfloat16, freeze_weights, has_triton, wrap_compiled_call
 from ..errors import InputError
 from ..layers import Block, ConvMlp, GLMix, GridAttention, SoftBridge, Stem
 from ..memory import keep_freed_memory
@@ -53,7 +53,7 @@ def optimize_for_inference(
     _replace_layers(fast, dtype, device)
     if can_compile(device) if compile is None else compile:
         fast.compile()
-        fast._compiled_call_impl = _FrozenCall(fast._compiled_call_impl)
+        wrap_compiled_call(fast, _FrozenCall)
     if keep_memory and device.type == "cpu":
         keep_freed_memory()
     return fast

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from ..compat import subcommand_parser
+from ..compat import option_names, subcommand_parser
 from ..configs import find_config
 
 # imported so that YAML can name their classes without a module path
@@ -131,7 +131,7 @@ class CLI(LightningCLI):
             self.config = parser.parse_args(args)
         except ArgumentError as error:
             subparser = subcommand_parser(self, args[0], parser)
-            raise InputError(explain(str(error), [action.dest for action in subparser._actions])) from error
+            raise InputError(explain(str(error), option_names(subparser))) from error
         for section in ("model", "data"):
             message = misplaced_null(self.config[self.config["subcommand"]][section], section)
             if message is not None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...compat import encoder_geometry
 from ...errors import InputError, MissingExtraError
 from ...models import MODEL_NAMES, GLNet, Pyramid
 from ...training.weights import build_model, load_weights, nearest
@@ -195,11 +196,12 @@ def _build_smp_network(
 def _replace_encoder(net: nn.Module, model: str, args: dict[str, Any], checkpoint: str | Path | None) -> None:
     """Replace the encoder of a network by the feature pyramid of a GLNet, whose maps are normalised."""
     encoder: Any = net.encoder
-    backbone = build_model(model, {**args, "output_stride": encoder._output_stride}, 0)
+    output_stride, depth = encoder_geometry(encoder)
+    backbone = build_model(model, {**args, "output_stride": output_stride}, 0)
     assert isinstance(backbone, GLNet)
     if checkpoint is not None:
         load_weights(backbone, checkpoint)
-    pyramid = Pyramid(backbone, range(encoder._depth - 1))
+    pyramid = Pyramid(backbone, range(depth - 1))
     net.encoder = PyramidEncoder(pyramid, args.get("in_chans", 3), encoder.output_stride)
     if hasattr(net.decoder, "feature_norms"):  # UPerNet would normalise the maps again
         net.decoder.feature_norms = nn.ModuleList(nn.Identity() for _ in pyramid.channels)
