@@ -16,6 +16,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from glmix.compat import option_names
 from glmix.data.classification.datamodule import ONE_OBJECT, ScenesData
 from glmix.data.scenes import SceneConfig
 from glmix.errors import InputError
@@ -127,7 +128,7 @@ def read_ablation(path: Path) -> Ablation:
         found |= {"recipe": Recipe(**found["recipe"]), "scenes": SceneConfig(**found["scenes"])}
         return Ablation(**{name: found[name] for name in names})
     except ArgumentError as error:
-        known = [action.dest for action in parser._actions if action.dest not in ("help", "print_config")]
+        known = [name for name in option_names(parser) if name not in ("help", "print_config")]
         reason = explain(str(error), known)
         raise InputError(f"{path}: {reason} The file takes the keys {', '.join(names)}.") from error
     except ValueError as error:

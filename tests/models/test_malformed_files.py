@@ -155,9 +155,11 @@ def test_a_malformed_file_raises_an_error_with_its_name(case, suffix, tmp_path, 
 
 
 def test_a_folder_raises_an_error(tmp_path, capsys):
-    for read in (glmix.load_official, load_trained, lambda path: load_weights(torch.nn.Identity(), path)):
+    for read in (glmix.load_official, lambda path: load_weights(torch.nn.Identity(), path)):
         with pytest.raises(InputError, match=f"{tmp_path} is a folder"):
             read(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):  # a folder may hold a model
+        glmix.load(tmp_path)
     for arguments in commands(tmp_path).values():
         assert glmix_cli.main(arguments) == 2
         assert str(tmp_path) in capsys.readouterr().err
@@ -165,5 +167,5 @@ def test_a_folder_raises_an_error(tmp_path, capsys):
 
 def test_the_error_for_a_training_checkpoint_explains_how_to_load_it(tmp_path):
     torch.save({"state_dict": {"model.x": torch.ones(1)}, "glmix": {}}, tmp_path / "best.ckpt")
-    with pytest.raises(InputError, match=r"best\.ckpt is a checkpoint of `glmix fit`: .*load_trained"):
+    with pytest.raises(InputError, match=r"best\.ckpt is a checkpoint of `glmix fit`: .*glmix\.load"):
         glmix.load_official(tmp_path / "best.ckpt")
