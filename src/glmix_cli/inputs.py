@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor, nn
+    from torch import nn
 
     from glmix import GLNet
 
@@ -16,7 +16,6 @@ __all__ = [
     "add_model_arguments",
     "add_view_argument",
     "check_device",
-    "class_probabilities",
     "find_images",
     "label_names",
     "load_classifier",
@@ -194,11 +193,3 @@ def add_view_argument(parser: argparse.ArgumentParser, default: str) -> None:
         "'whole' for the whole image, resized to the model's input size along its shorter side with the aspect ratio "
         "kept (default: %(default)s)",
     )
-
-
-def class_probabilities(model: "GLNet", logits: "Tensor", multi_label: bool = False) -> "Tensor":
-    """Convert logits (..., K) to probabilities: sigmoid for multi-label classification, else softmax."""
-    logits = logits.float()
-    if multi_label or model.pretrained_cfg.get("multi_label", False):
-        return logits.sigmoid()
-    return logits.softmax(-1)

@@ -9,7 +9,6 @@ from .inputs import (
     add_model_arguments,
     add_view_argument,
     check_device,
-    class_probabilities,
     label_names,
     load_classifier,
 )
@@ -37,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from glmix.data.classification.views import shorter_side
+    from glmix.data.classification.views import class_probabilities, shorter_side
     from glmix.errors import InputError
 
     if args.topk < 1 or args.batch_size < 1:

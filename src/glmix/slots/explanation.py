@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
-from ..data.classification.views import View, input_config, whole_size
+from ..data.classification.views import View, class_probabilities, input_config, whole_size
 from ..errors import InputError
 from ..models import GLNet
 from .maps import last_blocks, recording
@@ -173,7 +172,7 @@ def _columns(
             logits = model.network(images.to(next(model.network.parameters()).device))
         predictions: list[tuple[str, float]] = []
         if logits.ndim == 2 and model.network.num_classes > 0 and model.warning is None:
-            probabilities = _probabilities(model.network, logits[0], multi_label)
+            probabilities = class_probabilities(model.network, logits[0], multi_label)
             best = probabilities.topk(min(top_k, len(probabilities)))
             predictions = [
                 (model.labels(c), p) for c, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -182,14 +181,6 @@ def _columns(
         pictures.append(picture)
         sizes.append((images.shape[2], images.shape[3]))
     return columns, pictures[0], sizes[0]
-
-
-def _probabilities(network: GLNet, logits: Tensor, multi_label: bool) -> Tensor:
-    """Return the class probabilities of logits (K,)."""
-    logits = logits.float()
-    if multi_label or network.pretrained_cfg.get("multi_label", False):
-        return logits.sigmoid()
-    return logits.softmax(-1)
 
 
 def _size_fields(size: tuple[int, int]) -> dict[str, int]:

@@ -13,6 +13,7 @@ from ..core.decoding import to_8_bit
 __all__ = [
     "VIEW_NAMES",
     "View",
+    "class_probabilities",
     "describe_view",
     "input_config",
     "model_input",
@@ -91,3 +92,17 @@ def describe_view(view: View | None, size: tuple[int, int]) -> str:
     height, width = size
     pixels = f"{width} x {height} pixels"
     return pixels if view is None else f"{VIEW_NAMES[view]}, {pixels}"
+
+
+def class_probabilities(model: nn.Module, logits: Tensor, multi_label: bool = False) -> Tensor:
+    """Convert logits (..., K) to probabilities: sigmoid for multi-label classification, else softmax.
+
+    Args:
+        model: a classifier; a GLNet knows whether it was trained with several labels per image.
+        logits: its outputs.
+        multi_label: treat the model as a multi-label classifier.
+    """
+    logits = logits.float()
+    if multi_label or getattr(model, "multi_label", False):
+        return logits.sigmoid()
+    return logits.softmax(-1)
