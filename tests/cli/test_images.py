@@ -323,7 +323,7 @@ def test_file_names_are_escaped_in_text_and_exact_in_json(process: Run, tmp_path
     name = "\x1b[31mtwo\nlines.png"
     picture(tmp_path / name)
     told = process("predict", name)
-    assert told.out.splitlines()[0] == r"\x1b[31mtwo\nlines.png"
+    assert told.out.splitlines()[0].startswith(r"\x1b[31mtwo\nlines.png  (")
     assert process("predict", name, "--json").json["results"][0]["file"] == name
     failed = process("segment", name, "--checkpoint", "\x1b[31m.ckpt")
     assert failed.code == 2

@@ -64,7 +64,7 @@ def test_headers_state_command_data_cost_and_result(path: Path) -> None:
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for word in ("# Command:   ", "# Data:      ", "# Cost:      ", "# Expected:  "):
         assert any(line.startswith(word) for line in header), word
-    assert f"glmix fit --config coco/{path.stem} --data.root" in "\n".join(header)
+    assert f"glmix fit --config detection/coco/{path.stem} --data.root" in "\n".join(header)
 
 
 @pytest.fixture(scope="module")
