@@ -45,7 +45,7 @@ def test_scaling_writes_files_that_can_be_rendered_again(command, glmix, tmp_pat
 
     code, printed, complaint = command("test_glnet", *arguments)
     assert code == 2
-    assert "out/bench/bench.md is there already" in complaint
+    assert "out/bench/bench.md already exists" in complaint
     code, printed, _ = command("--render", folder / "bench.json")
     assert code == 0
     assert printed.strip() == result.stdout.strip()

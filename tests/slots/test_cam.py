@@ -43,7 +43,7 @@ def test_one_forward_pass_gives_activation_and_slot_maps() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"num_classes": 0}, "num_classes is 0"), ({"global_pool": "max"}, "average pooling.*got 'max'")],
+    [({"num_classes": 0}, "num_classes=0"), ({"global_pool": "max"}, "average pooling.*got 'max'")],
 )
 def test_models_without_class_activation_raise(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
