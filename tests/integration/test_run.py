@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,7 +34,9 @@ def main():
     if args.model:
         import timm
         model = timm.create_model(args.model, num_classes=3)
-        print(type(model).__name__, os.environ.get("RANK"), flush=True)
+        # One write, so that two processes cannot mix their characters.
+        sys.stdout.write(f"{type(model).__name__} {os.environ.get('RANK')}\\n")
+        sys.stdout.flush()
     print(json.dumps([__name__, __file__, __package__, sys.argv[0], sys.path[0], vars(args)["fail"]]))
 
 if __name__ == "__main__":
@@ -122,7 +125,7 @@ def test_torchrun_starts_it(folder):
     )
     result = python(folder, "-m", "torch.distributed.run", *arguments)
     assert result.returncode == 0, result.stderr
-    assert {line for line in result.stdout.splitlines() if "GLNet" in line} == {"GLNet 0", "GLNet 1"}
+    assert sorted(re.findall(r"GLNet \d", result.stdout)) == ["GLNet 0", "GLNet 1"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["-m"], ["--model", "x"], ["absent.py"]])
