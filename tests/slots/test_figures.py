@@ -213,7 +213,7 @@ def test_block_header_contains_its_numbers():
     assert "Block 1" in texts
     assert "stages.1.blocks.0" in texts
     effective = effective_slots_per_pixel(maps[1].assignment).mean()
-    assert f"8 x 8 pixels, 4 x 4 slots, scale 8.  Effective slots: {effective:.1f} a pixel" in texts
+    assert f"8 x 8 pixels, 4 x 4 slots, scale 8.  Effective slots: {effective:.1f} per pixel" in texts
     assert "Random weights." in texts
     assert "$a_{.png" in texts
     assert "64 x 64 pixels" in texts

@@ -66,7 +66,7 @@ def _bars(figure: "Figure", rows: Sequence[Row], kind: str) -> None:
     rate.invert_yaxis()
     rate.set_xlabel("images per second" + (", in training" if kind == "training" else ""))
     memory.barh(places, [row["peak_memory_mib"] or 0 for row in rows], 0.8, color=colours)
-    memory.set_xlabel("peak memory in MiB" + (" of a step" if kind == "training" else ""))
+    memory.set_xlabel("peak memory in MiB" + (", in training" if kind == "training" else ""))
     for axes in (rate, memory):
         _clean(axes, "x")
 
