@@ -86,7 +86,7 @@ def main() -> None:
     print(
         f"{processor()}, {torch.get_num_threads()} threads, {args.dtype}, glmix {glmix.__version__}, "
         f"torch {torch.__version__}, timm {timm.__version__}\n\n"
-        f"| {width} x {height} pixels | parameters | MACs | seconds | seconds per megapixel | peak memory |\n"
+        f"| {width} x {height} pixels | parameters | MACs | time in s | seconds per megapixel | peak memory |\n"
         "|---|---|---|---|---|---|"
     )
     for name, rounds in results.items():

@@ -50,7 +50,7 @@ def discovery_table(found: Sequence[Discovered]) -> str:
         cells = [f"{100 * mean_of(_values(found, name, metric)):.1f}" for metric in shown]
         standing = ["".join(signs.get((method, name, metric), " ") for metric in shown) for method in METHODS]
         rows.append([name, *cells, *(f"`{text}`" if text.strip() else "" for text in standing)])
-    head = ["", *(METRICS[metric] for metric in shown), *(f"{method} to it" for method in METHODS)]
+    head = ["", *(METRICS[metric] for metric in shown), *(f"{method}, compared" for method in METHODS)]
     return markdown_table(head, rows, left=1)
 
 
