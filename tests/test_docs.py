@@ -8,7 +8,6 @@ import argparse
 import importlib.util
 import re
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,11 +23,8 @@ import glmix
 from glmix.configs import config_names, config_path, find_config, read_header
 from glmix.tasks import Detection, DetectorConfig, ScheduleConfig, Segmentation
 from glmix_cli import build_parser, fit
-from tests.conftest import PARITY
+from tests.parity.official_weights import official_state_dict
 from tests.runs import trainer
-
-sys.path.insert(0, str(PARITY))
-from official_weights import official_state_dict
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "studies" / "README.md"]

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 __all__ = ["COMMANDS", "main"]
 
 CONFIG_HELP = (
-    "a YAML file or the name of an included recipe (see `glmix configs`), such as classification/scenes/single; "
-    "can be repeated"
+    "a YAML file or the name of a recipe (see `glmix configs`), such as classification/scenes/single; can be repeated"
 )
 COMMANDS = {
     "fit": "Train a model as configured in a YAML file; repeat the command to resume an interrupted run.",
@@ -34,10 +33,17 @@ def short_help(command: str) -> argparse.ArgumentParser:
     parser.add_argument("--data.source.root", metavar="FOLDER", help="example of a YAML key: folder of the images")
     parser.add_argument("--model.checkpoint", metavar="FILE", help="example of a YAML key: pretrained weights")
     if command == "fit":
-        parser.add_argument("--resume", metavar="auto|never|FILE", help="resume the run in the output folder (auto)")
+        parser.add_argument(
+            "--resume",
+            metavar="auto|never|FILE",
+            help="auto: resume the run in trainer.default_root_dir, or start a new one; never: start a new one; FILE: "
+            "resume from this .ckpt (default: auto)",
+        )
     else:
         parser.add_argument(
-            "--weights", metavar="auto|FILE", help="weights to evaluate (auto: the best checkpoint of the run)"
+            "--weights",
+            metavar="auto|FILE",
+            help="auto: the best checkpoint of the run in trainer.default_root_dir; or a file (default: auto)",
         )
     parser.add_argument("--print_config", action="store_true", help="print the complete configuration and exit")
     return parser
