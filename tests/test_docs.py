@@ -172,8 +172,6 @@ def test_documented_yaml_is_accepted(
     page: Path, code: str, parse_training: Callable[[list[str]], Any], tmp_path: Path
 ) -> None:
     config = yaml.safe_load(code)
-    if not set(config) & {"model", "data", "trainer"}:  # an excerpt of the options of ImageData
-        config = {"data": {"class_path": "ImageData", "init_args": {"source": {"root": "data"}, **config}}}
     if page.name == "weak_segmentation.md":
         from glmix.tasks.weak_segmentation.config import read_weakseg
 
