@@ -1,7 +1,7 @@
 """The pages of the documentation: links, commands, YAML and Python blocks.
 
-`integration/test_ecosystem_page.py` runs the blocks of docs/ecosystem.md, and `deploy/test_export*.py` those in the
-section on export of docs/deploy.md.
+`integration/test_ecosystem_page.py` runs the blocks of docs/ecosystem.md and, with the same large checkpoint, the calls
+in the README's section on pretrained weights. `deploy/test_export*.py` runs the blocks on export of docs/deploy.md.
 """
 
 import argparse
@@ -19,11 +19,9 @@ import torch
 import yaml
 from PIL import Image
 
-import glmix
 from glmix.configs import config_names, config_path, find_config, read_header
 from glmix.tasks import Detection, DetectorConfig, ScheduleConfig, Segmentation
 from glmix_cli import build_parser, fit
-from tests.parity.official_weights import official_state_dict
 from tests.runs import trainer
 
 ROOT = Path(__file__).parents[1]
@@ -186,12 +184,6 @@ def small_model() -> Any:
     return timm.create_model("test_glnet", num_classes=4, depths=(1, 2, 2, 1), mixers="glmix").eval()
 
 
-def readme_names(folder: Path) -> dict[str, Any]:
-    torch.save({"model": official_state_dict("glnet_4g")}, folder / "glnet_4g.pth")
-    glmix.save_model(timm.create_model("glnet_4g", num_classes=10), folder / "glnet_4g")
-    return {}
-
-
 def segmentation_names(folder: Path) -> dict[str, Any]:
     from glmix.data.scenes import SceneConfig
     from glmix.data.segmentation.datamodule import SceneMaskData
@@ -243,7 +235,7 @@ def slot_names(folder: Path) -> dict[str, Any]:
 
 
 PREPARE: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "README.md": readme_names,
+    "README.md": lambda folder: {},
     "docs/scenes.md": lambda folder: {},
     "docs/segmentation.md": segmentation_names,
     "docs/detection.md": detection_names,
@@ -261,7 +253,9 @@ def test_every_page_with_python_code_is_run() -> None:
 def runnable(page: str) -> Iterator[str]:
     """Yield the Python blocks of a page that this file runs."""
     text = (ROOT / page).read_text()
-    if page == "docs/deploy.md":
+    if page == "README.md":
+        text = text.split("### Pretrained weights")[0].replace('"glnet_4g"', '"test_glnet"')
+    elif page == "docs/deploy.md":
         text = text.split("## Export")[0]
     yield from (code for language, code in FENCED.findall(text) if language == "python")
 
