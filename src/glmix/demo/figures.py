@@ -8,15 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.scenes import Scene
-from ..errors import MissingExtraError
+from ..errors import needs_extra
 from ..training.short_training import Epoch
 
-try:
+with needs_extra("train", "figures"):
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
-except ImportError as error:
-    raise MissingExtraError(f"Figures need the extra `train` ({error}): pip install 'glmix[train]'.") from error
 
 __all__ = ["Figure", "learning_curve", "prediction_sheet", "save_figure"]
 

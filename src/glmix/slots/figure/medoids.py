@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ...errors import InputError, MissingExtraError
+from ...errors import InputError, needs_extra
 
 __all__ = ["representative_slots"]
 
@@ -18,12 +18,8 @@ def representative_slots(assignment: Tensor, count: int) -> list[int]:
         assignment: softmax over slots (S, N).
         count: number of representative slots, at least 1.
     """
-    try:
+    with needs_extra("slots", "representative slots"):
         import kmedoids  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingExtraError(
-            f"Representative slots need the extra `slots` ({error}): pip install 'glmix[slots]'."
-        ) from error
     if count < 1:
         raise InputError(f"The number of representative slots must be at least 1, got {count}.")
     maps = assignment.detach().float().cpu()

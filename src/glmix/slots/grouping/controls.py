@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...errors import InputError, MissingExtraError
+from ...errors import InputError, needs_extra
 from ...layers import Bridge
 from ...models import GLNet
 from ..maps import blocks_with_slots
@@ -116,12 +116,8 @@ class Superpixels:
 
     def _slic(self, number: int) -> Labels:
         """Run SLIC with a requested number of segments, once per number."""
-        try:
+        with needs_extra("slots", "superpixels"):
             from skimage.segmentation import slic
-        except ImportError as error:
-            raise MissingExtraError(
-                f"Superpixels need the extra `slots` ({error}): pip install 'glmix[slots]'."
-            ) from error
         if number not in self.made:
             labels = slic(self.image, n_segments=number, compactness=10, sigma=self.sigma, start_label=0)
             self.made[number] = labels.astype(np.int64)
@@ -143,11 +139,9 @@ def kmeans_segments(features: Tensor, count: int, size: tuple[int, int], seed: i
     Returns:
         Labels of the given size.
     """
-    try:
+    with needs_extra("slots", "k-means"):
         from sklearn.cluster import KMeans  # type: ignore[import-untyped]
         from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingExtraError(f"k-means needs the extra `slots` ({error}): pip install 'glmix[slots]'.") from error
     grid = features.shape[1:]
     points = F.normalize(features.detach().double().flatten(1), dim=0).T.cpu().numpy()  # (N, C)
     with warnings.catch_warnings():

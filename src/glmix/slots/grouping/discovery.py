@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...errors import InputError, MissingExtraError
+from ...errors import InputError, needs_extra
 from ...models import GLNet
 from ..cam import class_activation
 from ..cut import oriented, slot_kernel
@@ -72,12 +72,8 @@ class Discovered:
 
 def components(mask: NDArray[np.bool_]) -> Labels:
     """Label the 4-connected components of a mask: (H, W), numbered from 1 by size, the largest first, and 0 outside."""
-    try:
+    with needs_extra("slots", "connected components"):
         from skimage.measure import label
-    except ImportError as error:
-        raise MissingExtraError(
-            f"Connected components need the extra `slots` ({error}): pip install 'glmix[slots]'."
-        ) from error
     parts = label(mask, connectivity=1)
     sizes = np.bincount(parts.ravel())[1:]
     rank = np.zeros(len(sizes) + 1, np.int64)

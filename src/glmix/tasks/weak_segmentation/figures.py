@@ -9,16 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...data.scenes import Scene, class_colours
-from ...errors import InputError, MissingExtraError
+from ...errors import InputError, needs_extra
 from .methods import SeedConfig, class_maps, seed_maps
 from .metrics import THRESHOLDS, Curve, curve_of
 from .seeds import SeedMaps
 from .views import run_views
 
-try:
+with needs_extra("train", "figures"):
     from matplotlib.figure import Figure
-except ImportError as error:
-    raise MissingExtraError(f"Figures need the extra `train` ({error}): pip install 'glmix[train]'.") from error
 
 __all__ = ["curve_figure", "sheet", "weakseg_sheet"]
 

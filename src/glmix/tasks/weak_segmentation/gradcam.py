@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import InputError, MissingExtraError
+from ...errors import InputError, needs_extra
 
 __all__ = ["GRAD_CAMS", "grad_cam"]
 
@@ -39,15 +39,11 @@ def grad_cam(
         InputError: the method is unknown.
         MissingExtraError: the package pytorch-grad-cam is not installed.
     """
-    try:
+    with needs_extra("slots", "gradient-based CAMs"):
         import pytorch_grad_cam as library  # type: ignore[import-untyped]
         from pytorch_grad_cam.utils.model_targets import (  # type: ignore[import-untyped]
             ClassifierOutputTarget,
         )
-    except ImportError as error:
-        raise MissingExtraError(
-            f"Gradient CAMs need the extra `slots` ({error}): pip install 'glmix[slots]'."
-        ) from error
     if method not in GRAD_CAMS:
         raise InputError(f"method must be one of {', '.join(GRAD_CAMS)}, got {method!r}.")
     net: Any = model

@@ -19,7 +19,7 @@ def confusions(score: Tensor, classes: Tensor, truth: Tensor, num_classes: int) 
     """Return int64 confusion matrices (T, K, K) at each of `THRESHOLDS`, ground truth in rows.
 
     Class 0 is the background. Each pixel is assigned to the interval of its score once, instead of being compared with
-    T thresholds.
+    T thresholds, as T confusion matrices of torchmetrics would do.
 
     Args:
         score: foreground score (...).
