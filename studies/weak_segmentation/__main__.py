@@ -11,6 +11,7 @@ trained, and the table that compares thresholds chosen with and without masks is
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,8 @@ def main() -> None:
     results = {}
     for seed in args.seeds:
         folder = args.out / f"seed{seed}"
-        results[seed] = run_seed(
-            config, seed, folder, lambda step, seed=seed: print(f"seed {seed}: {step}", flush=True)
-        )
+        print(f"seed {seed}", flush=True)
+        results[seed] = run_seed(config, seed, folder, partial(print, flush=True))
     print(tables(results))
     (args.out / "results.json").write_text(json.dumps(results) + "\n")
     save_figure(curves(results), args.out / "weakseg-curve.png")
