@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from glmix.data.scenes import Scene, draw_scene
-from glmix.demo.figures import Figure, save_figure
+from glmix.slots.figure.page import Figure, save_figure
 from studies.weak_segmentation.comparison import Comparison, examples, run_seed, threshold_choices
 
 CURVES = ("CAM", "CAM, 8 views", "SlotCut", "SlotCut, 8 views", "cut of dense features, 8 views")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +15,11 @@ with needs_extra("train", "figures"):
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-__all__ = ["Figure", "learning_curve", "prediction_sheet", "save_figure"]
+__all__ = ["Figure", "learning_curve", "prediction_sheet"]
 
 RIGHT, WRONG = "#1a7a3c", "#c22b2b"
 STYLES = ("--", "-.", ":")
 BLUE, GREY = "#2b5fb0", "#777777"
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
-    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def learning_curve(epochs: Sequence[Epoch], baselines: Mapping[str, float]) -> Figure:

@@ -16,7 +16,7 @@ with needs_extra("slots", "figures of slots"):
     from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
 
-__all__ = ["BAR", "QUIET", "TEXT", "Page", "badge", "save_figure"]
+__all__ = ["BAR", "QUIET", "TEXT", "Figure", "Page", "badge", "save_figure"]
 
 TEXT, QUIET, LINE = "#1c1e21", "#6b7078", "#d4d4d0"
 BAR = 0.09  # width of a colour bar

@@ -13,8 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from ..maps import BlockMaps
-from ..measures import effective_slots_per_image, effective_slots_per_pixel, resize_assignment, strongest_slots
-from .medoids import representative_slots
+from ..measures import (
+    effective_slots_per_image,
+    effective_slots_per_pixel,
+    representative_slots,
+    resize_assignment,
+    strongest_slots,
+)
 
 __all__ = ["COLOURS", "Block", "canvas_of", "hex_to_rgb"]
 

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from ...errors import InputError, needs_extra
 from ...layers import Bridge
 from ...models import GLNet
+from ..cut import dense_cut
 from ..maps import blocks_with_slots
 
-__all__ = ["BLUR", "Superpixels", "dense_cut", "features_of", "kmeans_segments", "regular_cells", "untrained_like"]
+__all__ = ["BLUR", "Superpixels", "features_cut", "features_of", "kmeans_segments", "regular_cells", "untrained_like"]
 
 Labels = NDArray[np.int64]
 BLUR = 1 / 32  # for superpixels: the best of 1/64, 1/32, 3/64 and 1/16 on training scenes
@@ -152,7 +153,7 @@ def kmeans_segments(features: Tensor, count: int, size: tuple[int, int], seed: i
     return nearest
 
 
-def dense_cut(features: Tensor, most: int = 576) -> Tensor:
+def features_cut(features: Tensor, most: int = 576) -> Tensor:
     """Return the normalised cut of the positive part of the cosine between features (B, C, h, w): (B, h', w').
 
     This is SlotCut with an explicit kernel of all pairs of pixels. Grids of more than `most` pixels are averaged to
@@ -162,7 +163,4 @@ def dense_cut(features: Tensor, most: int = 576) -> Tensor:
     grid = (max(1, int(features.shape[2] * smaller)), max(1, int(features.shape[3] * smaller)))
     pixels = F.normalize(F.adaptive_avg_pool2d(features.double(), grid).flatten(2), dim=1)  # (B, C, N)
     weights = (pixels.transpose(1, 2) @ pixels).clamp_min(0) + 1e-9
-    roots = weights.sum(2).sqrt()  # (B, N): of the degrees
-    _, vectors = torch.linalg.eigh(weights / (roots.unsqueeze(1) * roots.unsqueeze(2)))
-    second = vectors[:, :, -2] if vectors.shape[2] > 1 else torch.zeros_like(roots)
-    return (second / roots).unflatten(1, grid).to(features.dtype)
+    return dense_cut(weights).unflatten(1, grid).to(features.dtype)

@@ -159,8 +159,8 @@ def foreground_iou(mask: Bools, objects: Ints) -> float:
     return float((predicted & true).sum() / union) if union else float("nan")
 
 
-def is_localised(mask: Bools, objects: Ints, threshold: float = 0.5) -> float:
-    """Return 1 if the bounding box of a mask has an IoU of at least `threshold` with the box of some object, else 0.
+def is_localised(mask: Bools, objects: Ints) -> float:
+    """Return 1 if the bounding box of a mask has an IoU of at least 0.5 with the box of some object, else 0.
 
     Its mean over images is CorLoc, the correct localisation rate. It is not defined without objects.
     """
@@ -171,7 +171,7 @@ def is_localised(mask: Bools, objects: Ints, threshold: float = 0.5) -> float:
         return 0.0
     boxes = masks_to_boxes(torch.from_numpy(np.stack([mask, *(objects == number for number in numbers)]))).double()
     boxes[:, 2:] += 1  # the first pixels outside
-    return float(box_iou(boxes[:1], boxes[1:]).max() >= threshold)
+    return float(box_iou(boxes[:1], boxes[1:]).max() >= 0.5)
 
 
 def dead_slots(labels: Ints, count: int) -> int:

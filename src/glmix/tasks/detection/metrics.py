@@ -21,16 +21,14 @@ def coco_results(
     image_id: int,
     prediction: Mapping[str, Tensor],
     category_ids: Sequence[int] | None = None,
-    mask_threshold: float = 0.5,
 ) -> list[dict[str, Any]]:
     """Convert the predictions for an image to the COCO results format, with boxes as x, y, width, height.
 
     Args:
         image_id: the id of the image.
         prediction: the output of a torchvision detector: boxes (n, 4), labels (n,) from 1, scores (n,) and optionally
-            masks (n, 1, H, W), which become RLE.
+            masks (n, 1, H, W), which become RLE of the pixels with a probability of at least 0.5.
         category_ids: the category ids of the labels 1, 2, ...; None uses the labels themselves.
-        mask_threshold: the lowest probability of a mask pixel that belongs to the object.
     """
     boxes = prediction["boxes"].detach().float().cpu().clone()
     boxes[:, 2:] -= boxes[:, :2]
@@ -46,7 +44,7 @@ def coco_results(
     ]
     if "masks" in prediction:
         for result, mask in zip(results, prediction["masks"], strict=True):
-            result["segmentation"] = encode_mask((mask[0] >= mask_threshold).cpu().numpy())
+            result["segmentation"] = encode_mask((mask[0] >= 0.5).cpu().numpy())
     return results
 
 

@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ...data.segmentation.files import IGNORE, MaskFiles
 from ...errors import InputError
-from ...files import atomic_write
+from ...files import atomic_write, write_json
 from ...training.short_training import train_on_scenes
 from ...weights import load_trained
 from ..segmentation.inference import label_map, segment
@@ -23,7 +23,7 @@ from ..segmentation.task import Segmentation
 from .config import WeakSeg
 from .data import PseudoMaskData, last_files, with_masks
 from .metrics import THRESHOLDS
-from .pipeline import Log, Progress, curve_of_files, device, load_classifier, write_json
+from .pipeline import Log, Progress, curve_of_files, device, load_classifier
 from .seeding import SeedResult, find_seeds, mask_folder, read_seeds
 
 __all__ = ["compare", "evaluate"]

@@ -22,18 +22,16 @@ GRAD_CAMS = {
 }
 
 
-def grad_cam(
-    model: nn.Module, images: Tensor, present: Tensor, method: str = "gradcam", stages: tuple[int, ...] = (-1,)
-) -> Tensor:
-    """Return class maps (B, K, H, W) from 0 to 1. The maps of classes that are not in an image are zero.
+def grad_cam(model: nn.Module, images: Tensor, present: Tensor, method: str = "gradcam") -> Tensor:
+    """Return class maps (B, K, H, W) from 0 to 1, computed from the output of the last stage.
+
+    The maps of classes that are not in an image are zero.
 
     Args:
         model: a GLNet in evaluation mode.
         images: (B, C, H, W).
         present: image labels (B, K), 1 for each class in an image.
         method: a name in `GRAD_CAMS`.
-        stages: indices of the stages whose outputs are used, negative from the end; the maps of several stages are
-            averaged.
 
     Raises:
         InputError: the method is unknown.
@@ -53,7 +51,7 @@ def grad_cam(
     rows, classes = present.nonzero(as_tuple=True)
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # numpy warns about constant maps
-        with getattr(library, GRAD_CAMS[method])(model, [net.stages[stage] for stage in stages]) as extractor:
+        with getattr(library, GRAD_CAMS[method])(model, [net.stages[-1]]) as extractor:
             found = extractor(images[rows], [ClassifierOutputTarget(k) for k in classes.tolist()])
     model.zero_grad(set_to_none=True)
     on_grid = torch.from_numpy(found).to(maps).nan_to_num()
