@@ -1,7 +1,6 @@
 """Report of an ablation study: a Markdown table, a JSON file and a plot."""
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from typing import Any
 
 import torch
 
-from glmix.demo.figures import Figure, save_figure
+from glmix.files import write_json
+from glmix.slots.figure.page import Figure, save_figure
 from studies.ablation.speed import IMAGES
 from studies.ablation.study import Ablation, plan, variants
 
@@ -110,7 +110,7 @@ def write_report(folder: Path, config: Ablation, results: Sequence[dict[str, Any
     text = f"{markdown(table, metric)}\n{note}"
     (folder / "table.md").write_text(text)
     contents = {"config": dataclasses.asdict(config), "metric": metric, "rows": [_with_mean(row) for row in table]}
-    (folder / "table.json").write_text(json.dumps(contents, indent=2) + "\n")
+    write_json(folder / "table.json", contents)
     save_figure(_plot(table, metric), folder / "ablation.png")
     return text
 

@@ -11,6 +11,7 @@ trained, and the table that compares thresholds chosen with and without masks is
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from glmix.data.scenes import Scene, draw_scene
-from glmix.demo.figures import Figure, save_figure
+from glmix.slots.figure.page import Figure, save_figure
 from studies.weak_segmentation.comparison import Comparison, examples, run_seed, threshold_choices
 
 CURVES = ("CAM", "CAM, 8 views", "SlotCut", "SlotCut, 8 views", "cut of dense features, 8 views")
@@ -112,9 +113,8 @@ def main() -> None:
     results = {}
     for seed in args.seeds:
         folder = args.out / f"seed{seed}"
-        results[seed] = run_seed(
-            config, seed, folder, lambda step, seed=seed: print(f"seed {seed}: {step}", flush=True)
-        )
+        print(f"seed {seed}", flush=True)
+        results[seed] = run_seed(config, seed, folder, partial(print, flush=True))
     print(tables(results))
     (args.out / "results.json").write_text(json.dumps(results) + "\n")
     save_figure(curves(results), args.out / "weakseg-curve.png")

@@ -12,12 +12,12 @@ from PIL import Image
 from glmix.data.scenes import SceneConfig, draw_scene
 from glmix.slots import BlockMaps, slot_maps
 from glmix.slots.figure.draw import Column, save_figure, slot_figure
-from glmix.slots.figure.medoids import representative_slots
 from glmix.slots.figure.panels import Block, canvas_of
 from glmix.slots.measures import (
     assignment_logits,
     effective_slots_per_image,
     effective_slots_per_pixel,
+    representative_slots,
     resize_assignment,
     strongest_slots,
 )

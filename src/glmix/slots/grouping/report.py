@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import MissingExtraError
+from ...errors import needs_extra
 from .margins import interval, mean_of
 from .scoring import METRICS, SLOTS, BlockScores, Scores
 
@@ -154,13 +154,9 @@ def as_json(found: Scores, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def score_plot(blocks: Sequence[BlockScores], title: str) -> "Figure":
     """Plot each metric over blocks, or over the number of segments for all blocks together: slots and controls."""
-    try:
+    with needs_extra("slots", "plots of scores"):
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
-    except ImportError as error:
-        raise MissingExtraError(
-            f"Plots of scores need the extra `slots` ({error}): pip install 'glmix[slots]'."
-        ) from error
     together = blocks[0].together
     shown = [m for m in METRICS if _has(blocks, m) and not (together and m == "segments")]
     columns = 4

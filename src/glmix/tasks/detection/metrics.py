@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...data.detection.rle import encode_mask
-from ...errors import MissingExtraError
+from ...errors import needs_extra
 
 __all__ = ["CocoScores", "coco_results"]
 
@@ -21,16 +21,14 @@ def coco_results(
     image_id: int,
     prediction: Mapping[str, Tensor],
     category_ids: Sequence[int] | None = None,
-    mask_threshold: float = 0.5,
 ) -> list[dict[str, Any]]:
     """Convert the predictions for an image to the COCO results format, with boxes as x, y, width, height.
 
     Args:
         image_id: the id of the image.
         prediction: the output of a torchvision detector: boxes (n, 4), labels (n,) from 1, scores (n,) and optionally
-            masks (n, 1, H, W), which become RLE.
+            masks (n, 1, H, W), which become RLE of the pixels with a probability of at least 0.5.
         category_ids: the category ids of the labels 1, 2, ...; None uses the labels themselves.
-        mask_threshold: the lowest probability of a mask pixel that belongs to the object.
     """
     boxes = prediction["boxes"].detach().float().cpu().clone()
     boxes[:, 2:] -= boxes[:, :2]
@@ -46,12 +44,16 @@ def coco_results(
     ]
     if "masks" in prediction:
         for result, mask in zip(results, prediction["masks"], strict=True):
-            result["segmentation"] = encode_mask((mask[0] >= mask_threshold).cpu().numpy())
+            result["segmentation"] = encode_mask((mask[0] >= 0.5).cpu().numpy())
     return results
 
 
 class CocoScores:
     """Metric that collects predictions and ground truth on every process and computes COCO average precision.
+
+    The scores are equal to those of pycocotools. MeanAveragePrecision of torchmetrics with the same backend is not
+    used: it fails when processes have different numbers of images, and its default IoU thresholds are rounded to
+    float32, which changed scores by up to 5e-4.
 
     Args:
         class_names: the names of the labels 1, 2, ...
@@ -125,10 +127,8 @@ class CocoScores:
         results: list[dict[str, Any]],
     ) -> dict[str, float]:
         """Return {name: score} of boxes or masks."""
-        try:
+        with needs_extra("dense", "average precision"):
             from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]
-        except ImportError as error:
-            raise MissingExtraError(f"Evaluating detections needs {error.name}: pip install 'glmix[dense]'") from error
 
         categories = [{"id": k, "name": name} for k, name in enumerate(self.class_names, start=1)]
         annotations = [{**item, "id": k} for k, item in enumerate(ground_truth, start=1)]  # the id 0 means no match
