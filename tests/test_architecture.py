@@ -27,13 +27,14 @@ IMPORTS = {
     "data.detection": {"data.core", "data.scenes"},
     "drawing": {"data.scenes"},  # the class colours
     "slots": {"models", "layers", "data.scenes", "data.classification", "data.segmentation"},
-    "deploy": {"models", "layers"},
+    "deploy": {"models", "layers", "data.core", "data.scenes"},  # the images that calibrate int8
     "bench": {"models", "layers", "deploy"},
     "training": {"models"},
     "weights": {"models", "training"},  # it imports the task of a checkpoint dynamically
     "tasks.classification": {"training"},
     "tasks.token_labelling": {"models", "training", "tasks.classification"},
-    "tasks.segmentation": {"models", "training", "weights", "drawing", "data.core", "data.scenes", "data.segmentation"},
+    "tasks.segmentation": {"layers", "models", "training", "weights", "drawing"}
+    | {"data.core", "data.scenes", "data.segmentation"},
     "tasks.detection": {"layers", "models", "training", "weights", "drawing"}
     | {"data.core", "data.scenes", "data.detection"},
     "tasks.weak_segmentation": {"models", "slots", "training", "weights", "data.core", "data.scenes"}

@@ -21,7 +21,11 @@ SUFFIXES = ("_mask.png", "_overlay.png")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_arguments(parser, "larger images are segmented with a sliding window")
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="FILE", help=".ckpt of a segmentation model from `glmix fit`"
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".ckpt of a segmentation model from `glmix fit`, or a folder of `glmix convert`",
     )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder for the results")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
