@@ -12,7 +12,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # The parts of the package that each part may import besides itself and SHARED. A part is a folder or a module of
 # `glmix`. The subfolders of data and tasks are separate parts, because tasks must not import each other.
-SHARED = {"_version", "compat", "errors", "files", "memory"}
+SHARED = {"_version", "compat", "errors", "files", "memory", "pages"}
 DATA = {"data.core", "data.scenes", "data.classification", "data.segmentation", "data.detection"}
 IMPORTS = {
     "layers": set(),
@@ -39,7 +39,17 @@ IMPORTS = {
     | {"data.core", "data.scenes", "data.detection"},
     "tasks.weak_segmentation": {"models", "slots", "training", "weights", "data.core", "data.scenes"}
     | {"data.classification", "data.segmentation", "tasks.classification", "tasks.segmentation"},
-    "tasks": {"training", "weights", "configs", "data.classification", "data.segmentation", "data.detection"}
+    "reports": {"data.core", "data.scenes", "tasks.segmentation", "tasks.detection"},
+    "tasks": {
+        "reports",
+        "training",
+        "weights",
+        "configs",
+        "data.core",
+        "data.classification",
+        "data.segmentation",
+        "data.detection",
+    }
     | {"tasks.classification", "tasks.token_labelling", "tasks.segmentation", "tasks.detection"},
     "demo": {"models", "slots", "training", "data.classification", "data.scenes"}
     | {"tasks.classification", "tasks.weak_segmentation"},

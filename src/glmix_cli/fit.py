@@ -14,8 +14,8 @@ CONFIG_HELP = (
 )
 COMMANDS = {
     "fit": "Train a model as configured in a YAML file; repeat the command to resume an interrupted run.",
-    "validate": "Evaluate a trained model on the validation data.",
-    "test": "Evaluate a trained model on the test data.",
+    "validate": "Evaluate a trained model on the validation data and write a report.",
+    "test": "Evaluate a trained model on the test data and write a report.",
 }
 
 
@@ -44,6 +44,11 @@ def short_help(command: str) -> argparse.ArgumentParser:
             "--weights",
             metavar="auto|FILE",
             help="auto: the best checkpoint of the run in trainer.default_root_dir; or a file (default: auto)",
+        )
+        parser.add_argument(
+            "--report",
+            metavar="auto|none|FOLDER",
+            help="folder of the stored predictions and the report (auto: reports/ in the run folder)",
         )
     parser.add_argument("--print_config", action="store_true", help="print the complete configuration and exit")
     return parser

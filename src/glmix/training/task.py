@@ -277,8 +277,12 @@ class Task(L.LightningModule):
 
     # ---- validation and testing
 
-    def evaluate(self, batch: Any) -> None:
-        """Update the metrics of all networks in `networks()` with a batch."""
+    def evaluate(self, batch: Any) -> dict[str, Any]:
+        """Update the metrics of all networks in `networks()` with a batch, and return {network suffix: predictions}.
+
+        The predictions are for callbacks: logits (B, K) of a classifier, a list of label maps (H, W) of a segmentation
+        network, a list of torchvision's predictions of a detector.
+        """
         raise NotImplementedError
 
     def compute_scores(self) -> dict[str, dict[str, Any]]:
@@ -288,11 +292,11 @@ class Task(L.LightningModule):
         """
         raise NotImplementedError
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.evaluate(batch)
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        return self.evaluate(batch)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.evaluate(batch)
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        return self.evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
         scores = self.compute_scores()

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
 from ...errors import InputError
-from ..core.decoding import BadImages, reduced_side
+from ..core.decoding import UNREADABLE, BadImages, decode, reduced_side
 from ..core.loaders import eval_loader, stream_loader, train_loader
 from ..core.sampling import process_rank
 from ..core.splits import find_split, split_path
@@ -233,6 +234,19 @@ class OpenSplit:
             return stream_loader(stream, batch_size, num_workers=num_workers)
         dataset = ImageSamples(self.reader, transforms.eval(), self.num_classes, self.bad)
         return eval_loader(dataset, len(dataset), batch_size, num_workers=num_workers, collate=collate_readable)
+
+    def sample_name(self, index: int) -> str | None:
+        """Return the file name of an image below the root; None if it has none."""
+        return None if self.source.streams else self.reader.filename(index) or None
+
+    def sample_picture(self, index: int) -> Image.Image | None:
+        """Return an image without transforms; None if it cannot be read, or only in sequence."""
+        if self.source.streams:
+            return None
+        try:
+            return decode(self.reader[index][0])
+        except UNREADABLE:
+            return None
 
     @property
     def _open_pass(self) -> Any:

@@ -123,8 +123,9 @@ class Classification(Task):
             images, targets = self.mix(images, targets)
         return self.check_loss(self.train_loss(self.model(images), targets))
 
-    def evaluate(self, batch: Any) -> None:
+    def evaluate(self, batch: Any) -> dict[str, Any]:
         images, targets = batch[0], batch[1]
+        predictions = {}
         if self.device_mesh is not None:
             self._last_images = images
             self._any_process(True)
@@ -133,6 +134,8 @@ class Classification(Task):
             loss_targets = targets.float() if self.multi_label else targets
             self.losses[f"of{suffix}"].update(self.val_loss(logits, loss_targets), weight=len(images))  # type: ignore[operator]
             self.metrics[f"of{suffix}"].update(logits, targets.long())  # type: ignore[operator]
+            predictions[suffix] = logits
+        return predictions
 
     def compute_scores(self) -> dict[str, dict[str, Any]]:
         self._join_other_forward_passes()
