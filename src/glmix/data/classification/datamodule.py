@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from ...errors import InputError
 from ..core.datamodule import DataModule, already_collated
 from ..scenes import SceneConfig, Split
+from ..scenes.datamodule import SceneData
 from ..scenes.tensors import SceneTensors
 from .source import ImageSource, OpenSplit, TokenLabelConfig
 from .transforms import TransformConfig
@@ -26,7 +27,7 @@ ONE_OBJECT = SceneConfig(objects=(1, 1))
 PUBLISHED = TransformConfig()
 
 
-class ScenesData(DataModule):
+class ScenesData(SceneData):
     """Data module of procedural scenes, which are drawn once and kept in memory. It needs no files.
 
     The target is the class for scenes of one object. For scenes of several objects, or with `multi_label`, it is the
@@ -38,18 +39,18 @@ class ScenesData(DataModule):
         val_count: number of validation scenes.
         test_count: number of test scenes.
         batch_size: training scenes per batch and process.
-        eval_batch_size: scenes per batch and process in validation and testing; None for twice `batch_size`.
         multi_label: use vectors (K,) of the present classes as targets; None uses them if a scene may have several
             objects.
         token_labels: add dense labels, computed from the exact masks, to training batches.
         token_grid: cells per side of the dense labels.
         augment: rotate and flip training scenes randomly, with all eight combinations equally likely.
-        repeats: number of consecutive draws of each scene (repeated augmentation).
-        seed: seed of the sample order and of the augmentation; `scenes` has the seed of the scenes.
-        num_workers: worker processes of each loader; 0 is fastest for scenes in memory.
         mean: mean of each channel, for values from 0 to 1.
         std: standard deviation of each channel, for values from 0 to 1.
+        kwargs: arguments of `SceneData` and `DataModule`. `seed` is that of the sample order and of the augmentation;
+            `scenes` has the seed of the scenes.
     """
+
+    collate = staticmethod(already_collated)
 
     def __init__(
         self,
@@ -58,39 +59,25 @@ class ScenesData(DataModule):
         val_count: int = 1000,
         test_count: int = 1000,
         batch_size: int = 64,
-        eval_batch_size: int | None = None,
         multi_label: bool | None = None,
         token_labels: bool = False,
         token_grid: int = 7,
         augment: bool = True,
-        repeats: int = 1,
-        seed: int = 0,
-        num_workers: int = 0,
         mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN,
         std: tuple[float, float, float] = IMAGENET_DEFAULT_STD,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size,
-            2 * batch_size if eval_batch_size is None else eval_batch_size,
-            num_workers,
-            seed,
-            repeats=repeats,
-            collate=already_collated,
-        )
+        super().__init__(scenes, train_count, val_count, test_count, batch_size=batch_size, **kwargs)
         multi_label = not scenes.single if multi_label is None else multi_label
         if not multi_label and not scenes.single:
             raise InputError(
                 f"Scenes of {scenes.objects[0]} to {scenes.objects[1]} objects may have several classes: leave "
                 "multi_label out, set it to true, or set scenes.objects to [1, 1]."
             )
-        self.scenes = scenes
-        self.counts: dict[Split, int] = {"train": train_count, "val": val_count, "test": test_count}
         self.multi_label = multi_label
         self.token_grid = token_grid if token_labels else None
         self.augment = augment
         self.mean, self.std, self.crop_pct = mean, std, 1.0
-        self.num_classes = scenes.num_classes
-        self.class_names = list(scenes.class_names)
         self.input_size: tuple[int, int, int] = (3, scenes.size, scenes.size)
 
     def open_split(self, split: Split) -> SceneTensors:
@@ -114,11 +101,9 @@ class ImageData(DataModule):
         source: location and format of the images.
         transforms: augmentation and preprocessing.
         batch_size: training images per batch and process.
-        eval_batch_size: images per batch and process in validation and testing; None for `batch_size`.
         num_workers: worker processes of each loader, per training process.
-        repeats: number of consecutive draws of each image (repeated augmentation); 1 turns it off.
-        seed: seed of the sample order and of the augmentation.
         token_labels: configuration of dense labels for training batches; None for no dense labels.
+        kwargs: arguments of `DataModule`.
     """
 
     def __init__(
@@ -126,22 +111,14 @@ class ImageData(DataModule):
         source: ImageSource,
         transforms: TransformConfig = PUBLISHED,
         batch_size: int = 128,
-        eval_batch_size: int | None = None,
         num_workers: int = 8,
-        repeats: int = 1,
-        seed: int = 0,
         token_labels: TokenLabelConfig | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size,
-            batch_size if eval_batch_size is None else eval_batch_size,
-            num_workers,
-            seed,
-            repeats=repeats,
-        )
-        if source.streams and repeats > 1:
+        super().__init__(batch_size=batch_size, num_workers=num_workers, **kwargs)
+        if source.streams and self.repeats > 1:
             raise InputError(
-                f"repeats of {repeats} need random access, but the reader {source.reader} streams its data."
+                f"repeats of {self.repeats} need random access, but the reader {source.reader} streams its data."
             )
         if source.streams and token_labels is not None:
             raise InputError(f"token_labels need file names, but the reader {source.reader} has none.")
