@@ -68,6 +68,9 @@ def load(path: str | Path, variant: str | None = None, *, use_ema: bool | None =
     weights = select_weights(checkpoint, path, use_ema)
     raise_on_mismatches(mismatches(weights, network), path, info["model"])
     network.load_state_dict(weights)
+    suffix = "_ema" if (info["ema_is_better"] if use_ema is None else use_ema) else ""
+    if isinstance(network, GLNet) and suffix in info.get("thresholds", {}):
+        network.threshold = info["thresholds"][suffix]
     _set_pretrained_cfg(network, info)
     return Loaded(network.eval(), info["task"], info)
 
