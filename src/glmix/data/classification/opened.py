@@ -38,6 +38,10 @@ class OpenSplit:
         self.bad = BadImages(source.max_bad_images)
         self.labels: TokenLabels | None = None
 
+    def __len__(self) -> int:
+        """Return the number of images, which streams do not know."""
+        return len(self.reader)
+
     @property
     def targets(self) -> NDArray[Any]:
         """Class of each image (N,), or a value for each class (N, K).
