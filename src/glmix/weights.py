@@ -101,7 +101,8 @@ def load(path: str | Path, variant: str | None = None, *, use_ema: bool | None =
     info = checked_info(checkpoint, path)
     if variant is not None and info["model"].split(".")[0] != variant.split(".")[0]:
         raise InputError(f"{path} holds a {info['model']}, not a {variant}.")
-    return _loaded(info, select_weights(checkpoint, path, use_ema), path, path)
+    suffix = "_ema" if (info["ema_is_better"] if use_ema is None else use_ema) else ""
+    return _loaded(info, select_weights(checkpoint, path, use_ema), path, path, suffix)
 
 
 def load_trained(path: str | Path, use_ema: bool | None = None) -> nn.Module:
@@ -153,7 +154,7 @@ def save(loaded: Loaded, folder: str | Path) -> str:
     return card
 
 
-def _loaded(info: dict[str, Any], weights: StateDict, source: Path, weights_path: Path) -> Loaded:
+def _loaded(info: dict[str, Any], weights: StateDict, source: Path, weights_path: Path, suffix: str = "") -> Loaded:
     """Build the network that metadata describe, and load its weights.
 
     Args:
@@ -161,10 +162,13 @@ def _loaded(info: dict[str, Any], weights: StateDict, source: Path, weights_path
         weights: the weights.
         source: the file with the metadata, for messages.
         weights_path: the file with the weights, for messages.
+        suffix: suffix of the network whose decision threshold is used: "" for raw weights, "_ema" for EMA weights.
     """
     network = _build(info, source)
     raise_on_mismatches(mismatches(weights, network), weights_path, info["model"])
     network.load_state_dict(weights)
+    if isinstance(network, GLNet) and suffix in info.get("thresholds", {}):
+        network.threshold = info["thresholds"][suffix]
     _set_pretrained_cfg(network, info)
     return Loaded(network.eval(), info["task"], info)
 

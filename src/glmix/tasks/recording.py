@@ -108,8 +108,11 @@ class Recorder(L.Callback):
                     self._keep_worst(suffix, index, labels, mask, parts[-1])
             elif not isinstance(task, Detection):  # a detector's scores keep its predictions
                 logits = predictions.float().cpu().numpy()
-                targets = batch[1].cpu().numpy().astype(np.int64)
-                parts.append((compact(logits, targets.ndim == 2), targets))
+                multi_label = bool(getattr(task, "multi_label", False))
+                targets = batch[1].cpu().numpy()
+                if targets.ndim == 2 and not multi_label:  # scores of the classes
+                    targets = targets.argmax(1)
+                parts.append((compact(logits, multi_label), targets.astype(np.int64)))
 
     def _indices_of(self, trainer: L.Trainer, count: int) -> list[int]:
         """Return the indices of the samples of a batch in the data set, or of the stream, over all processes."""

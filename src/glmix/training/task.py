@@ -156,8 +156,14 @@ class Task(L.LightningModule):
         return datamodule_of(attached_trainer(self))
 
     def check_data(self, data: Any) -> None:
-        """Raise InputError if the model does not fit the data module. Subclasses add checks."""
-        in_chans, size = self.model_args.get("in_chans", 3), getattr(data, "input_size", None)
+        """Raise InputError if the model does not fit the data module. Subclasses add checks.
+
+        A model without `in_chans` in its arguments gets the number of channels of the images.
+        """
+        size = getattr(data, "input_size", None)
+        if size is not None and size[0] != 3:
+            self.model_args.setdefault("in_chans", size[0])
+        in_chans = self.model_args.get("in_chans", 3)
         if size is not None and size[0] != in_chans:
             raise InputError(
                 f"model.model_args.in_chans is {in_chans}, but the images of {type(data).__name__} have {size[0]} "

@@ -5,13 +5,16 @@ from typing import Any
 
 import torch
 from timm.data.mixup import Mixup
-from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
 
+from ...compat import attached_trainer
 from ...errors import InputError
 from ...training.task import Task
+from ...training.weights import INFO
+from .losses import ClassWeights, class_weights, training_loss
+from .threshold import F1AtThreshold
 
 __all__ = ["Classification", "MixConfig"]
 
@@ -38,23 +41,43 @@ class MixConfig:
 class Classification(Task):
     """Lightning module for image classification.
 
-    A batch is `(images, targets)`: images (B, 3, H, W), and class indices (B,) or, with `multi_label`, a 0 or 1 per
-    class (B, K).
+    A batch is `(images, targets)`: images (B, C, H, W), and class indices (B,), soft labels (B, K) with a sum of 1, or,
+    with `multi_label`, a 0 or 1 per class (B, K).
 
     Args:
         mix: mixup and cutmix; None disables both.
         smoothing: label smoothing.
-        multi_label: images have several labels: train with binary cross-entropy, evaluate mean average precision.
+        multi_label: images have several labels: train with binary cross-entropy, evaluate mean average precision and
+            F1.
+        class_weights: weights of the classes in the training loss: `balanced`, a weight for each class name, or weights
+            in the order of the classes; with `multi_label` they are weights of the positive labels. None for no
+            weights.
+        threshold: with `multi_label`, threshold on the probabilities for F1 and predictions; None chooses the one with
+            the highest macro F1 on the validation data.
         kwargs: arguments of `Task`.
     """
 
     def __init__(
-        self, mix: MixConfig | None = None, smoothing: float = 0.0, multi_label: bool = False, **kwargs: Any
+        self,
+        mix: MixConfig | None = None,
+        smoothing: float = 0.0,
+        multi_label: bool = False,
+        class_weights: ClassWeights | None = None,
+        threshold: float | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if multi_label and mix is not None:
             raise InputError("mix (mixup, cutmix) needs one label per image: set mix to null, or multi_label to false.")
+        if threshold is not None and not (multi_label and 0 < threshold < 1):
+            raise InputError(
+                f"threshold must be above 0 and below 1, and needs multi_label, got {threshold} with multi_label "
+                f"{str(multi_label).lower()}."
+            )
         self.mix_config = mix
+        self.class_weights = class_weights
+        self.fixed_threshold = threshold
+        self.thresholds: dict[str, float] = {}  # by network suffix, from the last validation
         self.smoothing = smoothing
         self.multi_label = multi_label
         self.mix: Mixup | None = None
@@ -78,6 +101,10 @@ class Classification(Task):
                 f"model.multi_label is {str(self.multi_label).lower()}, but {type(data).__name__} gives {labels} per "
                 f"image: set it to {str(multi_label).lower()}."
             )
+        if getattr(data, "soft_targets", False) and self.mix_config is not None:
+            raise InputError(
+                "mix (mixup, cutmix) needs one label per image, but the data have scores: set mix to null."
+            )
 
     def configure_metrics(self) -> None:
         classes = self.num_classes
@@ -86,7 +113,7 @@ class Classification(Task):
         self.score_name = score
         metrics: dict[str, Metric | MetricCollection]
         if self.multi_label:
-            metrics = {score: MultilabelAveragePrecision(classes)}
+            metrics = {score: MultilabelAveragePrecision(classes), "f1": F1AtThreshold(classes)}
         else:
             # micro: accuracy over all images, not the mean of the classes' accuracies
             metrics = {"top1": MulticlassAccuracy(classes, average="micro")}
@@ -106,11 +133,18 @@ class Classification(Task):
                 label_smoothing=self.smoothing,
                 num_classes=classes,
             )
-        self.train_loss: nn.Module = SoftTargetCrossEntropy()
-        if self.multi_label:
-            self.train_loss = BinaryCrossEntropy(smoothing=self.smoothing)
-        elif self.mix is None:
-            self.train_loss = LabelSmoothingCrossEntropy(self.smoothing) if self.smoothing else nn.CrossEntropyLoss()
+        data = self._datamodule()
+        trainer = attached_trainer(self)
+        weight = None
+        if self.class_weights is not None and not (trainer is not None and trainer.evaluating):
+            weight = class_weights(self.class_weights, data, classes, self.multi_label)
+        self.train_loss = training_loss(
+            multi_label=self.multi_label,
+            soft_targets=getattr(data, "soft_targets", False),
+            mixed=self.mix is not None,
+            smoothing=self.smoothing,
+            weight=weight,
+        )
         self.val_loss: nn.Module = nn.BCEWithLogitsLoss() if self.multi_label else nn.CrossEntropyLoss()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -133,7 +167,12 @@ class Classification(Task):
             logits = net(images).float()
             loss_targets = targets.float() if self.multi_label else targets
             self.losses[f"of{suffix}"].update(self.val_loss(logits, loss_targets), weight=len(images))  # type: ignore[operator]
-            self.metrics[f"of{suffix}"].update(logits, targets.long())  # type: ignore[operator]
+            if self.multi_label:
+                # torchmetrics would take logits from 0 to 1 for probabilities
+                self.metrics[f"of{suffix}"].update(logits.sigmoid(), targets.long())  # type: ignore[operator]
+            else:
+                classes = targets.argmax(1) if targets.ndim == 2 else targets
+                self.metrics[f"of{suffix}"].update(logits, classes)  # type: ignore[operator]
             predictions[suffix] = logits
         return predictions
 
@@ -142,10 +181,34 @@ class Classification(Task):
         scores: dict[str, dict[str, Any]] = {}
         for suffix in self.networks():
             metrics, loss = self.metrics[f"of{suffix}"], self.losses[f"of{suffix}"]
+            if self.multi_label:
+                metrics["f1"].threshold = self._evaluated_threshold(suffix)  # type: ignore[index]
             scores[suffix] = {**metrics.compute(), "loss": loss.compute()}  # type: ignore[operator]
             metrics.reset()  # type: ignore[operator]
             loss.reset()  # type: ignore[operator]
+            if self.multi_label and not self._is_checked_or_tested():
+                self.thresholds[suffix] = float(scores[suffix]["threshold"])
         return scores
+
+    def _is_checked_or_tested(self) -> bool:
+        """Return whether the trainer tests, or validates a few batches before the training."""
+        trainer = attached_trainer(self)
+        return trainer is not None and bool(trainer.testing or trainer.sanity_checking)
+
+    def _evaluated_threshold(self, suffix: str) -> float | None:
+        """Return the threshold for F1, or None to choose it on the evaluated data, which must be validation data."""
+        if self.fixed_threshold is not None or not self._is_checked_or_tested():
+            return self.fixed_threshold
+        return self.thresholds.get(suffix, 0.5)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.multi_label:
+            checkpoint[INFO]["thresholds"] = dict(self.thresholds)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.thresholds = dict(checkpoint.get(INFO, {}).get("thresholds", {}))
 
     def _any_process(self, value: bool) -> bool:
         """Return whether the value is true on any process."""
