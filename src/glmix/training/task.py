@@ -20,6 +20,8 @@ from ..compat import (
 )
 from ..errors import InputError
 from .checkpoint_info import BUILD_ARGS, DATA_ATTRIBUTES
+from .freezing import Freezing
+from .lora import LoraConfig
 from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule, training_length
 from .randomness import seed_position
 from .sharding import shard
@@ -47,6 +49,10 @@ class Task(L.LightningModule):
         checkpoint: file with initial weights: an official file, safetensors or a `.ckpt`. The classifier is initialised
             randomly if the file has another number of classes.
         fine_tuning: whether the recipe expects pretrained weights: warn if a training starts without `checkpoint`.
+        trainable_stages: number of stages of the backbone, from the end, to train besides the head, with the layers
+            before them frozen; 0 trains only the head (linear probe), None trains everything.
+        head_epochs: number of epochs at the start in which only the head is trained.
+        lora: configuration of LoRA: freeze the backbone and train low-rank updates of its weights; None for no LoRA.
         optimizer: optimizer configuration.
         schedule: learning rate schedule.
         ema_decay: decay of an exponential moving average (EMA) of the weights, which is validated too; None for no EMA.
@@ -69,6 +75,9 @@ class Task(L.LightningModule):
         num_classes: int | None = None,
         checkpoint: str | None = None,
         fine_tuning: bool = False,
+        trainable_stages: int | None = None,
+        head_epochs: int = 0,
+        lora: LoraConfig | None = None,
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
         ema_decay: float | None = None,
@@ -85,6 +94,7 @@ class Task(L.LightningModule):
         self.num_classes = num_classes
         self.checkpoint = checkpoint
         self.fine_tuning = fine_tuning
+        self.freezing = Freezing(trainable_stages, head_epochs, lora)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.schedule_config = schedule or ScheduleConfig()
         self.ema_decay = ema_decay
@@ -110,6 +120,7 @@ class Task(L.LightningModule):
         self.check_data(self._datamodule())
         torch.manual_seed(self.seed)  # independent of earlier random numbers, such as those of the data module
         self.model = self.build(self.num_classes)
+        self.freezing.prepare(self.model, sharded=self.device_mesh is not None)
         if self.channels_last and self.device_mesh is None:  # FSDP2 shards contiguous weights only
             self.model.to(memory_format=torch.channels_last)
         if self.ema_decay is not None:
@@ -215,16 +226,20 @@ class Task(L.LightningModule):
     # ---- training step
 
     def on_fit_start(self) -> None:
-        if self.fine_tuning and self.checkpoint is None and self.trainer.ckpt_path is None:
+        has_weights = self.checkpoint or self.trainer.ckpt_path or self.model_args.get("pretrained")
+        if (self.fine_tuning or self.freezing) and not has_weights:
             rank_zero_warn(
-                f"{self.model_name} starts from random weights, but this recipe expects pretrained weights: set "
-                "--model.checkpoint FILE."
+                f"{self.model_name} starts from random weights, but fine-tuning expects pretrained weights: set "
+                "--model.checkpoint to an authors' file or a best.ckpt, or use a recipe for training from scratch."
             )
 
     def on_train_start(self) -> None:
+        self.freezing.check_strategy(self.trainer.strategy.model)
+        self.freezing.start_epoch(self.model, self.trainer.current_epoch)
         self._seed(started_batches(self.trainer), 1)
 
     def on_train_epoch_start(self) -> None:
+        self.freezing.start_epoch(self.model, self.trainer.current_epoch)
         self._seed(0, 1)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -368,6 +383,7 @@ class Task(L.LightningModule):
             "num_classes": self.num_classes,
             "ema_is_better": self.ema_is_better,
             "best": self.best,
+            **self.freezing.checkpoint_info(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
