@@ -7,6 +7,7 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from .lora import LoraConfig
 from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule, training_length
 from .randomness import seed_position
 from .sharding import shard
+from .sync_norm import share_buffers
 from .weights import INFO, build_model, check_tensors, load_weights
 
 __all__ = ["NonFiniteLossError", "Task"]
@@ -216,7 +218,10 @@ class Task(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        scheduler.step_update(num_updates=self.trainer.global_step)
+        if isinstance(scheduler, Scheduler):
+            scheduler.step_update(num_updates=self.trainer.global_step)
+        else:
+            scheduler.step()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -324,26 +329,13 @@ class Task(L.LightningModule):
                 self.log("/".join([stage, metric + suffix, *class_name]), value)
 
     def on_validation_start(self) -> None:
-        self._share_buffers(False)
+        share_buffers(self.trainer.strategy.model, False)
 
     def on_validation_end(self) -> None:
-        self._share_buffers(True)
+        share_buffers(self.trainer.strategy.model, True)
 
     def on_test_start(self) -> None:
-        self._share_buffers(False)
-
-    def _share_buffers(self, training: bool) -> None:
-        """Under DDP, evaluate all processes with the buffers of the first process, which are saved in checkpoints.
-
-        This replaces DDP's broadcast before every batch, which would wait forever for processes with fewer batches.
-        """
-        wrapper = self.trainer.strategy.model
-        if not isinstance(wrapper, nn.parallel.DistributedDataParallel):
-            return
-        if not training:
-            for buffer in self.buffers():
-                torch.distributed.broadcast(buffer, 0)
-        wrapper.broadcast_buffers = training
+        share_buffers(self.trainer.strategy.model, False)
 
     def log_scores(self, name: str, scores: dict[str, Any]) -> None:
         """Log a validation score of all networks, and the best score so far of any network.
