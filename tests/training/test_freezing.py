@@ -14,11 +14,13 @@ from torch import nn
 
 import glmix
 from glmix.compat import BatchNorm
+from glmix.data.scenes import SceneConfig
 from glmix.errors import InputError
 from glmix.tasks import Classification, ScheduleConfig, Segmentation
 from glmix.training.checkpoints import Checkpoints
 from glmix.training.freezing import Freezing, frozen_parameters
 from glmix.training.lora import LoraConfig
+from glmix.training.resizing import ResizingConfig
 from tests.runs import assert_same, data, task, trainer, weights
 
 LORA = LoraConfig(rank=2, dropout=0.3)
@@ -26,6 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "stages": {"trainable_stages": 1},
     "head_epochs": {"head_epochs": 1},
     "lora": {"lora": LORA, "head_epochs": 1},
+    "resizing": {"progressive_resizing": ResizingConfig(start=0.5, epochs=2, multiple=16)},
 }
 
 
@@ -180,12 +183,13 @@ def keep_boundary(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_resume_is_exact(tmp_path: Path, name: str) -> None:
     whole = tmp_path / "whole"
-    trainer(whole, max_epochs=2).fit(task(**OPTIONS[name]), data(train_count=12))
+    scenes = SceneConfig(size=64 if name == "resizing" else 32, objects=(1, 1))
+    trainer(whole, max_epochs=2).fit(task(**OPTIONS[name]), data(train_count=12, scenes=scenes))
     expected = weights(whole)
     for file in ("step-00000002.ckpt", "before.ckpt", "step-00000003.ckpt"):
         root = tmp_path / Path(file).stem
         trainer(root, max_epochs=2).fit(
-            task(**OPTIONS[name]), data(train_count=12), ckpt_path=str(whole / "checkpoints" / file)
+            task(**OPTIONS[name]), data(train_count=12, scenes=scenes), ckpt_path=str(whole / "checkpoints" / file)
         )
         assert_same(weights(root), expected)
 

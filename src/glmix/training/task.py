@@ -21,21 +21,17 @@ from ..compat import (
 )
 from ..errors import InputError
 from .checkpoint_info import BUILD_ARGS, DATA_ATTRIBUTES
+from .finite import NO_STEP, NonFiniteLossError, raise_if_not_finite
 from .freezing import Freezing
 from .lora import LoraConfig
 from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule, training_length
 from .randomness import seed_position
+from .resizing import ResizingConfig, resize_batch
 from .sharding import shard
 from .sync_norm import share_buffers
 from .weights import INFO, build_model, check_tensors, load_weights
 
 __all__ = ["NonFiniteLossError", "Task"]
-
-NO_STEP = 2**62  # value of `_bad_step` while all losses are finite
-
-
-class NonFiniteLossError(InputError):
-    """The loss is infinite or NaN."""
 
 
 class Task(L.LightningModule):
@@ -55,6 +51,7 @@ class Task(L.LightningModule):
             before them frozen; 0 trains only the head (linear probe), None trains everything.
         head_epochs: number of epochs at the start in which only the head is trained.
         lora: configuration of LoRA: freeze the backbone and train low-rank updates of its weights; None for no LoRA.
+        progressive_resizing: sizes of the training images, which grow over the epochs; None for the full size.
         optimizer: optimizer configuration.
         schedule: learning rate schedule.
         ema_decay: decay of an exponential moving average (EMA) of the weights, which is validated too; None for no EMA.
@@ -68,6 +65,7 @@ class Task(L.LightningModule):
     ema: ModelEmaV3 | None
     score_name: str
     model_is_backbone = False  # whether `model` names only the backbone of the trained network
+    has_resizing = False  # whether `training_step` calls `resized`
     _bad_step: Tensor
 
     def __init__(
@@ -80,6 +78,7 @@ class Task(L.LightningModule):
         trainable_stages: int | None = None,
         head_epochs: int = 0,
         lora: LoraConfig | None = None,
+        progressive_resizing: ResizingConfig | None = None,
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
         ema_decay: float | None = None,
@@ -91,12 +90,15 @@ class Task(L.LightningModule):
         super().__init__()
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise InputError(f"ema_decay must lie in [0, 1), or be null for no EMA, got {ema_decay}.")
+        if progressive_resizing is not None and not self.has_resizing:
+            raise InputError(f"{type(self).__name__} does not support model.progressive_resizing: remove it.")
         self.model_name = model
         self.model_args = dict(model_args or {})
         self.num_classes = num_classes
         self.checkpoint = checkpoint
         self.fine_tuning = fine_tuning
         self.freezing = Freezing(trainable_stages, head_epochs, lora)
+        self.progressive_resizing = progressive_resizing
         self.optimizer_config = optimizer or OptimizerConfig()
         self.schedule_config = schedule or ScheduleConfig()
         self.ema_decay = ema_decay
@@ -247,6 +249,13 @@ class Task(L.LightningModule):
         self.freezing.start_epoch(self.model, self.trainer.current_epoch)
         self._seed(0, 1)
 
+    def resized(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a training batch in the size of the current epoch."""
+        config = self.progressive_resizing
+        return (
+            (images, targets) if config is None else resize_batch(images, targets, config, self.trainer.current_epoch)
+        )
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._seed(batch_idx, 0)
 
@@ -283,17 +292,7 @@ class Task(L.LightningModule):
 
     def check_finite(self) -> None:
         """Raise NonFiniteLossError if a loss so far was not finite on any process. This synchronises the device."""
-        bad = self._bad_step
-        if self.trainer.world_size > 1:
-            bad = bad.clone()
-            torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MIN)
-        step = int(bad)
-        if step < NO_STEP:
-            raise NonFiniteLossError(
-                f"The loss of step {step} (epoch {self.trainer.current_epoch}) is not finite, so the training stops. "
-                "The last checkpoint was saved before this step. Lower the learning rate, train in float32 "
-                "(trainer.precision), or check the data."
-            )
+        raise_if_not_finite(self._bad_step, self.trainer)
 
     # ---- validation and testing
 
