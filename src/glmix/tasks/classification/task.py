@@ -57,6 +57,8 @@ class Classification(Task):
         kwargs: arguments of `Task`.
     """
 
+    has_resizing = True
+
     def __init__(
         self,
         mix: MixConfig | None = None,
@@ -148,7 +150,7 @@ class Classification(Task):
         self.val_loss: nn.Module = nn.BCEWithLogitsLoss() if self.multi_label else nn.CrossEntropyLoss()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        images, targets = batch[0], batch[1]
+        images, targets = self.resized(batch[0], batch[1])
         if self.mix is not None:
             if len(images) % 2:
                 raise InputError(

@@ -50,6 +50,7 @@ class Segmentation(Task):
 
     score_name = "mIoU"
     model_is_backbone = True
+    has_resizing = True
 
     def __init__(
         self,
@@ -110,7 +111,7 @@ class Segmentation(Task):
         self.losses = nn.ModuleDict({f"of{s}": MeanMetric() for s in self.networks()})
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        images, masks = batch
+        images, masks = self.resized(*batch)
         try:
             logits, aux_logits = self.model(images, auxiliary=True) if self.auxiliary else (self.model(images), None)
         except ValueError as error:
