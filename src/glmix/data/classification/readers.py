@@ -2,9 +2,9 @@
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader_image_folder import ReaderImageFolder
@@ -12,9 +12,9 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
 from ...errors import InputError, MissingExtraError
 
-__all__ = ["ReaderKind", "open_folder", "open_hfds", "open_hfds_streaming", "open_tar", "open_wds"]
+__all__ = ["ReaderKind", "open_folder", "open_hfds", "open_hfds_streaming", "open_images", "open_tar", "open_wds"]
 
-ReaderKind = Literal["folder", "tar", "wds", "hfds", "hfds-streaming"]
+ReaderKind = Literal["folder", "images", "tar", "wds", "hfds", "hfds-streaming"]
 
 
 def require(module: str) -> Any:
@@ -51,6 +51,36 @@ def open_folder(path: Path, class_map: Mapping[str, int] | str | None = None) ->
         if unknown:
             raise InputError(f"{path / unknown[0]} is a class that the training data do not have.")
     return ReaderImageFolder(str(path), class_map=class_map or "")
+
+
+class _ImageReader:
+    """Reader with the interface of timm for images without labels: all labels are 0."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = [str(file) for file in files]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
+        return open(self.files[index], "rb"), 0
+
+    def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        return os.path.basename(self.files[index]) if basename else self.files[index]
+
+    def filenames(self, basename: bool = False, absolute: bool = False) -> list[str]:
+        return [self.filename(index, basename, absolute) for index in range(len(self))]
+
+
+def open_images(path: Path) -> _ImageReader:
+    """Open all images in a folder and its subfolders, in alphabetical order, as images without labels."""
+    known = get_img_extensions(as_set=True)
+    found = sorted(
+        Path(folder, file) for folder, _, files in os.walk(path) for file in files if Path(file).suffix.lower() in known
+    )
+    if not found:
+        raise InputError(f"{path} has no image ({', '.join(sorted(known))}).")
+    return _ImageReader(found)
 
 
 class _TarReader(ReaderImageInTar):  # type: ignore[misc]

@@ -15,7 +15,7 @@ from ..core.sampling import process_rank
 from ..core.splits import find_split, split_path
 from ..scenes import Split
 from .dataset import ImageSamples, collate_readable
-from .readers import ReaderKind, open_folder, open_hfds, open_hfds_streaming, open_tar, open_wds
+from .readers import ReaderKind, open_folder, open_hfds, open_hfds_streaming, open_images, open_tar, open_wds
 from .streams import EvalStream, TrainStream, read_hfds, read_wds
 from .token_labels import Extent, Scores, TokenLabels, TokenLabelTransform
 from .transforms import TransformConfig
@@ -40,7 +40,8 @@ class ImageSource:
 
     Args:
         root: folder of the data; with `hfds` the cache folder.
-        reader: `folder`: image files root/SPLIT/CLASS/*. `tar`: root/SPLIT.tar with one folder per class, or a folder
+        reader: `folder`: image files root/SPLIT/CLASS/*. `images`: image files anywhere in root/SPLIT, without labels,
+            for distillation; the split `.` is root itself. `tar`: root/SPLIT.tar with one folder per class, or a folder
             root/SPLIT with one tar file per class. `wds`: WebDataset shards in root. `hfds`: a Hugging Face data set
             with random access. `hfds-streaming`: a Hugging Face data set in streaming mode.
         name: name or folder of the Hugging Face data set.
@@ -84,8 +85,15 @@ class ImageSource:
             raise InputError(f"The reader {self.reader} needs root, the folder of the data.")
         if self.reader == "wds" and self.num_classes is None:
             raise InputError("The reader wds needs num_classes, because shards do not contain the number of classes.")
+        if self.reader == "images" and (self.num_classes is not None or self.class_map is not None):
+            raise InputError("The reader images reads no classes: leave out num_classes and class_map of the source.")
         if self.class_map is not None and not Path(self.class_map).is_file():
             raise FileNotFoundError(f"There is no class_map file {self.class_map}.")
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return self.reader != "images"
 
     @property
     def streams(self) -> bool:
@@ -106,6 +114,8 @@ class ImageSource:
             FileNotFoundError: if there is no such split.
         """
         reader = self._reader(split, split == "train", num_workers, seed, classes)
+        if not self.labelled:
+            return OpenSplit(self, reader, 1, None, seed)  # all labels are 0
         classes = getattr(reader, "class_to_idx", None)
         found = max(classes.values()) + 1 if classes else None
         if self.num_classes is not None and found is not None and found != self.num_classes:
@@ -158,6 +168,8 @@ class ImageSource:
                 shuffle_buffer=self.shuffle_buffer,
             )
         assert self.root is not None
+        if self.reader == "images":
+            return open_images(split_path(self.root, name))
         opener, suffix = (open_tar, ".tar") if self.reader == "tar" else (open_folder, "")
         path = split_path(self.root, name, suffix)
         if self.class_map is not None:

@@ -41,7 +41,7 @@ class DataModule(LightningDataModule):
         collate: function that turns a list of samples into a batch; None for torch's default.
     """
 
-    num_classes: int = 0
+    num_classes: int | None = 0
     class_names: list[str] | None = None
 
     def __init__(

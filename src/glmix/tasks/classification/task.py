@@ -1,6 +1,7 @@
 """Image classification with one label or several labels per image."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,8 +11,11 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
 
+from ...compat import attached_trainer
 from ...errors import InputError
 from ...training.task import Task
+from ...training.weights import INFO
+from .distillation import Distillation, Teacher, TeacherConfig
 
 __all__ = ["Classification", "MixConfig"]
 
@@ -45,11 +49,17 @@ class Classification(Task):
         mix: mixup and cutmix; None disables both.
         smoothing: label smoothing.
         multi_label: images have several labels: train with binary cross-entropy, evaluate mean average precision.
+        teacher: distil a teacher; None trains with labels only. Data without labels need it.
         kwargs: arguments of `Task`.
     """
 
     def __init__(
-        self, mix: MixConfig | None = None, smoothing: float = 0.0, multi_label: bool = False, **kwargs: Any
+        self,
+        mix: MixConfig | None = None,
+        smoothing: float = 0.0,
+        multi_label: bool = False,
+        teacher: TeacherConfig | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if multi_label and mix is not None:
@@ -58,7 +68,34 @@ class Classification(Task):
         self.smoothing = smoothing
         self.multi_label = multi_label
         self.mix: Mixup | None = None
+        self.teacher_config = teacher
+        self.teacher: Teacher | None = None
+        self.distillation: Distillation | None = None
         self._last_images: Tensor | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return bool(getattr(self._datamodule(), "labelled", True))
+
+    def configure_model(self) -> None:
+        if self._built:
+            return
+        trainer = attached_trainer(self)
+        # a test of labelled images needs no teacher
+        if self.teacher_config is not None and not (self.labelled and trainer is not None and trainer.evaluating):
+            self.teacher = Teacher(self.teacher_config)
+        super().configure_model()
+
+    def _resolve_classes(self) -> int:
+        if self.labelled:
+            return super()._resolve_classes()
+        if self.teacher is None:
+            raise InputError("The images have no labels, so the training needs a teacher: set model.teacher.")
+        return self.num_classes or self.teacher.num_classes
+
+    def extra_parameters(self) -> list[nn.Parameter]:
+        return [] if self.distillation is None else list(self.distillation.parameters())
 
     def build(self, num_classes: int) -> nn.Module:
         model: Any = super().build(num_classes)
@@ -78,20 +115,34 @@ class Classification(Task):
                 f"model.multi_label is {str(self.multi_label).lower()}, but {type(data).__name__} gives {labels} per "
                 f"image: set it to {str(multi_label).lower()}."
             )
+        if self.teacher is not None:
+            assert self.num_classes is not None
+            names = getattr(data, "class_names", None)
+            mean, std = (getattr(data, name, None) for name in ("mean", "std"))
+            self.teacher.check(self.num_classes, names, mean, std, self.labelled)
+            if self.teacher.config.feature_weight and self.device_mesh is not None:
+                raise InputError("Features cannot be distilled with sharded weights: set teacher.feature_weight to 0.")
 
     def configure_metrics(self) -> None:
         classes = self.num_classes
         assert classes is not None
+        if self.teacher is not None:
+            data = self._datamodule()
+            self.distillation = Distillation(self.teacher, self.model, self.multi_label, data.mean, data.std)
         score = "mAP" if self.multi_label else "top1"
-        self.score_name = score
         metrics: dict[str, Metric | MetricCollection]
-        if self.multi_label:
+        if not self.labelled:
+            assert self.distillation is not None
+            score = self.distillation.score_name
+            metrics = {score: MeanMetric()}
+        elif self.multi_label:
             metrics = {score: MultilabelAveragePrecision(classes)}
         else:
             # micro: accuracy over all images, not the mean of the classes' accuracies
             metrics = {"top1": MulticlassAccuracy(classes, average="micro")}
             if classes > 5:
                 metrics["top5"] = MulticlassAccuracy(classes, top_k=5, average="micro")
+        self.score_name = score
         collection = MetricCollection(metrics)
         self.metrics = nn.ModuleDict({f"of{s}": collection.clone() for s in self.networks()})
         self.losses = nn.ModuleDict({f"of{s}": MeanMetric() for s in self.networks()})
@@ -121,18 +172,35 @@ class Classification(Task):
                     f"mixup and cutmix pair the images of a batch, so its size must be even, got {len(images)}."
                 )
             images, targets = self.mix(images, targets)
-        return self.check_loss(self.train_loss(self.model(images), targets))
+        if self.distillation is None:
+            return self.check_loss(self.train_loss(self.model(images), targets))
+        outputs = self.distillation.student_outputs(self.model, images)
+        label_loss = partial(_loss, self.train_loss, targets) if self.labelled else None
+        return self.check_loss(self.distillation.loss(outputs, self.distillation.targets(images), label_loss))
 
     def evaluate(self, batch: Any) -> None:
         images, targets = batch[0], batch[1]
         if self.device_mesh is not None:
             self._last_images = images
             self._any_process(True)
+        if not self.labelled:
+            self._compare_with_teacher(images)
+            return
         for suffix, net in self.networks().items():
             logits = net(images).float()
             loss_targets = targets.float() if self.multi_label else targets
             self.losses[f"of{suffix}"].update(self.val_loss(logits, loss_targets), weight=len(images))  # type: ignore[operator]
             self.metrics[f"of{suffix}"].update(logits, targets.long())  # type: ignore[operator]
+
+    def _compare_with_teacher(self, images: Tensor) -> None:
+        """Update the metrics of images without labels."""
+        assert self.distillation is not None
+        expected = self.distillation.targets(images)
+        for suffix, net in self.networks().items():
+            outputs = self.distillation.student_outputs(net, images)
+            loss = self.distillation.loss(outputs, expected)
+            self.losses[f"of{suffix}"].update(loss, weight=len(images))  # type: ignore[operator]
+            self.metrics[f"of{suffix}"].update(self.distillation.score(outputs, expected))  # type: ignore[operator]
 
     def compute_scores(self) -> dict[str, dict[str, Any]]:
         self._join_other_forward_passes()
@@ -161,7 +229,23 @@ class Classification(Task):
             for net in self.networks().values():
                 net(self._last_images)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if not self.labelled and self.teacher is not None and self.teacher.config.soft_weight:
+            checkpoint[INFO]["class_names"] = self.teacher.class_names
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.teacher_config is not None and self.teacher is None:
+            weights = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("distillation.")}
+        super().on_load_checkpoint(checkpoint)
+
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the class probabilities (B, K), predicted by `best_network`."""
         logits: Tensor = self.best_network()(batch[0] if isinstance(batch, list | tuple) else batch).float()
         return logits.sigmoid() if self.multi_label else torch.softmax(logits, 1)
+
+
+def _loss(function: nn.Module, targets: Tensor, logits: Tensor) -> Tensor:
+    loss: Tensor = function(logits, targets)
+    return loss
