@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from PIL import Image
 
-from glmix.models import PUBLISHED_TOP1
+from glmix.models import PUBLISHED_TOP1, save_model
 
 ROOT = Path(__file__).parent.parent / "src" / "glmix" / "configs"
 RECIPES = sorted(path for path in ROOT.rglob("*.yaml"))
@@ -90,7 +91,12 @@ def arguments(path: Path, tmp_path: Path) -> list[str]:
     options |= {f"model.model_args.{name}": value for name, value in SMALL.items()}
     if config["data"]["class_path"] == "ImageData":
         write_images(tmp_path / "images", tmp_path / "labels")
-        options |= {"data.source.root": tmp_path / "images", "data.source.num_classes": 2, "data.transforms.size": 64}
+        options |= {"data.source.root": tmp_path / "images", "data.transforms.size": 64}
+        if path.stem == "distillation":
+            save_model(timm.create_model("test_glnet", num_classes=2), tmp_path / "teacher")
+            options["model.teacher.checkpoint"] = tmp_path / "teacher"
+        else:
+            options["data.source.num_classes"] = 2
         if "repeats" in config["data"]["init_args"]:
             options["data.repeats"] = 1
         if "token_labels" in config["data"]["init_args"]:

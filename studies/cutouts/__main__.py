@@ -10,7 +10,9 @@ from tqdm import tqdm
 
 from glmix_cli import run_command
 
-HELP = "Train and evaluate on photographs: cut-outs with exact masks on photographs of landscapes, from Debian packages."
+HELP = (
+    "Train and evaluate on photographs: cut-outs with exact masks on photographs of landscapes, from Debian packages."
+)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -37,7 +39,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                 "--seconds", type=float, default=60.0, metavar="S", help="CPU time of each training (%(default)s)"
             )
             step.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds (0 1 2)")
-        if name == "classify":
+        if name in ("classify", "slots"):
             step.add_argument("--size", type=int, default=96, metavar="N", help="side of the input (%(default)s)")
         if name in ("classify", "dense", "slots"):
             step.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (%(default)s)")
@@ -68,7 +70,29 @@ def run(args: argparse.Namespace) -> int:
         build(read_sources(), packages, data, BuildConfig(size=args.size, seed=args.seed))
     elif args.step == "classify":
         _classify(args, data, results, teacher)
+    elif args.step == "dense":
+        _dense(args, data, results)
+    elif args.step == "slots":
+        from studies.cutouts.slots import evaluate_slots
+
+        evaluate_slots(data, results, args.size)
+    else:
+        from studies.cutouts.report import report
+
+        print(report(results) or f"There are no results in {results}.")
     return 0
+
+
+def _dense(args: argparse.Namespace, data: Path, results: Path) -> None:
+    from studies.cutouts.dense import BACKBONES, dense
+    from studies.cutouts.training import Budget
+
+    budget = Budget(args.seconds, results / "dense-steps.json")
+    runs = [(name, seed) for seed in args.seeds for name in BACKBONES]
+    with tqdm(runs, unit="run") as bar:
+        for name, seed in bar:
+            bar.set_description(f"{name}, seed {seed}")
+            dense(data, results, name, seed, budget)
 
 
 def _classify(args: argparse.Namespace, data: Path, results: Path, teacher: Path) -> None:

@@ -48,8 +48,9 @@ class BuildConfig:
 def build(sources: Sources, packages: Path, root: Path, config: BuildConfig) -> None:
     """Write the data set. The folder is created atomically, when all files are complete.
 
-    `classification/SPLIT/GROUP/*.png`; `voc`, with masks; `coco`, with the same images as `voc`; `unlabelled/SPLIT/*.png`;
-    `CREDITS.txt`, with the copyright files of the packages; `splits.json`, the photographs of each split.
+    `classification/SPLIT/GROUP/*.png`; `voc`, with masks; `coco`, with the same images as `voc`;
+    `unlabelled/SPLIT/*.png`; `CREDITS.txt`, with the copyright files of the packages; `splits.json`, the photographs of
+    each split.
 
     Args:
         sources: table of the photographs.

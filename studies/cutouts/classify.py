@@ -100,7 +100,9 @@ def classify(root: Path, results: Path, teacher: Path, method: str, seed: int, s
 
         def make_second(steps: int) -> tuple[Classification, ImageData]:
             checkpoint = None if start is None else str(start)
-            return Classification(model=MODEL, checkpoint=checkpoint, **settings(steps, seed)), labelled(root, size, seed)
+            return Classification(model=MODEL, checkpoint=checkpoint, **settings(steps, seed)), labelled(
+                root, size, seed
+            )
 
         network, times = _train("labels", make_second, budget)
         result["trainings"].append({"kind": "labels", **times})

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...training.weights import build_model, load_weights
+from ...weights import load
 
 __all__ = ["Distillation", "Teacher", "TeacherConfig", "feature_distance", "soft_target_loss"]
 
@@ -217,8 +218,6 @@ def _feature_channels(network: Any) -> int:
 
 def _load(config: TeacherConfig) -> nn.Module:
     if config.model is None or Path(config.checkpoint).is_dir() or config.checkpoint.endswith(".ckpt"):
-        from ...weights import load
-
         loaded = load(config.checkpoint, config.model)
         if loaded.task not in (None, "Classification", "TokenLabelling"):
             raise InputError(f"The teacher {config.checkpoint} is a {loaded.task} network: it must be a classifier.")
@@ -248,9 +247,11 @@ def soft_target_loss(logits: Tensor, targets: Tensor, temperature: float, multi_
 
 
 def feature_distance(features: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean over positions of 1 - cosine of two feature maps (B, C, H, W) and (B, C, h, w), from 0 to 2: (B,).
+    """Return the mean over positions of 1 - cosine of two feature maps, from 0 to 2, for each image (B,).
 
-    The targets, which have no gradient, are resized to the grid of the features.
+    Args:
+        features: features of the student (B, C, H, W).
+        targets: features of the teacher (B, C, h, w), without gradient; they are resized to the grid of the student.
     """
     if targets.shape[2:] != features.shape[2:]:
         targets = F.interpolate(targets, features.shape[2:], mode="bilinear", antialias=True, align_corners=False)
