@@ -88,7 +88,7 @@ def classify(root: Path, results: Path, teacher: Path, method: str, seed: int, s
         start: Path | None = None
         if method == "random":
             torch.manual_seed(seed)
-            return {**result, "features": linear_probe(timm.create_model(MODEL, num_classes=9), data)}
+            return {**result, "features": linear_probe(timm.create_model(MODEL, num_classes=data.num_classes), data)}
         if method != "scratch":
             kind, make = _first_training(method, root, teacher, seed, size)
             network, times = _train(kind, make, budget)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from glmix.data.segmentation.datamodule import MaskData, MaskSource
 from glmix.data.segmentation.transforms import MaskTransformConfig
@@ -56,10 +57,11 @@ def dense(root: Path, results: Path, name: str, seed: int, budget: Budget) -> No
         test = data()
         test.setup("test")
         network = task.model.eval()
-        confusion = torch.zeros(test.num_classes or 0, test.num_classes or 0, dtype=torch.long)
+        assert test.num_classes is not None
+        confusion = torch.zeros(test.num_classes, test.num_classes, dtype=torch.long)
         for images, masks in test.test_dataloader():
-            found = label_map(segment(network, images))
-            confusion += _confusion(masks, found, len(confusion))
+            found = label_map(segment(network, images), tuple(masks.shape[1:]))
+            confusion += multiclass_confusion_matrix(found, masks, len(confusion))
         scores = scores_of(confusion)
         with atomic_write(results / "networks" / f"segmentation-{name}-seed{seed}.pt") as part:
             torch.save(task.model.state_dict(), part)
@@ -74,11 +76,6 @@ def dense(root: Path, results: Path, name: str, seed: int, budget: Budget) -> No
         }
 
     once(results / "dense" / f"{name}-seed{seed}.json", measure)
-
-
-def _confusion(truth: torch.Tensor, found: torch.Tensor, classes: int) -> torch.Tensor:
-    pairs = truth.flatten() * classes + found.flatten()
-    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 
 def _foreground(confusion: torch.Tensor) -> torch.Tensor:

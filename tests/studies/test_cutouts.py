@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import timm
 import torch
 import yaml
 from PIL import Image, ImageDraw
@@ -21,6 +23,7 @@ from glmix.data.segmentation.datamodule import MaskData, MaskSource
 from glmix.errors import InputError
 from glmix.tasks import Classification
 from glmix.tasks.classification.distillation import Teacher, TeacherConfig
+from studies.cutouts.__main__ import main
 from studies.cutouts.build import BuildConfig, build
 from studies.cutouts.compose import Composer, CompositionConfig
 from studies.cutouts.sources import Photographs, Sources, divide, read_sources, unpack
@@ -32,7 +35,7 @@ COUNTS = BuildConfig(
     size=32,
     single={"train": 8, "val": 8, "test": 8},
     several={"train": 4, "val": 2, "test": 3},
-    unlabelled={"train": 3, "val": 2},
+    unlabelled={"train": 5, "val": 2},
 )
 
 
@@ -137,7 +140,7 @@ def test_all_layouts_load(built: Path) -> None:
     assert [len(loader.dataset) for loader in (data.val_dataloader(), data.test_dataloader())] == [8, 8]
     crops = ImageData(ImageSource(str(built / "unlabelled"), reader="images"), batch_size=2, num_workers=0)
     crops.setup("fit")
-    assert [len(crops.splits[split].reader) for split in ("train", "val")] == [3, 2]
+    assert [len(crops.splits[split].reader) for split in ("train", "val")] == [5, 2]
     masks = MaskData(MaskSource(str(built / "voc"), layout="voc", test="test", check=None), num_workers=0)
     masks.setup()
     assert masks.class_names == ["background", *NAMES]
@@ -192,6 +195,40 @@ def test_results_are_kept_and_the_budget_is_measured_once(tmp_path: Path) -> Non
     assert Budget(20.0, tmp_path / "steps.json").steps("labels", lambda steps: 1 / 0) == 40  # type: ignore[arg-type, return-value]
     with pytest.raises(InputError, match="above 0"):
         Budget(0.0, tmp_path / "steps.json")
+
+
+@pytest.mark.slow
+def test_all_steps_on_a_tiny_data_set(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("studies.cutouts.dense.BACKBONES", {"test_glnet": ("test_glnet", {})})
+    monkeypatch.setattr("studies.cutouts.classify.BATCH", 4)
+    monkeypatch.setattr("studies.cutouts.dense.BATCH", 2)
+    (tmp_path / "data").symlink_to(built)
+    teacher = tmp_path / "teacher" / "efficientnet_lite0.safetensors"
+    teacher.parent.mkdir()
+    safetensors.torch.save_model(timm.create_model(model_name(0)), str(teacher))
+    root = ["--root", str(tmp_path)]
+    quick = ["--seconds", "0.01", "--seeds", "0"]
+    assert main(["report", *root]) == 0
+    assert "no results" in capsys.readouterr().out
+    assert main(["slots", *root]) == 2
+    assert "classify" in capsys.readouterr().err
+    assert main(["classify", *root, *quick, "--size", "32"]) == 0
+    assert main(["dense", *root, *quick]) == 0
+    assert main(["slots", *root, "--size", "64"]) == 0
+    capsys.readouterr()
+    assert main(["report", *root]) == 0
+    tables = capsys.readouterr().out
+    for words in ("teacher on unlabelled crops", "test_glnet", "foreground IoU", "SLIC blurred", "mBO"):
+        assert words in tables
+    results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results" / "classify").glob("*.json")}
+    assert set(results) == {"random-seed0", "scratch-seed0", "scenes-seed0", "distilled-seed0", "teacher"}
+    assert [training["kind"] for training in results["distilled-seed0"]["trainings"]] == ["teacher", "labels"]
+    assert all(training["steps"] == 10 for training in results["scenes-seed0"]["trainings"])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    assert main(["classify", *root, *quick, "--size", "32"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
 
 
 @pytest.fixture(scope="module")
