@@ -31,7 +31,7 @@ IMPORTS = {
     "bench": {"models", "layers", "deploy"},
     "training": {"models"},
     "weights": {"models", "training"},  # it imports the task of a checkpoint dynamically
-    "tasks.classification": {"training"},
+    "tasks.classification": {"training", "weights"},
     "tasks.token_labelling": {"models", "training", "tasks.classification"},
     "tasks.segmentation": {"layers", "models", "training", "weights", "drawing"}
     | {"data.core", "data.scenes", "data.segmentation"},

@@ -155,6 +155,8 @@ class Recorder(L.Callback):
         # an index that occurs twice is the same sample: a sampler of another library may repeat samples
         order, places = np.unique([index for indices, _, _ in self.gathered for index in indices], return_index=True)
         parts = [part for _, of_process, _ in self.gathered for part in of_process.get(suffix, [])]
+        if not parts:  # images without labels
+            return
         named = self.batches is not None and hasattr(data, "sample_name")
         names = sample_names([data.sample_name(self.split, int(index)) if named else str(index) for index in order])
         common = {"class_names": self._class_names(task), "names": names, "about": self._about(trainer, task, suffix)}

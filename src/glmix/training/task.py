@@ -213,6 +213,10 @@ class Task(L.LightningModule):
 
     # ---- optimizer and schedule
 
+    def extra_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters to train besides those of the model. They have no weight decay."""
+        return []
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         trainer = self.trainer
         loader = train_dataloader(trainer)
@@ -221,6 +225,8 @@ class Task(L.LightningModule):
             raise InputError("The data have no batch_size, which the learning rate is scaled with.")
         self.global_batch = batch_size * trainer.world_size * trainer.accumulate_grad_batches
         optimizer = build_optimizer(self.model, self.optimizer_config, self.global_batch)
+        if extra := self.extra_parameters():
+            optimizer.add_param_group({"params": extra})
         steps, epochs = training_length(trainer, loader)
         schedule = build_schedule(optimizer, self.schedule_config, steps, epochs)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -15,9 +15,9 @@ from ...errors import InputError, MissingExtraError
 from ..core.arrays import ARRAY_SUFFIXES
 from .files import FileReader
 
-__all__ = ["ReaderKind", "open_folder", "open_hfds", "open_hfds_streaming", "open_tar", "open_wds"]
+__all__ = ["ReaderKind", "open_folder", "open_hfds", "open_hfds_streaming", "open_images", "open_tar", "open_wds"]
 
-ReaderKind = Literal["folder", "list", "tar", "wds", "hfds", "hfds-streaming"]
+ReaderKind = Literal["folder", "list", "images", "tar", "wds", "hfds", "hfds-streaming"]
 
 
 def require(module: str) -> Any:
@@ -58,6 +58,27 @@ def open_folder(path: Path, class_map: Mapping[str, int] | str | None = None, *,
     files = [os.path.relpath(file, path) for file, _ in reader.samples]
     targets = np.array([target for _, target in reader.samples], dtype=np.int64)
     return FileReader(path, files, targets, reader.class_to_idx)
+
+
+def open_images(path: Path, arrays: bool = False) -> FileReader:
+    """Open all images in a folder and its subfolders, in alphabetical order, as images without labels.
+
+    All labels are 0.
+
+    Args:
+        path: folder.
+        arrays: also open files with other channels than RGB.
+    """
+    known = get_img_extensions(as_set=True) | (set(ARRAY_SUFFIXES) if arrays else set())
+    found = sorted(
+        os.path.relpath(os.path.join(folder, file), path)
+        for folder, _, files in os.walk(path)
+        for file in files
+        if Path(file).suffix.lower() in known
+    )
+    if not found:
+        raise InputError(f"{path} has no image ({', '.join(sorted(known))}).")
+    return FileReader(path, found, np.zeros(len(found), dtype=np.int64), {})
 
 
 class _TarReader(ReaderImageInTar):  # type: ignore[misc]

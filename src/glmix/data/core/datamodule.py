@@ -42,7 +42,7 @@ class DataModule(LightningDataModule):
         repeats: number of consecutive draws of each sample (repeated augmentation); 1 disables it.
     """
 
-    num_classes: int = 0
+    num_classes: int | None = 0
     class_names: list[str] | None = None
     # function that turns a list of samples into a batch; None for torch's default
     collate: Any = None
