@@ -64,7 +64,7 @@ def test_a_bug_in_a_process_prints_its_traceback_and_exits_with_1():
 
 
 def test_a_closed_pipe_ends_a_command_silently():
-    command = f"{sys.executable} -m glmix models --json | true; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m glmix configs --json | true; exit ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert result.returncode == 141
     assert result.stderr == ""
