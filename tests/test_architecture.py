@@ -27,6 +27,7 @@ IMPORTS = {
     "data.detection": {"data.core", "data.scenes"},
     "drawing": {"data.scenes"},  # the class colours
     "slots": {"models", "layers", "data.scenes", "data.classification", "data.segmentation"},
+    "inference": {"models", "data.core", "data.classification"},
     "deploy": {"models", "layers"},
     "bench": {"models", "layers", "deploy"},
     "training": {"models"},
@@ -47,6 +48,7 @@ DIVIDED = {"data", "tasks"}
 EXTRAS = {"lightning", "torchmetrics", "torchdata", "jsonargparse", "segmentation_models_pytorch", "transformers"}
 EXTRAS |= {"matplotlib", "onnx", "onnxruntime", "onnxscript", "rich", "tensorboard", "pycocotools", "kmedoids"}
 EXTRAS |= {"faster_coco_eval", "sklearn", "skimage", "scipy", "pytorch_grad_cam", "playwright"}
+EXTRAS |= {"pyarrow", "fsspec", "datasets"}
 
 
 def part_of(names: list[str]) -> str:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .inputs import add_model_arguments, find_images, load_classifier, load_network, open_image
+from .inputs import add_model_arguments, load_classifier, load_network, open_image
 from .printing import printable
 
 if TYPE_CHECKING:
@@ -181,6 +181,8 @@ def _pictures(folder: Path, config: dict[str, Any], count: int, errors: list[dic
         raise InputError(f"--calibrate takes a folder of images or '{SCENES}'; {folder} is not a folder.")
     transform = timm.data.create_transform(**config, is_training=False, normalize=False)
     mode = "L" if config["input_size"][0] == 1 else "RGB"
+    from glmix.inference import find_images
+
     files = list(find_images([folder], errors))
     chosen = files[:: max(1, -(-len(files) // count))]
     images = []

@@ -13,6 +13,7 @@ from ..core.decoding import to_8_bit
 __all__ = [
     "VIEW_NAMES",
     "View",
+    "ViewTransform",
     "class_probabilities",
     "describe_view",
     "input_config",
@@ -80,6 +81,46 @@ def model_input(image: Image.Image, model: nn.Module, size: tuple[int, int] | No
     config = input_config(model, size)
     pixels: Tensor = timm.data.create_transform(**config, is_training=False)(upright(image, config["input_size"][0]))
     return pixels
+
+
+class ViewTransform:
+    """Transform from an upright image in `mode` to the normalised input (C, H, W) of a model.
+
+    It does not hold the model, so that it is small when it is pickled for a worker process.
+
+    Args:
+        model: any model of timm.
+        view: part of the image that the model gets.
+        max_pixels: maximum number of pixels after resizing the shorter side. Small files with extreme aspect ratios
+            can become very large.
+
+    Attributes:
+        mode: mode of Pillow, L or RGB.
+        shorter: length in pixels that the shorter side is resized to, before cropping.
+    """
+
+    def __init__(self, model: nn.Module, view: View, max_pixels: int) -> None:
+        self.view, self.max_pixels = view, max_pixels
+        self.config = input_config(model)
+        self.mode = "L" if self.config["input_size"][0] == 1 else "RGB"
+        self.shorter = shorter_side(model, view)
+        self._crop = timm.data.create_transform(**self.config, is_training=False)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        factor = self.shorter / min(image.size)
+        width, height = round(image.width * factor), round(image.height * factor)
+        if width * height > self.max_pixels:
+            raise InputError(
+                f"The image of {image.width} x {image.height} pixels would be resized to {width} x {height}, but at "
+                f"most {self.max_pixels:,} pixels are accepted; --max-pixels raises the limit."
+            )
+        transform = self._crop
+        if self.view == "whole":
+            size = (self.config["input_size"][0], max(self.shorter, height), max(self.shorter, width))
+            config = self.config | {"input_size": size, "crop_pct": 1.0, "crop_mode": "squash"}
+            transform = timm.data.create_transform(**config, is_training=False)
+        pixels: Tensor = transform(image)
+        return pixels
 
 
 def describe_view(view: View | None, size: tuple[int, int]) -> str:
