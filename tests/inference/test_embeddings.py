@@ -98,7 +98,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_stored_embeddings_are_read_in_order(stored):
     found = inference.load_embeddings(stored / "train-vectors")
     assert found.keys == sorted(found.keys)
-    assert found.vectors.shape == (12, 64)
+    assert found.vectors.shape == (12, 96)
     assert found.vectors.dtype == np.float32
     assert [Path(name).name for name in found.errors] == ["broken.png"]
     network = glmix.load(stored / "model").network

@@ -2,10 +2,11 @@
 
 import itertools
 import json
+import multiprocessing
 import os
 import random
+import resource
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,8 @@ from glmix.errors import InputError
 from glmix_cli import main
 
 IMAGES = 37
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs fork")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,37 @@ def model(root: Path) -> torch.nn.Module:
 
 
 def command(root: Path, name: str, out: Path, *more: str) -> list[str]:
-    return [name, f"{root}/images", "--model", f"local-dir:{root}/model", "-o", str(out), "--batch-size", "4", *more]
+    return [
+        name,
+        f"{root}/images",
+        "--model",
+        f"local-dir:{root}/model",
+        "-o",
+        str(out),
+        "--batch-size",
+        "4",
+        "--workers",
+        "0",
+        *more,
+    ]
+
+
+def child(
+    arguments: list[str], environment: dict[str, str] | None = None, file_size: int | None = None
+) -> multiprocessing.Process:
+    """Start a command in a forked process, which need not import everything again."""
+
+    def run() -> None:
+        torch.set_num_threads(1)  # the thread pool of this process does not exist in a forked one
+        os.environ.update(environment or {})
+        if file_size is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+        sys.exit(main(arguments))
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
 
 
 def table(folder: Path) -> list[dict]:
@@ -103,7 +136,7 @@ def test_absent_stages_are_refused(model, stages):
 
 def test_every_division_of_the_work_gives_the_same_rows(root, tmp_path):
     whole = command(root, "predict", tmp_path / "whole", "--shard-size", "8")
-    assert main([*whole, "--workers", "0"]) == 1
+    assert main(whole) == 1
     expected = table(tmp_path / "whole")
     assert len(expected) == IMAGES
     assert len(list((tmp_path / "whole").glob("part-*.parquet"))) == 5
@@ -113,40 +146,36 @@ def test_every_division_of_the_work_gives_the_same_rows(root, tmp_path):
     assert table(tmp_path / "parts") == expected
 
 
-def test_torchrun_divides_the_work(root, tmp_path):
-    arguments = command(root, "embed", tmp_path / "ranks", "--shard-size", "8", "--workers", "0")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "glmix_cli", *arguments],
-            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(120) for process in ranks] == [1, 1]
-    assert main(command(root, "embed", tmp_path / "one", "--shard-size", "8", "--workers", "0")) == 1
+def test_processes_of_torchrun_divide_the_work(root, tmp_path):
+    arguments = command(root, "embed", tmp_path / "ranks", "--shard-size", "8")
+    ranks = [child(arguments, {"RANK": str(rank), "WORLD_SIZE": "2"}) for rank in range(2)]
+    for process in ranks:
+        process.join(120)
+    assert [process.exitcode for process in ranks] == [1, 1]
+    assert main(command(root, "embed", tmp_path / "one", "--shard-size", "8")) == 1
     assert table(tmp_path / "ranks") == table(tmp_path / "one")
 
 
 def test_a_killed_run_continues(root, tmp_path):
     """Kill the command at random moments until it ends; the result equals that of one run."""
-    arguments = command(root, "embed", tmp_path / "killed", "--shard-size", "2", "--workers", "1")
+    out = tmp_path / "killed"
+    arguments = command(root, "embed", out, "--shard-size", "2", "--workers", "1")
     chance, kills = random.Random(0), 0
-    shards = -(-IMAGES // 2)
-    while len(list((tmp_path / "killed").glob("part-*"))) < shards:
-        before = len(list((tmp_path / "killed").glob("part-*")))
-        process = subprocess.Popen([sys.executable, "-m", "glmix_cli", *arguments], start_new_session=True)
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if len(list((tmp_path / "killed").glob("part-*"))) > before + 3:
+    while len(list(out.glob("part-*"))) < -(-IMAGES // 2):
+        before = len(list(out.glob("part-*")))
+        process = child(arguments)
+        while process.is_alive():
+            if len(list(out.glob("part-*"))) > before + 2:
                 time.sleep(chance.random() / 50)
-                os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
             time.sleep(0.002)
-        kills += process.wait() == -signal.SIGKILL
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
     assert kills >= 2
     assert main(arguments) == 1
     assert main(command(root, "embed", tmp_path / "one", "--shard-size", "2")) == 1
-    assert table(tmp_path / "killed") == table(tmp_path / "one")
-    assert not list((tmp_path / "killed").glob(".*"))
+    assert table(out) == table(tmp_path / "one")
+    assert not list(out.glob(".*"))
 
 
 def test_another_computation_in_the_same_folder_is_refused(root, tmp_path, capsys):
@@ -154,7 +183,8 @@ def test_another_computation_in_the_same_folder_is_refused(root, tmp_path, capsy
     assert main(command(root, "predict", out)) == 1
     before = table(out)
     assert main(command(root, "predict", out, "--topk", "2")) == 2
-    assert all(fact in capsys.readouterr().err for fact in (str(out), "topk", "5", "2"))
+    message = capsys.readouterr().err
+    assert all(fact in message for fact in (str(out), "topk", "5", "2"))
     assert table(out) == before
     assert main(command(root, "predict", out, "--topk", "2", "--overwrite")) == 1
     assert len(table(out)[0]["classes"]) == 2
@@ -190,15 +220,14 @@ def test_formats_have_the_same_rows(root, tmp_path, format):
     assert main(command(root, "embed", tmp_path / "vectors", "--format", "csv")) == 2
 
 
-def test_a_full_disk_loses_nothing(root, tmp_path):
+def test_a_full_disk_loses_nothing(root, tmp_path, capfd):
     """Write under a limit on the size of files, then without it."""
     out = tmp_path / "out"
-    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); import signal; "
-    limited += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from glmix_cli import main; sys.exit(main(sys.argv[1:]))"
-    arguments = command(root, "embed", out, "--shard-size", "20", "--workers", "0")
-    result = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "Traceback" not in result.stderr
+    arguments = command(root, "embed", out, "--shard-size", "20")
+    process = child(arguments, file_size=3000)
+    process.join(120)
+    assert process.exitcode == 2
+    assert "Traceback" not in capfd.readouterr().err
     assert not list(out.glob("*part*"))
     assert main(arguments) == 1
     assert len(table(out)) == IMAGES

@@ -110,8 +110,8 @@ def near_duplicates(vectors: NDArray[Any], threshold: float = 0.98, *, device: s
     Returns:
         The indices of each group of two or more, in increasing order, with the largest group first.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+    from scipy.sparse import coo_array  # type: ignore[import-untyped]
+    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
     unit = _unit(vectors, device)
     first, second = [], []
@@ -202,10 +202,10 @@ def linear_probe(
         seed: seed of the held-out fifth.
     """
     try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import train_test_split
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
+        from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+        from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+        from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
+        from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingExtraError("A linear probe needs scikit-learn: pip install 'glmix[inference]'") from error
 

@@ -128,7 +128,7 @@ def load_batches(
     """
     return DataLoader(
         _Images(source, transform, mode, max_pixels, at_least),
-        batch_sampler=_BatchPositions(ranges, batch_size),  # type: ignore[arg-type]
+        batch_sampler=_BatchPositions(ranges, batch_size),
         collate_fn=_collate,
         num_workers=num_workers,
         pin_memory=pin_memory,

@@ -114,19 +114,21 @@ def _expand_range(name: str) -> list[str]:
 def _open_remote(url: str, column: str | None) -> Source:
     files, path = file_system(url)
     suffix = Path(path).suffix.lower()
-    if suffix == ".tar":
-        return Tar(url)
-    if suffix in LISTS:
-        return Files(_resolve(_read_list(url, read_url(url), column), url.rpartition("/")[0]))
     if glob.has_magic(path):
         found = files.glob(path)
     elif files.isdir(path):
         found = files.find(path)
+    elif suffix == ".tar":
+        return Tar(url)
+    elif suffix in LISTS:
+        return Files(_resolve(_read_list(url, read_url(url), column), url.rpartition("/")[0]))
     else:
         return Files([url])
-    chosen = sorted(name for name in found if can_be_decoded(Path(name)))
-    problems = [] if chosen else [{"file": url, "error": "no images at this URL"}]
-    return Files((files.unstrip_protocol(name) for name in chosen), problems)
+    urls = [files.unstrip_protocol(name) for name in sorted(found)]
+    images = [name for name in urls if can_be_decoded(Path(name))]
+    archives = [Tar(name) for name in urls if name.lower().endswith(".tar")] if glob.has_magic(path) else []
+    problems = [] if images or archives else [{"file": url, "error": "no images at this URL"}]
+    return Sources([Files(images, problems), *archives])
 
 
 def _open_data_set(name: str, column: str | None) -> HuggingFace:
