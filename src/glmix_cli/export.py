@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .inputs import add_model_arguments, find_images, load_network
+from .inputs import add_model_arguments, load_network
 from .printing import printable
 
 if TYPE_CHECKING:
@@ -159,6 +159,8 @@ def _calibration(args: argparse.Namespace, model: "nn.Module", errors: list[dict
 
     def failed(file: Path, error: Exception) -> None:
         errors.append({"file": str(file), "error": str(error)})
+
+    from glmix.inference import find_images
 
     return Calibration.from_files(model, list(find_images([folder], errors)), args.calibrate_count, failed)
 
