@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .inputs import add_model_arguments, find_images, load_network
+from .inputs import add_model_arguments, load_network
 from .printing import printable
 
 if TYPE_CHECKING:
@@ -148,6 +148,7 @@ def _load(args: argparse.Namespace) -> "nn.Module":
 
 def _calibration(args: argparse.Namespace, model: "nn.Module", errors: list[dict[str, str]]) -> "Calibration":
     """Load the images of --calibrate."""
+    from glmix.data.core.image_files import find_images
     from glmix.deploy import Calibration
     from glmix.errors import InputError
 

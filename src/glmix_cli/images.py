@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .inputs import find_images, open_image
+from .inputs import open_image
 from .printing import printable
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class ImageLoop:
     """
 
     def __init__(self, command: str, paths: Sequence[Path], max_pixels: int) -> None:
+        from glmix.data.core.image_files import find_images
+
         self.command, self.max_pixels = command, max_pixels
         self.errors: list[dict[str, str]] = []
         self.found = find_images(paths, self.errors)

@@ -9,7 +9,6 @@ from .inputs import (
     add_model_arguments,
     add_view_argument,
     check_device,
-    label_names,
     load_classifier,
 )
 from .printing import printable
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from glmix.data.classification.views import class_probabilities, shorter_side
+    from glmix.data.classification.views import class_probabilities, label_names, shorter_side
     from glmix.errors import InputError
 
     if args.topk < 1 or args.batch_size < 1:

@@ -1,6 +1,7 @@
 """Classifier input: the centre crop of the evaluation transform, or the whole image."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import timm
@@ -16,6 +17,7 @@ __all__ = [
     "class_probabilities",
     "describe_view",
     "input_config",
+    "label_names",
     "model_input",
     "shorter_side",
     "upright",
@@ -106,3 +108,18 @@ def class_probabilities(model: nn.Module, logits: Tensor, multi_label: bool = Fa
     if multi_label or getattr(model, "multi_label", False):
         return logits.sigmoid()
     return logits.softmax(-1)
+
+
+def label_names(model: Any) -> Callable[[int], str]:
+    """Return a function from class index to class name of a GLNet.
+
+    The names are those of the model if it has any, else those of ImageNet for 1000 classes, else "class INDEX".
+    """
+    from timm.data import ImageNetInfo
+
+    names = model.pretrained_cfg.get("label_names")
+    if names:
+        return lambda index: names[index]
+    if model.num_classes == 1000:
+        return ImageNetInfo().index_to_description
+    return lambda index: f"class {index}"

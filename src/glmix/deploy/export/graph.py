@@ -182,7 +182,9 @@ def description(
         outputs: see `Deployed`.
         preprocess: the format of the input.
     """
-    cfg = {**backbone.pretrained_cfg, **(getattr(model, "pretrained_cfg", None) or {})}
+    cfg: dict[str, Any] = {}
+    for part in (backbone, model):
+        cfg |= getattr(part, "pretrained_cfg", None) or {}
     config = timm.data.resolve_model_data_config(backbone)
     about: dict[str, Any] = {
         "architecture": cfg.get("architecture", type(model).__name__),
