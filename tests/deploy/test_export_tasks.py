@@ -168,10 +168,13 @@ def test_impossible_exports_of_detectors_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_detector_that_is_not_normalised_by_its_file_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_other_detectors_and_normalised_images_are_refused(folder: Path, tmp_path: Path) -> None:
     network = glmix.load(folder / "retinanet.ckpt").network
     with pytest.raises(glmix.InputError, match="'uint8' or 'float'"):
         export_model(network, tmp_path / "model.onnx", preprocess="none")
+    network.task = None  # as a detector that was built without `build_detector`
+    with pytest.raises(glmix.InputError, match="only detectors of"):
+        export_model(network, tmp_path / "model.onnx")
 
 
 def detections(scores: list[float]) -> dict[str, Any]:
