@@ -16,7 +16,7 @@ from .models.checkpoint_file import INFO, StateDict, mismatches, raise_on_mismat
 from .models.hub import CONFIG, WEIGHTS, read_config
 from .models.restore import BUILD_ERRORS, first_line
 
-__all__ = ["Loaded", "load", "load_trained", "save"]
+__all__ = ["Loaded", "load", "load_trained", "save", "save_adapter"]
 
 # Modules of the tasks that a checkpoint may name. No other module named in a file is imported.
 TASK_MODULES = {
@@ -101,7 +101,8 @@ def load(path: str | Path, variant: str | None = None, *, use_ema: bool | None =
     info = checked_info(checkpoint, path)
     if variant is not None and info["model"].split(".")[0] != variant.split(".")[0]:
         raise InputError(f"{path} holds a {info['model']}, not a {variant}.")
-    return _loaded(info, select_weights(checkpoint, path, use_ema), path, path)
+    suffix = "_ema" if (info["ema_is_better"] if use_ema is None else use_ema) else ""
+    return _loaded(info, select_weights(checkpoint, path, use_ema), path, path, suffix)
 
 
 def load_trained(path: str | Path, use_ema: bool | None = None) -> nn.Module:
@@ -153,7 +154,7 @@ def save(loaded: Loaded, folder: str | Path) -> str:
     return card
 
 
-def _loaded(info: dict[str, Any], weights: StateDict, source: Path, weights_path: Path) -> Loaded:
+def _loaded(info: dict[str, Any], weights: StateDict, source: Path, weights_path: Path, suffix: str = "") -> Loaded:
     """Build the network that metadata describe, and load its weights.
 
     Args:
@@ -161,12 +162,46 @@ def _loaded(info: dict[str, Any], weights: StateDict, source: Path, weights_path
         weights: the weights.
         source: the file with the metadata, for messages.
         weights_path: the file with the weights, for messages.
+        suffix: suffix of the network whose decision threshold is used: "" for raw weights, "_ema" for EMA weights.
     """
     network = _build(info, source)
     raise_on_mismatches(mismatches(weights, network), weights_path, info["model"])
     network.load_state_dict(weights)
+    if isinstance(network, GLNet) and suffix in info.get("thresholds", {}):
+        network.threshold = info["thresholds"][suffix]
     _set_pretrained_cfg(network, info)
     return Loaded(network.eval(), info["task"], info)
+
+
+def save_adapter(path: str | Path, folder: str | Path, use_ema: bool | None = None) -> None:
+    """Write the LoRA adapters and the classifier of a checkpoint as a folder for `peft.PeftModel.from_pretrained`.
+
+    Args:
+        path: a `.ckpt` of a classifier that `glmix fit` has trained with LoRA.
+        folder: output folder, for adapter_config.json and adapter_model.safetensors.
+        use_ema: as for `load`.
+
+    Raises:
+        InputError: if the file is malformed, or has no adapters of a classifier.
+        FileNotFoundError: if there is no such file.
+        MissingExtraError: if peft is not installed.
+    """
+    path = Path(path)
+    if path.suffix != ".ckpt":
+        raise InputError(f"{path} is no .ckpt of `glmix fit`, and only these have LoRA adapters.")
+    from .training.checkpoint_info import checked_info
+    from .training.freezing import classifiers_of
+    from .training.lora import write_adapter
+    from .training.weights import read_run_checkpoint, select_weights
+
+    checkpoint = read_run_checkpoint(path)
+    info = checked_info(checkpoint, path)
+    if info.get("lora") is None or info["task"] not in ("Classification", "TokenLabelling"):
+        raise InputError(f"{path} holds no classifier with LoRA adapters (model.lora), which --adapter needs.")
+    network = _build(info, path)
+    classifiers = [name for name, module in network.named_modules() if module in classifiers_of(network)]
+    weights = select_weights(checkpoint, path, use_ema, merge_adapters=False)
+    write_adapter(weights, info["lora"], classifiers, info["model"], Path(folder), path)
 
 
 def _build(info: dict[str, Any], path: Path) -> nn.Module:

@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--ema", dest="use_ema", action="store_true", default=None, help="use the EMA weights")
     weights.add_argument("--raw", dest="use_ema", action="store_false", help="use the raw weights")
+    parser.add_argument(
+        "--adapter",
+        action="store_true",
+        help="write only the LoRA adapters and the classifier, as a folder for peft.PeftModel.from_pretrained",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing model in the folder")
 
 
@@ -28,8 +33,15 @@ def run(args: argparse.Namespace) -> int:
     from glmix.errors import InputError
     from glmix.weights import Loaded
 
-    if (args.folder / "config.json").exists() and not args.overwrite:
+    name = "adapter_config.json" if args.adapter else "config.json"
+    if (args.folder / name).exists() and not args.overwrite:
         raise InputError(f"{args.folder} already contains a model; choose another folder or use --overwrite.")
+    if args.adapter:
+        from glmix.weights import save_adapter
+
+        save_adapter(args.checkpoint, args.folder, use_ema=args.use_ema)
+        print(f"Wrote {args.folder}/adapter_config.json and adapter_model.safetensors.", file=sys.stderr)
+        return 0
     if args.checkpoint.suffix == ".ckpt":
         loaded = glmix.load(args.checkpoint, args.variant, use_ema=args.use_ema)
     else:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="X",
-        help=f"minimum confidence score of detections in overlays and {REPORT}, from 0 to 1 (%(default)s)",
+        help=f"minimum confidence score of detections in overlays and {REPORT}, from 0 to 1 (default: %(default)s)",
     )
     parser.add_argument(
         "--annotations",

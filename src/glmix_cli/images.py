@@ -70,14 +70,15 @@ class ImageLoop:
         command: the name of the command, for messages.
         paths: image files, and folders that are searched for images.
         max_pixels: the maximum number of pixels of an image; larger images are not decoded.
+        arrays: also find `.npy` files in folders.
     """
 
-    def __init__(self, command: str, paths: Sequence[Path], max_pixels: int) -> None:
+    def __init__(self, command: str, paths: Sequence[Path], max_pixels: int, *, arrays: bool = False) -> None:
         from glmix.data.core.image_files import find_images
 
         self.command, self.max_pixels = command, max_pixels
         self.errors: list[dict[str, str]] = []
-        self.found = find_images(paths, self.errors)
+        self.found = find_images(paths, self.errors, arrays=arrays)
 
     def __iter__(self) -> Iterator[Path]:
         for batch in self.batches(1):

@@ -15,8 +15,8 @@ from .printing import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from PIL.Image import Image
     from torch import Tensor
 
     from glmix import GLNet
@@ -42,31 +42,34 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--topk and --batch-size must be 1 or more, got {args.topk} and {args.batch_size}.")
     check_device(args.device)
     model = load_classifier(args.model, args.checkpoint).to(args.device).eval()
-    mode = "L" if model.in_chans == 1 else "RGB"
     shorter = shorter_side(model, args.view)
     labels = label_names(model)
 
-    images = ImageLoop("predict", args.images, args.max_pixels)
+    images = ImageLoop("predict", args.images, args.max_pixels, arrays=model.in_chans != 3)
     results: list[dict[str, Any]] = []
     try:
         for files in images.batches(args.batch_size):
             batch = []
             for file in files:
                 with images.attempt(file):
-                    image = images.open(file, mode, at_least=shorter)
-                    check_enlarged(image.size, shorter, args.max_pixels, "--max-pixels")
-                    batch.append((file, _input(image, model, args.view)))
+                    batch.append((file, _input(images, file, model, args.view, shorter)))
             if not batch:
                 continue
             with images.attempt(*(file for file, _ in batch)):
                 logits = _logits(model, [image for _, image in batch], args.device)
                 probabilities, classes = class_probabilities(model, logits).topk(min(args.topk, logits.shape[1]))
-                for (file, pixels), ps, cs in zip(batch, probabilities.tolist(), classes.tolist(), strict=True):
+                present = _present(model, logits)
+                for (file, pixels), ps, cs, own in zip(
+                    batch, probabilities.tolist(), classes.tolist(), present, strict=True
+                ):
                     predictions = [
                         {"class": c, "label": labels(c), "probability": p} for c, p in zip(cs, ps, strict=True)
                     ]
                     size = {"width": pixels.shape[2], "height": pixels.shape[1]}
-                    results.append({"file": str(file), "view": args.view, "size": size, "predictions": predictions})
+                    result = {"file": str(file), "view": args.view, "size": size, "predictions": predictions}
+                    if model.multi_label:
+                        result |= {"threshold": model.threshold, "labels": [labels(c) for c in own]}
+                    results.append(result)
     finally:  # print the finished results even after a bug or an interruption
         if args.json:
             print(json.dumps({"results": results, "errors": images.errors}, indent=2))
@@ -81,13 +84,29 @@ def _print(results: list[dict[str, Any]]) -> None:
         print(f"{printable(result['file'])}  ({_view(result)})")
         for prediction in result["predictions"]:
             print(f"  {prediction['probability']:7.2%}  {printable(prediction['label'])}")
+        if "labels" in result:
+            names = ", ".join(map(printable, result["labels"])) or "none"
+            print(f"  labels with at least {result['threshold']:.2%}: {names}")
 
 
-def _input(image: "Image", model: "GLNet", view: str) -> "Tensor":
-    """Return the model input (C, H, W) for an image and a view."""
-    from glmix.data.classification.views import model_input, whole_size
+def _input(images: ImageLoop, file: "Path", model: "GLNet", view: str, shorter: int) -> "Tensor":
+    """Return the model input (C, H, W) for an image file and a view."""
+    from glmix.data.classification.views import array_model_input, model_input, whole_size
+    from glmix.data.core.arrays import needs_array, read_array
 
+    if needs_array(file, model.in_chans):
+        array = read_array(file, model.in_chans, images.max_pixels)
+        size = array.shape[1], array.shape[0]
+        check_enlarged(size, shorter, images.max_pixels, "--max-pixels")
+        return array_model_input(array, model, whole_size(size, model) if view == "whole" else None)
+    image = images.open(file, "L" if model.in_chans == 1 else "RGB", at_least=shorter)
+    check_enlarged(image.size, shorter, images.max_pixels, "--max-pixels")
     return model_input(image, model, whole_size(image, model) if view == "whole" else None)
+
+
+def _present(model: "GLNet", logits: "Tensor") -> list[list[int]]:
+    """Return the classes of each image whose probability is at least the threshold of the model."""
+    return [(row >= model.threshold).nonzero().flatten().tolist() for row in logits.float().sigmoid()]
 
 
 def _logits(model: "GLNet", images: "Sequence[Tensor]", device: str) -> "Tensor":

@@ -43,10 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slide", action="store_true", help="use overlapping sliding windows instead of the whole image"
     )
     inference.add_argument(
-        "--window", type=int, default=512, metavar="N", help="side length of a sliding window in pixels (%(default)s)"
+        "--window",
+        type=int,
+        default=512,
+        metavar="N",
+        help="side length of a sliding window in pixels (default: %(default)s)",
     )
     inference.add_argument(
-        "--stride", type=int, metavar="N", help="distance between sliding windows in pixels (two thirds of --window)"
+        "--stride",
+        type=int,
+        metavar="N",
+        help="distance between sliding windows in pixels (default: two thirds of --window)",
     )
     inference.add_argument(
         "--scales",
@@ -54,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=[1.0],
         metavar="X",
-        help="scale factors for multi-scale test-time augmentation, such as 0.75 1 1.25 (1)",
+        help="scale factors for multi-scale test-time augmentation, such as 0.75 1 1.25 (default: 1)",
     )
     inference.add_argument("--flip", action="store_true", help="average with the prediction for the mirrored image")
 

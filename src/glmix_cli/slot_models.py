@@ -109,7 +109,7 @@ def _reset(network: "GLNet", seed: int) -> "GLNet":
 
 def _warning(seed: int) -> str:
     """Return the warning that figures show for random weights."""
-    return f"Random weights, seed {seed}: nothing here was learnt."
+    return f"Random weights (seed {seed}): this model is not trained."
 
 
 def _title(network: "GLNet", source: str | Path | None) -> str:

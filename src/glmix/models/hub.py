@@ -139,6 +139,7 @@ def save_model(model: GLNet, folder: str | Path) -> str:
         config.get("model_args", {}).pop("num_classes", None)
         if model.multi_label:
             config["problem_type"] = MULTI_LABEL
+            config["threshold"] = model.threshold
         part.write_text(json.dumps(config, indent=2) + "\n")
     return card
 
@@ -164,7 +165,8 @@ def load_folder(folder: str | Path) -> nn.Module:
         folder: a folder with config.json and weights.
 
     Returns:
-        The model. Its attribute `multi_label` is true for multi-label classifiers.
+        The model. Its attribute `multi_label` is true for multi-label classifiers, and `threshold` is the smallest
+        probability of their predicted classes.
 
     Raises:
         InputError: a file is malformed, or the weights do not fit the model in config.json.
@@ -209,6 +211,8 @@ def build_folder(folder: str | Path) -> nn.Module:
     cfg = _checked_cfg(config, path)
     model: Any = build_described(name, model_args, path, pretrained_cfg=cfg)
     model.multi_label = config.get("problem_type") == MULTI_LABEL
+    checked_arguments({"threshold": config.get("threshold", 0.5)}, {"threshold": float}, path, "entries")
+    model.threshold = float(config.get("threshold", 0.5))
     built: nn.Module = model
     return built
 

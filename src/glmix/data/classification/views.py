@@ -5,15 +5,18 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import timm
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from ...errors import InputError
 from ..core.decoding import to_8_bit
+from .channels import array_input
 
 __all__ = [
     "VIEW_NAMES",
     "View",
+    "array_model_input",
     "class_probabilities",
     "describe_view",
     "input_config",
@@ -36,12 +39,15 @@ def input_config(model: nn.Module, size: tuple[int, int] | None = None) -> dict[
         size: height and width to resize the whole image to. None uses the input size and centre crop of the model.
 
     Raises:
-        InputError: if the model takes neither greyscale nor RGB images.
+        InputError: if the mean and the standard deviation of the channels are unknown.
     """
     config = dict(timm.data.resolve_model_data_config(model))
     channels = getattr(model, "in_chans", config["input_size"][0])
-    if channels not in (1, 3):
-        raise InputError(f"The model must have 1 or 3 input channels, got {channels}.")
+    if channels not in (1, len(config["mean"])):
+        raise InputError(
+            f"The model takes images of {channels} channels, but has mean and std for {len(config['mean'])}: use a "
+            "checkpoint of `glmix fit`, which has them."
+        )
     config["input_size"] = (channels, *(config["input_size"][1:] if size is None else size))
     if size is not None:
         config |= {"crop_pct": 1.0, "crop_mode": "squash"}
@@ -58,22 +64,29 @@ def shorter_side(model: nn.Module, view: View) -> int:
     return math.ceil(max(config["input_size"][1:]) / config["crop_pct"])
 
 
-def whole_size(image: Image.Image, model: nn.Module, shorter: int | None = None) -> tuple[int, int]:
+def whole_size(image: Image.Image | tuple[int, int], model: nn.Module, shorter: int | None = None) -> tuple[int, int]:
     """Return the height and width that a whole upright image is resized to, with its aspect ratio.
 
     Args:
-        image: upright image.
+        image: upright image, or its (width, height).
         model: any model of timm.
         shorter: length of the shorter side in pixels; None for the shorter side of the input size of the model.
     """
     if shorter is None:
         shorter = min(timm.data.resolve_model_data_config(model)["input_size"][1:])
-    factor = shorter / min(image.size)
-    return max(shorter, round(image.height * factor)), max(shorter, round(image.width * factor))
+    width, height = image.size if isinstance(image, Image.Image) else image
+    factor = shorter / min(width, height)
+    return max(shorter, round(height * factor)), max(shorter, round(width * factor))
 
 
 def upright(image: Image.Image, channels: int) -> Image.Image:
-    """Apply the EXIF orientation and convert an image to 8-bit greyscale (1 channel) or RGB (3 channels)."""
+    """Apply the EXIF orientation and convert an image to 8-bit greyscale (1 channel) or RGB (3 channels).
+
+    Raises:
+        InputError: for another number of channels.
+    """
+    if channels not in (1, 3):
+        raise InputError(f"The model must have 1 or 3 input channels, got {channels}.")
     return to_8_bit(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
 
 
@@ -82,6 +95,19 @@ def model_input(image: Image.Image, model: nn.Module, size: tuple[int, int] | No
     config = input_config(model, size)
     pixels: Tensor = timm.data.create_transform(**config, is_training=False)(upright(image, config["input_size"][0]))
     return pixels
+
+
+def array_model_input(array: NDArray[Any], model: nn.Module, size: tuple[int, int] | None = None) -> Tensor:
+    """Return the normalised input tensor (C, H, W) of a model for an image (H, W, C) with any number of channels.
+
+    Args:
+        array: image with the channels of the model, from `decode_array`.
+        model: any model of timm.
+        size: height and width to resize the whole image to; None for the input size and centre crop of the model.
+    """
+    config = input_config(model, size)
+    crop_pct = config["crop_pct"] if size is None else None
+    return array_input(array, config["input_size"][1:], config["mean"], config["std"], crop_pct=crop_pct)
 
 
 def describe_view(view: View | None, size: tuple[int, int]) -> str:

@@ -35,7 +35,7 @@ def to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def decode(source: bytes | BinaryIO, at_least: int | None = None) -> Image.Image:
-    """Decode an image file to RGB with Pillow.
+    """Decode an image file to RGB with Pillow, and turn it upright as its EXIF orientation says.
 
     The decoder of torchvision gives the same pixels but is slower if the result must be a Pillow image
     (`studies/timing/loading.py` measures both).
@@ -48,6 +48,7 @@ def decode(source: bytes | BinaryIO, at_least: int | None = None) -> Image.Image
     with io.BytesIO(source) if isinstance(source, bytes) else source as file, Image.open(file) as image:
         if at_least is not None:
             image.draft("RGB", (at_least, at_least))
+        ImageOps.exif_transpose(image, in_place=True)
         return to_8_bit(image).convert("RGB")
 
 

@@ -65,13 +65,14 @@ def read_ids(path: str | os.PathLike[str]) -> NDArray[np.int32]:
         return np.asarray(ImageOps.exif_transpose(mask)).astype(np.int32)
 
 
-def find_images(paths: Iterable[Path], errors: list[dict[str, str]]) -> dict[Path, Path]:
+def find_images(paths: Iterable[Path], errors: list[dict[str, str]], *, arrays: bool = False) -> dict[Path, Path]:
     """Find images in files and folders; folders are searched recursively for files with an image suffix.
 
     Args:
         paths: files and folders.
         errors: a list to which an entry is added for each image in an unsupported format and each folder without
             images.
+        arrays: also find `.npy` files.
 
     Returns:
         {file: its path relative to the given folder, or its name if the file itself was given}
@@ -86,11 +87,15 @@ def find_images(paths: Iterable[Path], errors: list[dict[str, str]]) -> dict[Pat
         if not is_folder:
             found[path] = Path(path.name)
             continue
-        inside = sorted(file for file in path.rglob("*") if _has_image_suffix(file) and not file.is_dir())
+        inside = sorted(
+            file
+            for file in path.rglob("*")
+            if (_has_image_suffix(file) or (arrays and file.suffix == ".npy")) and not file.is_dir()
+        )
         if not inside:
             errors.append({"file": str(path), "error": "no images in this folder"})
         for file in inside:
-            if _can_be_decoded(file):
+            if _can_be_decoded(file) or file.suffix == ".npy":
                 found[file] = file.relative_to(path)
             else:
                 errors.append({"file": str(file), "error": f"{file.suffix.lower()} files cannot be decoded here"})

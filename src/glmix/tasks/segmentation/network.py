@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...compat import encoder_geometry
-from ...errors import InputError, MissingExtraError
+from ...errors import InputError, needs_extra
 from ...layers.capture import is_exporting
 from ...layers.slots import pool_to_grid
 from ...models import MODEL_NAMES, GLNet, Pyramid
@@ -165,12 +165,8 @@ def _build_smp_network(
     checkpoint: str | Path | None,
 ) -> nn.Module:
     """Build a network of segmentation_models.pytorch, with our pyramid as encoder and with aligned upsampling."""
-    try:
+    with needs_extra("dense", "segmentation networks"):
         import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingExtraError(
-            f"Segmentation needs the extra `dense` ({error}): pip install 'glmix[dense]'."
-        ) from error
     decoders: dict[str, Any] = {name: cls for name, cls in smp.MODEL_ARCHITECTURES_MAPPING.items() if name != "dpt"}
     if decoder not in decoders:
         raise InputError(f"No decoder is named {decoder!r}.{nearest(decoder, decoders)} Known: {', '.join(decoders)}.")
