@@ -70,12 +70,13 @@ class OnnxModel:
             (n, H, W). The names of the classes are in `about["class_names"]`.
 
         Raises:
-            ValueError: the file returns feature maps or slots, or needs channels or a crop that are not implemented here.
+            ValueError: the file returns feature maps or slots, or needs other channels or another crop than this class
+                supports.
         """
-        picture = self._open(image)
-        task = self.about["task"]
         if self.about["outputs"] != "classes":
             raise ValueError(f"This file returns {self.about['outputs']}: preprocess the image and call `run`.")
+        picture = self._open(image)
+        task = self.about["task"]
         if task == "classification":
             (logits,) = self.run(self._feed(self._crop(picture))).values()
             return {"probabilities": _probabilities(logits[0], self.about["multi_label"])}

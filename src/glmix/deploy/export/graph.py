@@ -194,6 +194,7 @@ def description(
         "glmix_version": __version__,
     }
     about |= {key: config[key] for key in ("mean", "std", "input_size", "interpolation", "crop_pct", "crop_mode")}
+    about["input_size"] = (backbone.in_chans, *config["input_size"][1:])
     if task == "classification":
         about["multi_label"] = backbone.multi_label
     about |= {key: cfg[key] for key in ("resize", "category_ids") if cfg.get(key)}
