@@ -27,6 +27,7 @@ IMPORTS = {
     "data.detection": {"data.core", "data.scenes"},
     "drawing": {"data.scenes"},  # the class colours
     "slots": {"models", "layers", "data.scenes", "data.classification", "data.segmentation"},
+    "inference": {"models", "data.core", "data.classification"},
     "deploy": {"models", "layers", "data.core", "data.scenes"},  # the images that calibrate int8
     "bench": {"models", "layers", "deploy"},
     "training": {"models"},
@@ -57,18 +58,8 @@ IMPORTS = {
 DIVIDED = {"data", "tasks"}
 EXTRAS = {"lightning", "torchmetrics", "torchdata", "jsonargparse", "segmentation_models_pytorch", "transformers"}
 EXTRAS |= {"matplotlib", "onnx", "onnxruntime", "onnxscript", "rich", "tensorboard", "pycocotools", "kmedoids"}
-EXTRAS |= {
-    "peft",
-    "wandb",
-    "mlflow",
-    "optuna",
-    "faster_coco_eval",
-    "sklearn",
-    "skimage",
-    "scipy",
-    "pytorch_grad_cam",
-    "playwright",
-}
+EXTRAS |= {"faster_coco_eval", "sklearn", "skimage", "scipy", "pytorch_grad_cam", "playwright"}
+EXTRAS |= {"peft", "wandb", "mlflow", "optuna", "pyarrow", "fsspec", "datasets"}
 
 
 def part_of(names: list[str]) -> str:

@@ -148,7 +148,6 @@ def _load(args: argparse.Namespace) -> "nn.Module":
 
 def _calibration(args: argparse.Namespace, model: "nn.Module", errors: list[dict[str, str]]) -> "Calibration":
     """Load the images of --calibrate."""
-    from glmix.data.core.image_files import find_images
     from glmix.deploy import Calibration
     from glmix.errors import InputError
 
@@ -160,6 +159,8 @@ def _calibration(args: argparse.Namespace, model: "nn.Module", errors: list[dict
 
     def failed(file: Path, error: Exception) -> None:
         errors.append({"file": str(file), "error": str(error)})
+
+    from glmix.inference import find_images
 
     return Calibration.from_files(model, list(find_images([folder], errors)), args.calibrate_count, failed)
 

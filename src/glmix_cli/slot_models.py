@@ -58,7 +58,7 @@ def load_models(args: argparse.Namespace) -> "list[ExplainedModel]":
 
 
 def _model(network: "GLNet", title: str, args: argparse.Namespace, warning: str | None) -> "ExplainedModel":
-    from glmix.data.classification.views import label_names
+    from glmix.inference import label_names
     from glmix.slots import ExplainedModel, chosen_blocks, last_blocks
 
     wanted = None if args.blocks is None or None in args.blocks else args.blocks
