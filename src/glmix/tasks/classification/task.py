@@ -205,7 +205,8 @@ class Classification(Task):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.thresholds = dict(checkpoint.get(INFO, {}).get("thresholds", {}))
+        thresholds = checkpoint.get(INFO, {}).get("thresholds")
+        self.thresholds = dict(thresholds) if isinstance(thresholds, dict) else {}
 
     def _any_process(self, value: bool) -> bool:
         """Return whether the value is true on any process."""
