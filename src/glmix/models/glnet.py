@@ -235,7 +235,7 @@ class GLNet(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Enable or disable activation checkpointing of the blocks."""
+        """Enable or disable gradient checkpointing of the blocks."""
         self.grad_checkpointing = enable
         for module in self.modules():
             if isinstance(module, Stage):

@@ -12,6 +12,7 @@ from torch import nn
 from ..errors import InputError, nearest
 from ..models import MODEL_NAMES, GLNet, read_checkpoint
 from ..models.checkpoint_file import INFO, StateDict, mismatches, raise_on_mismatches, read_file, state_dict_in
+from .lora import merge_lora
 
 __all__ = ["INFO", "build_model", "check_tensors", "load_weights", "read_run_checkpoint", "select_weights"]
 
@@ -59,13 +60,16 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def select_weights(checkpoint: dict[str, Any], path: Path, use_ema: bool | None) -> StateDict:
+def select_weights(
+    checkpoint: dict[str, Any], path: Path, use_ema: bool | None, *, merge_adapters: bool = True
+) -> StateDict:
     """Return the raw or the EMA weights of the model.
 
     Args:
         checkpoint: content of the checkpoint, from `read_run_checkpoint`.
         path: path of the file, for error messages.
         use_ema: use the EMA weights; None uses the weights with the better validation score.
+        merge_adapters: merge LoRA adapters, so that the weights fit the plain network.
 
     Raises:
         InputError: if the checkpoint does not contain these weights.
@@ -77,7 +81,8 @@ def select_weights(checkpoint: dict[str, Any], path: Path, use_ema: bool | None)
     found = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     if not found:
         raise InputError(f"{path} has no {'averaged (EMA)' if prefix.startswith('ema') else 'raw'} weights.")
-    return found
+    adapters = info.get("lora") if isinstance(info, dict) else None
+    return merge_lora(found, adapters, path) if adapters is not None and merge_adapters else found
 
 
 def _read(path: Path, use_ema: bool | None) -> StateDict:

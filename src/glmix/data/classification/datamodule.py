@@ -1,7 +1,8 @@
 """Lightning data modules for image classification and token labelling.
 
 After `setup` each has `num_classes`, `class_names` (None if the data have no names) and the preprocessing parameters
-`input_size`, `mean`, `std` and `crop_pct`. `multi_label` is true if an image may have several labels.
+`input_size`, `mean`, `std` and `crop_pct`. `multi_label` is true if an image may have several labels. Images without
+labels have `labelled` false, the number of classes and `multi_label` None, and the target 0.
 
 A training batch is (images, targets), or (images, targets, dense) for token labelling: images (B, C, H, W) float,
 normalised; targets (B,) int64, or (B, K) float with `multi_label`; dense (B, G, G, K) float, the share of each class in
@@ -133,6 +134,8 @@ class ImageData(DataModule):
             )
         if source.streams and token_labels is not None:
             raise InputError(f"token_labels need file names, but the reader {source.reader} has none.")
+        if token_labels is not None and not source.labelled:
+            raise InputError("token_labels need images with labels, but the reader images has none.")
         channels = 3 if source.channels is None else source.channels
         if transforms.mean is not None and len(transforms.mean) != channels:
             raise InputError(
@@ -143,12 +146,18 @@ class ImageData(DataModule):
             raise InputError("token_labels need RGB images with one label each: leave source.channels and list out.")
         if balanced and source.streams:
             raise InputError(f"balanced needs random access, but the reader {source.reader} streams its data.")
+        if balanced and not source.labelled:
+            raise InputError("balanced needs images with labels, but the reader images has none.")
         self.source, self.transforms, self.token_labels = source, transforms, token_labels
         self.balanced = balanced
         self.input_size: tuple[int, int, int] = (channels, transforms.size, transforms.size)
         self.mean, self.std = transforms.statistics()
         self.crop_pct = transforms.crop
-        self.multi_label, self.soft_targets = source.targets == "classes", source.targets == "scores"
+        self.labelled = source.labelled
+        self.multi_label = source.targets == "classes" if source.labelled else None
+        self.soft_targets = source.targets == "scores"
+        if not source.labelled:
+            self.num_classes = None
 
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)
@@ -199,7 +208,8 @@ class ImageData(DataModule):
         opened: OpenSplit = self.source.open(split, self.num_workers, self.seed, classes)
         if split == "train" and self.token_labels is not None:
             opened.add_labels(self.token_labels)
-        self.num_classes, self.class_names = opened.num_classes, opened.class_names
+        if self.labelled:
+            self.num_classes, self.class_names = opened.num_classes, opened.class_names
         return opened
 
     def train_dataloader(self) -> Any:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
 from ...errors import InputError
-from ..core.arrays import decode_array
-from ..core.decoding import BadImages, decode, reduced_side
+from ..core.arrays import decode_array, preview
+from ..core.decoding import UNREADABLE, BadImages, decode, reduced_side
 from ..core.loaders import eval_loader, stream_loader, train_loader
 from .channels import array_transform, channel_statistics
 from .dataset import ImageSamples, collate_readable
@@ -132,6 +133,23 @@ class OpenSplit:
         transform = self._transform(transforms, False)
         dataset = ImageSamples(self.reader, self._decoder(), transform, self.num_classes, self.bad)
         return eval_loader(dataset, len(dataset), batch_size, num_workers=num_workers, collate=collate_readable)
+
+    def sample_name(self, index: int) -> str | None:
+        """Return the file name of an image below the root; None if it has none."""
+        return None if self.source.streams else self.reader.filename(index) or None
+
+    def sample_picture(self, index: int) -> Image.Image | None:
+        """Return an image without transforms; None if it cannot be read, or only in sequence.
+
+        An image with other channels than RGB is shown by `preview`.
+        """
+        if self.source.streams:
+            return None
+        try:
+            found = self._decoder()(self.reader[index][0])
+        except UNREADABLE:
+            return None
+        return found if isinstance(found, Image.Image) else preview(found)
 
     @property
     def _open_pass(self) -> Any:

@@ -18,7 +18,7 @@ from ..scenes import Split
 from .files import FileReader, check_trained
 from .lists import ListConfig, TargetKind, open_list, read_class_map
 from .opened import OpenSplit
-from .readers import ReaderKind, open_folder, open_hfds, open_hfds_streaming, open_tar, open_wds
+from .readers import ReaderKind, open_folder, open_hfds, open_hfds_streaming, open_images, open_tar, open_wds
 from .token_labels import Extent, Scores
 
 __all__ = ["ImageSource", "TokenLabelConfig"]
@@ -42,7 +42,8 @@ class ImageSource:
     Args:
         root: folder of the data; with `hfds` the cache folder.
         reader: `folder`: image files root/SPLIT/CLASS/*, or root/CLASS/* with `split`. `list`: image files with labels
-            in lists, see `list`. `tar`: root/SPLIT.tar with one folder per class, or a folder
+            in lists, see `list`. `images`: image files anywhere in root/SPLIT, without labels, for distillation; the
+            split `.` is root itself. `tar`: root/SPLIT.tar with one folder per class, or a folder
             root/SPLIT with one tar file per class. `wds`: WebDataset shards in root. `hfds`: a Hugging Face data set
             with random access. `hfds-streaming`: a Hugging Face data set in streaming mode.
         name: name or folder of the Hugging Face data set.
@@ -98,6 +99,8 @@ class ImageSource:
             raise InputError(f"The reader {self.reader} needs root, the folder of the data.")
         if self.reader == "wds" and self.num_classes is None:
             raise InputError("The reader wds needs num_classes, because shards do not contain the number of classes.")
+        if self.reader == "images" and (self.num_classes is not None or self.class_map is not None):
+            raise InputError("The reader images reads no classes: leave out num_classes and class_map of the source.")
         if self.class_map is not None and not Path(self.class_map).is_file():
             raise FileNotFoundError(f"There is no class_map file {self.class_map}.")
         if self.list is not None and self.reader != "list":
@@ -119,6 +122,11 @@ class ImageSource:
         return "class" if self.list is None else self.list.targets
 
     @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return self.reader != "images"
+
+    @property
     def streams(self) -> bool:
         """Whether the data can only be read sequentially."""
         return self.reader in ("wds", "hfds-streaming")
@@ -137,6 +145,8 @@ class ImageSource:
             FileNotFoundError: if there is no such split.
         """
         reader = self._reader(split, split == "train", num_workers, seed, classes)
+        if not self.labelled:
+            return OpenSplit(self, reader, 1, None, seed)  # all labels are 0
         classes = getattr(reader, "class_to_idx", None)
         found = max(classes.values()) + 1 if classes else None
         if self.num_classes is not None and found is not None and found != self.num_classes:
@@ -193,6 +203,8 @@ class ImageSource:
         if self.reader == "list":
             return self._open_list(split, classes)
         assert self.root is not None
+        if self.reader == "images":
+            return open_images(split_path(self.root, name), arrays=self.channels is not None)
         opener: Any = functools.partial(open_folder, arrays=self.channels is not None)
         opener, suffix = (open_tar, ".tar") if self.reader == "tar" else (opener, "")
         path = split_path(self.root, name, suffix)

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...errors import InputError, MissingExtraError
 from .decoding import UNREADABLE
 
-__all__ = ["ARRAY_SUFFIXES", "decode_array", "needs_array", "read_array", "unit_range"]
+__all__ = ["ARRAY_SUFFIXES", "decode_array", "needs_array", "preview", "read_array", "unit_range"]
 
 ARRAY_SUFFIXES = (".npy", ".tif", ".tiff")
 _NPY = b"\x93NUMPY"
@@ -29,41 +29,47 @@ _PILLOW_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _DAMAGED = (struct.error, zlib.error, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError)
 
 
-def needs_array(path: str | os.PathLike[str], channels: int) -> bool:
+def needs_array(source: str | os.PathLike[str] | BinaryIO, channels: int) -> bool:
     """Return whether an image must be read with `read_array`, and not with Pillow as 8-bit greyscale or RGB.
 
     Args:
-        path: image file.
+        source: image file, or its content.
         channels: number of channels that the model takes.
     """
     if channels not in (1, 3):
         return True
-    if not Path(path).is_file():
-        return False
-    with Path(path).open("rb") as file:
-        head = file.read(8)
+    if isinstance(source, str | os.PathLike):
+        if not Path(source).is_file():
+            return False
+        with Path(source).open("rb") as file:
+            return needs_array(file, channels)
+    head = source.read(8)
+    source.seek(0)
     if not head.startswith(_TIFF):
         return head.startswith(_NPY)
     try:
-        with Image.open(path) as image:
-            return image.mode not in ("1", "L", "P", "RGB", "RGBA", "CMYK")
+        return Image.open(source).mode not in ("1", "L", "P", "RGB", "RGBA", "CMYK")
     except UNREADABLE:  # Pillow cannot read TIFF files with several channels of 16 bits
         return True
+    finally:
+        source.seek(0)
 
 
-def read_array(path: str | os.PathLike[str], channels: int, max_pixels: int | None = None) -> NDArray[Any]:
-    """Read an image file with `decode_array`.
+def read_array(source: str | os.PathLike[str] | BinaryIO, channels: int, max_pixels: int | None = None) -> NDArray[Any]:
+    """Read an image file, or its content, with `decode_array`.
 
     Raises:
         InputError: if there is no such file, or it cannot be read as an image with this number of channels.
     """
-    if not Path(path).is_file():
-        raise InputError(f"There is no image {path}.")
+    name = f" {os.fspath(source)}" if isinstance(source, str | os.PathLike) else ""
+    if isinstance(source, str | os.PathLike) and not Path(source).is_file():
+        raise InputError(f"There is no image{name}.")
     try:
-        return decode_array(Path(path).read_bytes(), channels, max_pixels)
+        content = Path(source).read_bytes() if isinstance(source, str | os.PathLike) else source
+        return decode_array(content, channels, max_pixels)
     except UNREADABLE as error:
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        raise InputError(f"The image {path} cannot be read ({reason}).") from error
+        raise InputError(f"The image{name} cannot be read ({reason}).") from error
 
 
 def decode_array(source: bytes | BinaryIO, channels: int, max_pixels: int | None = None) -> NDArray[Any]:
@@ -103,6 +109,17 @@ def unit_range(array: NDArray[Any]) -> Tensor:
     scale = {"uint8": 255.0, "uint16": 65535.0}.get(array.dtype.name, 1.0)
     pixels = np.ascontiguousarray(array.transpose(2, 0, 1), dtype=np.float32)
     return torch.from_numpy(pixels).div_(scale)
+
+
+def preview(array: NDArray[Any]) -> Image.Image:
+    """Return an image (H, W, C) as an 8-bit image to look at: its first three channels, or else the first one.
+
+    The values of each channel from the 2nd to the 98th percentile are stretched to the full range.
+    """
+    values = array[..., :3] if array.shape[2] >= 3 else array[..., 0]
+    low, high = np.percentile(values, (2, 98), axis=(0, 1))
+    unit = (values - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
+    return Image.fromarray((255 * unit.clip(0, 1)).round().astype(np.uint8))
 
 
 def _check_shape(shape: tuple[int, ...], channels: int, limit: int, *, channels_first: bool = False) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ...compat import finished_epochs
@@ -41,7 +42,7 @@ class DataModule(LightningDataModule):
         repeats: number of consecutive draws of each sample (repeated augmentation); 1 disables it.
     """
 
-    num_classes: int = 0
+    num_classes: int | None = 0
     class_names: list[str] | None = None
     # function that turns a list of samples into a batch; None for torch's default
     collate: Any = None
@@ -99,6 +100,16 @@ class DataModule(LightningDataModule):
         return eval_loader(
             dataset, len(dataset), self.eval_batch_size, num_workers=self.num_workers, collate=self.collate
         )
+
+    def sample_name(self, split: Split, index: int) -> str | None:
+        """Return the name of a sample of evaluation, such as its file below the root; None if it has no name."""
+        found: str | None = self.splits[split].sample_name(index)
+        return found
+
+    def sample_picture(self, split: Split, index: int) -> Image.Image | None:
+        """Return the image of a sample of evaluation without transforms; None if it cannot be read."""
+        found: Image.Image | None = self.splits[split].sample_picture(index)
+        return found
 
     def resume_position(self) -> dict[str, Any]:
         """Return the keyword arguments `limit` (batches per epoch) and `epoch` (first epoch) of the training loader.
