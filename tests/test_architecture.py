@@ -40,7 +40,7 @@ IMPORTS = {
     | {"data.core", "data.scenes", "data.detection"},
     "tasks.weak_segmentation": {"models", "slots", "training", "weights", "data.core", "data.scenes"}
     | {"data.classification", "data.segmentation", "tasks.classification", "tasks.segmentation"},
-    "reports": {"data.core", "data.scenes", "tasks.segmentation", "tasks.detection"},
+    "reports": {"drawing", "data.core", "tasks.segmentation", "tasks.detection"},
     "tasks": {
         "reports",
         "training",
