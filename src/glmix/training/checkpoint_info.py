@@ -31,6 +31,7 @@ _ENTRIES: dict[str, Any] = {
     "crop_pct": float | None,
     "resize": tuple[int, int] | None,
     "category_ids": Sequence[int] | None,
+    "teacher": str | None,
     "ema_is_better": bool,
 }
 
@@ -51,7 +52,7 @@ def checked_info(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     Returns:
         A dictionary with the keys model, model_args, num_classes, task, build_args, ema_is_better and all names in
         `DATA_ATTRIBUTES`, whose values are None if the data module did not have them. Segmentation adds `resize`,
-        detection adds `category_ids`.
+        detection adds `category_ids`, and distillation adds `teacher`, the file of the teacher.
 
     Raises:
         InputError: if an entry is missing, or has a type or value that `glmix fit` does not write.
