@@ -111,7 +111,10 @@ class Classification(Task):
             return super()._resolve_classes()
         if self.teacher is None:
             raise InputError("The images have no labels, so the training needs a teacher: set model.teacher.")
-        return self.num_classes or self.teacher.num_classes
+        classes = self.num_classes or self.teacher.num_classes
+        if not classes:
+            raise InputError("Neither the images nor the teacher have classes: set model.num_classes.")
+        return classes
 
     def extra_parameters(self) -> list[nn.Parameter]:
         return [] if self.distillation is None else list(self.distillation.parameters())
@@ -286,7 +289,10 @@ class Classification(Task):
         super().on_save_checkpoint(checkpoint)
         if self.multi_label:
             checkpoint[INFO]["thresholds"] = dict(self.thresholds)
-        if not self.labelled and self.teacher is not None and self.teacher.config.soft_weight:
+        if self.teacher is None:
+            return
+        checkpoint[INFO]["teacher"] = self.teacher.config.checkpoint
+        if not self.labelled and self.teacher.config.soft_weight:
             checkpoint[INFO]["class_names"] = self.teacher.class_names
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
