@@ -11,14 +11,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from ..compat import (
-    attached_trainer,
-    datamodule_of,
-    log_interval,
-    started_batches,
-    total_batches,
-    train_dataloader,
-)
+from ..compat import attached_trainer, datamodule_of, log_interval, started_batches, total_batches, train_dataloader
 from ..errors import InputError
 from .checkpoint_info import BUILD_ARGS, DATA_ATTRIBUTES
 from .finite import NO_STEP, NonFiniteLossError, raise_if_not_finite
