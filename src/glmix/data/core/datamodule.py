@@ -1,5 +1,6 @@
 """Base class of all data modules: splits, loaders and exact resume."""
 
+from collections.abc import Callable
 from typing import Any
 
 from PIL import Image
