@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 
 from glmix.data.classification.datamodule import ImageData
 from glmix.data.classification.source import ImageSource
@@ -220,3 +222,33 @@ def test_streams_number_their_samples(tmp_path: Path) -> None:
     assert predictions.targets.tolist() == [0, 1, 0, 1, 0]
     assert predictions.class_names == ["class 0", "class 1"]
     assert predictions.about["weights"] is None
+
+
+class Tensors(L.LightningDataModule):
+    """A data module of another library: scores of the classes as targets, no names of samples."""
+
+    num_classes, class_names = 3, None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets = torch.tensor([[0.1, 0.2, 0.7], [0.8, 0.1, 0.1], [0.2, 0.6, 0.2]])
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(torch.rand(3, 3, 32, 32), self.targets), batch_size=2)
+
+
+def test_data_modules_of_other_libraries(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "report")
+    run = trainer(tmp_path, callbacks=[recorder])
+    run.validate(task(ema_decay=None, mix=None), Tensors(), verbose=False)
+    predictions = load_predictions(tmp_path / "report")
+    assert isinstance(predictions, ClassPredictions)
+    assert (predictions.names, predictions.targets.tolist()) == (["0", "1", "2"], [2, 0, 1])
+
+
+def test_report_names_the_threshold_of_the_model(runs: dict[str, Path]) -> None:
+    report = report_of(runs["several"])
+    assert report["about"]["threshold"] == pytest.approx(report["about"]["scores"][""]["threshold"])
+    text = (runs["several"] / "run" / "reports" / "val" / "report.md").read_text()
+    assert f"Threshold of the model: {report['about']['threshold']:.3f}" in text
+    assert "threshold" not in report_of(runs["single"])["about"]["scores"]["raw"]

@@ -36,6 +36,7 @@ ABOUT = {
     "model": "Model",
     "data": "Data",
     "split": "Split",
+    "threshold": "Threshold of the model",
     "created": "Created",
     "seconds": "Evaluation time",
     "versions": "Versions",
@@ -61,7 +62,7 @@ def _summary(report: dict[str, Any]) -> Section:
     ]
     about = report["about"]
     facts = [("Images", f"{report['images']:,}"), ("Classes", f"{len(report['classes']):,}")]
-    facts += [(title, _plain(about[key])) for key, title in ABOUT.items() if about.get(key) is not None]
+    facts += [(title, _plain(about[key], key)) for key, title in ABOUT.items() if about.get(key) is not None]
     for network, values in about.get("scores", {}).items():
         if network:  # there are two networks to compare
             facts.append((f"{network} weights", ", ".join(f"{name} {value:.4f}" for name, value in values.items())))
@@ -72,10 +73,12 @@ def _percent(value: float) -> str:
     return shown(value, "percent")
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Any, key: str) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())
-    return f"{value:.1f} s" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.1f} s" if key == "seconds" else f"{value:.3f}"
+    return str(value)
 
 
 def _single_label(report: dict[str, Any], uri: Uri) -> list[Section]:
