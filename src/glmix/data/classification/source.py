@@ -66,6 +66,8 @@ class ImageSource:
             images with 8 bits per channel, to which other images are converted.
         draft: decode training JPEGs at 1/2, 1/4 or 1/8 of their size if even the smallest crop keeps the resolution of
             the network input. This is faster for photographs of many megapixels; the pixels differ slightly.
+        upright: turn images as their EXIF orientation says. The published models were trained and evaluated without it,
+            as timm does.
     """
 
     root: str | None = None
@@ -85,6 +87,7 @@ class ImageSource:
     max_bad_images: int = 10
     channels: int | None = None
     draft: bool = False
+    upright: bool = True
 
     def __post_init__(self) -> None:
         if self.reader.startswith("hfds"):
