@@ -213,7 +213,7 @@ class Classification(Task):
 
     def evaluate(self, batch: Any) -> dict[str, Any]:
         images, targets = batch[0], batch[1]
-        predictions = {}
+        predictions: dict[str, Any] = {}
         if self.device_mesh is not None:
             self._last_images = images
             self._any_process(True)
