@@ -258,7 +258,7 @@ PREPARE: dict[str, Callable[[Path], dict[str, Any]]] = {
     "docs/deploy.md": lambda folder: {},
     "docs/inference.md": inference_names,
 }
-ELSEWHERE = {"docs/ecosystem.md"}
+ELSEWHERE = {"docs/ecosystem.md", "docs/fine-tuning.md", "docs/own-images.md"}  # tests in integration/
 
 
 def test_every_page_with_python_code_is_run() -> None:
