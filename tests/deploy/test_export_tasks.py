@@ -153,17 +153,18 @@ def test_the_score_threshold_is_an_input_of_a_detector(exported: dict[str, Expor
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("name", "arguments", "words"),
     [
-        (["-o", "detector.pt2"], "can only be exported to onnx"),
-        (["-o", "detector.pt2", "--runner"], "only written for onnx"),
+        ("retinanet", ["-o", "model.pt2"], "can only be exported to onnx"),
+        ("retinanet", ["-o", "model.pt2", "--runner"], "only written for onnx"),
+        ("segmenter", ["-o", "model.pt2"], "A segmentation network cannot be exported to pt2"),
     ],
 )
-def test_impossible_exports_of_detectors_are_refused(
-    folder: Path, arguments: list[str], words: str, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_impossible_exports_are_refused(
+    folder: Path, name: str, arguments: list[str], words: str, capsys: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["export", "--checkpoint", str(folder / "retinanet.ckpt"), *arguments]) == 2
+    assert main(["export", "--checkpoint", str(folder / f"{name}.ckpt"), *arguments]) == 2
     assert words in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
