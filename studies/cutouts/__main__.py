@@ -19,7 +19,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m studies.cutouts", description=HELP)
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
     helps = {
-        "download": "download and unpack the Debian packages (334 MB) and the weights of the teacher (17 MB)",
+        "download": "download and unpack the Debian packages (317 MB) and the weights of the teacher (17 MB)",
         "build": "write the data set in the layouts ImageFolder, Pascal VOC and COCO",
         "classify": "train and evaluate classifiers; finished results are kept",
         "dense": "train and evaluate segmentation networks with several backbones; finished results are kept",
@@ -39,6 +39,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                 "--seconds", type=float, default=60.0, metavar="S", help="CPU time of each training (%(default)s)"
             )
             step.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds (0 1 2)")
+        if name == "report":
+            step.add_argument("--picture", type=Path, metavar="FILE", help="also draw test images with masks")
+        if name == "classify":
+            step.add_argument("--methods", nargs="+", metavar="M", help="random, scratch, scenes, distilled (all)")
         if name in ("classify", "slots"):
             step.add_argument("--size", type=int, default=96, metavar="N", help="side of the input (%(default)s)")
         if name in ("classify", "dense", "slots"):
@@ -80,6 +84,10 @@ def run(args: argparse.Namespace) -> int:
         from studies.cutouts.report import report
 
         print(report(results) or f"There are no results in {results}.")
+        if args.picture is not None:
+            from studies.cutouts.figures import segmentation_sheet
+
+            segmentation_sheet(data, results).save(args.picture, quality=85)
     return 0
 
 
@@ -100,14 +108,15 @@ def _classify(args: argparse.Namespace, data: Path, results: Path, teacher: Path
     from studies.cutouts.training import Budget
 
     budget = Budget(args.seconds, results / "classify-steps.json")
-    runs = [(method, seed) for seed in args.seeds for method in METHODS]
+    runs = [(method, seed) for seed in args.seeds for method in args.methods or METHODS]
     with tqdm(total=len(runs) + 1, unit="run") as bar:
+        bar.set_description("linear probe of the teacher")
+        teacher_probe(data, results, teacher)
+        bar.update()
         for method, seed in runs:
             bar.set_description(f"{method}, seed {seed}")
             classify(data, results, teacher, method, seed, args.size, budget)
             bar.update()
-        teacher_probe(data, results, teacher)
-        bar.update()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from glmix.tasks.segmentation.metrics import scores_of
 from glmix.tasks.segmentation.task import Segmentation
 from studies.cutouts.training import Budget, once, settings, train
 
-__all__ = ["BACKBONES", "dense"]
+__all__ = ["BACKBONES", "dense", "mask_data", "segmentation_task"]
 
 SIZE = 96
 BATCH = 8
@@ -27,6 +27,21 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
 DECODER = {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32, "decoder_dropout": 0.0}
 
 
+def mask_data(root: Path, seed: int) -> MaskData:
+    """Return the images of several objects with their masks."""
+    source = MaskSource(root=str(root / "voc"), layout="voc", test="test", check=0)
+    transforms = MaskTransformConfig(resize=(SIZE, SIZE), scale=(0.8, 1.25), crop=SIZE, category_max_ratio=1.0)
+    return MaskData(source, transforms, batch_size=BATCH, eval_batch_size=BATCH, num_workers=0, seed=seed)
+
+
+def segmentation_task(name: str, steps: int, seed: int) -> Segmentation:
+    """Return the task that trains a network of `BACKBONES` with an FPN decoder."""
+    model, model_args = BACKBONES[name]
+    return Segmentation(
+        model=model, model_args=model_args, decoder="fpn", decoder_args=DECODER, **settings(steps, seed, lr=1e-3)
+    )
+
+
 def dense(root: Path, results: Path, name: str, seed: int, budget: Budget) -> None:
     """Train a segmentation network and measure its mean IoU on the test split, unless its result exists.
 
@@ -37,24 +52,15 @@ def dense(root: Path, results: Path, name: str, seed: int, budget: Budget) -> No
         seed: seed of the weights and of the training.
         budget: CPU time of the training.
     """
-    model, model_args = BACKBONES[name]
-
-    def data() -> MaskData:
-        source = MaskSource(root=str(root / "voc"), layout="voc", test="test", check=0)
-        transforms = MaskTransformConfig(resize=(SIZE, SIZE), scale=(0.8, 1.25), crop=SIZE, category_max_ratio=1.0)
-        return MaskData(source, transforms, batch_size=BATCH, eval_batch_size=BATCH, num_workers=0, seed=seed)
 
     def make(steps: int) -> tuple[Segmentation, MaskData]:
-        task = Segmentation(
-            model=model, model_args=model_args, decoder="fpn", decoder_args=DECODER, **settings(steps, seed, lr=1e-3)
-        )
-        return task, data()
+        return segmentation_task(name, steps, seed), mask_data(root, seed)
 
     def measure() -> dict[str, Any]:
         steps = budget.steps(name, make)
         task, training = make(steps)
         times = train(task, training, steps)
-        test = data()
+        test = mask_data(root, seed)
         test.setup("test")
         network = task.model.eval()
         assert test.num_classes is not None

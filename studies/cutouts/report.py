@@ -13,6 +13,8 @@ from studies.cutouts.dense import BACKBONES
 
 __all__ = ["report"]
 
+PROBES = ("probe_val", "probe")  # accuracy of linear probes on the validation and the test split
+
 
 def report(results: Path) -> str:
     """Return the tables of all finished results, with the machine that measured them."""
@@ -49,18 +51,19 @@ def _classification(results: Path) -> str:
                 " + ".join(str(training["steps"]) for training in trainings) or "-",
                 f"{np.mean([sum(t['cpu_seconds'] for t in run['trainings']) for run in runs]):.0f}",
                 _spread([run["accuracy"] for run in runs if "accuracy" in run]),
-                _spread([run["features"]["probe"] for run in runs if "features" in run]),
-                _spread([run["final"]["probe"] for run in runs if "final" in run]),
+                *(_spread([run["features"][key] for run in runs if "features" in run]) for key in PROBES),
+                *(_spread([run["final"][key] for run in runs if "final" in run]) for key in PROBES),
                 str(len(runs)),
             ]
         )
     teacher = results / "classify" / "teacher.json"
     if teacher.is_file():
-        probe = json.loads(teacher.read_text())["features"]["probe"]
-        rows.append(["the teacher", "-", "-", "-", _spread([probe]), "-", "1"])
+        probe = json.loads(teacher.read_text())["features"]
+        rows.append(["the teacher", "-", "-", "-", *(_spread([probe[key]]) for key in PROBES), "-", "-", "1"])
     if not rows:
         return ""
-    head = ["training", "steps", "CPU s", "accuracy", "probe before labels", "probe after", "seeds"]
+    probes = [f"probe {when}, {split}" for when in ("before", "after") for split in ("val", "test")]
+    head = ["training", "steps", "CPU s", "accuracy, test", *probes, "seeds"]
     return markdown_table(head, rows, left=1)
 
 

@@ -97,7 +97,7 @@ def unpack(package: Path, folder: Path) -> None:
 def divide(sources: Sources, folder: Path, seed: int = 0) -> dict[Split, Photographs]:
     """Divide objects and backgrounds into splits. No object and no background is in two splits.
 
-    Objects of a group whose names begin with the same word, such as the six apples, are in the same split.
+    Objects of a group whose names begin with the same word, such as the five apples, are in the same split.
 
     Args:
         sources: the photographs.

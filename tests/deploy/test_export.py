@@ -18,7 +18,7 @@ from glmix.deploy.export.check import check, check_sizes, largest_error
 from glmix.deploy.export.graph import Deployed
 from glmix.models import GLNet, Pyramid
 from glmix.slots import slot_maps
-from tests.deploy.models import SIZES, SMALLEST, close, make, normalised, page_blocks, pixels
+from tests.deploy.models import FEW, SIZES, SMALLEST, close, make, normalised, page_blocks, pixels
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -210,7 +210,11 @@ class FixedInput(GLNet):
             FrozenMean,
             r"differs from the model: for 1 image of 33 x 33 pixels the output 'logits'",
         ),
-        (FixedHeight, r"fails for 1 image of 33 x 33 pixels: Guard failed"),
+        pytest.param(
+            FixedHeight,
+            r"fails for 1 image of 33 x 33 pixels: Guard failed",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             FixedInput,
             r"constant size that must be dynamic: .* specialized it to be a constant \(96\)$",
@@ -237,15 +241,12 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path):
     mount = shutil.which("mount")
     disk = tmp_path / "disk"
     disk.mkdir()
-    if (
-        mount is None
-        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], check=False).returncode
-    ):
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode:
         pytest.skip("a small tmpfs cannot be mounted here (it takes root)")
     try:
         (disk / "model.pt2").write_text("the one before")
         with pytest.raises(OSError, match=r"model\.pt2 could not be written \(No space left"):
-            export_model(make(**SMALLEST), disk / "model.pt2", overwrite=True)
+            export_model(make(**{**SMALLEST, **FEW}), disk / "model.pt2", overwrite=True)
         assert [file.name for file in disk.iterdir()] == ["model.pt2"]
         assert (disk / "model.pt2").read_text() == "the one before"
     finally:

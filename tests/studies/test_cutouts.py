@@ -218,7 +218,9 @@ def test_all_steps_on_a_tiny_data_set(
     assert main(["dense", *root, *quick]) == 0
     assert main(["slots", *root, "--size", "64"]) == 0
     capsys.readouterr()
-    assert main(["report", *root]) == 0
+    monkeypatch.setattr("studies.cutouts.figures.COLUMNS", 3)
+    assert main(["report", *root, "--picture", str(tmp_path / "sheet.png")]) == 0
+    assert Image.open(tmp_path / "sheet.png").width == 3 * 32 * 1.5
     tables = capsys.readouterr().out
     for words in ("teacher on unlabelled crops", "test_glnet", "foreground IoU", "SLIC blurred", "mBO"):
         assert words in tables

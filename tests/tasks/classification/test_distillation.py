@@ -149,6 +149,7 @@ def test_images_without_labels_take_the_classes_of_the_teacher(
     assert 0 <= float(run.callback_metrics["val/agreement"]) <= 1
     loaded = load(next((tmp_path / "checkpoints").glob("step-*.ckpt")))
     assert loaded.info["class_names"] == NAMES
+    assert loaded.info["teacher"] == str(teacher)
     images = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(loaded.network(images), student.model.eval()(images), atol=1e-5)
@@ -203,11 +204,17 @@ def test_teacher_that_does_not_fit_the_data(teacher: Path, photographs: Path, tm
         found.check(len(NAMES), None, None, None, True)
 
 
-def test_invalid_teachers(tmp_path: Path) -> None:
+def test_invalid_teachers(photographs: Path, tmp_path: Path) -> None:
     headless: Any = timm.create_model("test_glnet", num_classes=0)
     save_model(headless, tmp_path / "headless")
     with pytest.raises(InputError, match="no classifier"):
         Teacher(TeacherConfig(str(tmp_path / "headless")))
+    features = TeacherConfig(str(tmp_path / "headless"), soft_weight=0.0, feature_weight=1.0)
+    with pytest.raises(InputError, match=r"set model\.num_classes"):
+        trainer(tmp_path, max_epochs=1).fit(task(teacher=features), unlabelled(photographs))
+    found = Teacher(features)
+    with pytest.raises(InputError, match="Linear gives no feature maps"):
+        Distillation(found, torch.nn.Linear(1, 1), False, found.mean, found.std)
     torch.save(timm.create_model("test_efficientnet", num_classes=5).state_dict(), tmp_path / "five.pth")
     with pytest.raises(InputError, match=r"not for 1000 classes: set teacher\.num_classes"):
         Teacher(TeacherConfig(str(tmp_path / "five.pth"), model="test_efficientnet"))

@@ -200,7 +200,7 @@ class ImageData(DataModule):
         """
         targets = self.splits["train"].targets
         if targets.ndim == 1:
-            return np.bincount(targets, minlength=self.num_classes).astype(np.float64)
+            return np.bincount(targets, minlength=self.num_classes or 0).astype(np.float64)
         return targets.sum(0, dtype=np.float64)
 
     def open_split(self, split: Split) -> Any:

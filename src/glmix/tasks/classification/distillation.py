@@ -89,7 +89,7 @@ class Teacher:
                 "teacher.feature_weight above 0 to distil its features."
             )
         if config.feature_weight and not hasattr(self.network, "forward_intermediates"):
-            raise InputError(f"The teacher {config.checkpoint} has no feature maps: set teacher.feature_weight to 0.")
+            raise InputError(f"The teacher {config.checkpoint} gives no feature maps: set teacher.feature_weight to 0.")
 
     @torch.no_grad()
     def __call__(self, images: Tensor, mean: Any, std: Any) -> Outputs:
@@ -155,6 +155,10 @@ class Distillation(nn.Module):
         self.teacher, self.multi_label, self.mean, self.std = teacher, multi_label, mean, std
         self.projection: nn.Module | None = None
         if teacher.config.feature_weight:
+            if not hasattr(student, "forward_intermediates"):
+                raise InputError(
+                    f"The student {type(student).__name__} gives no feature maps: set feature_weight to 0."
+                )
             self.projection = nn.Conv2d(_feature_channels(student), _feature_channels(teacher.network), 1)
 
     @property

@@ -111,7 +111,10 @@ class Classification(Task):
             return super()._resolve_classes()
         if self.teacher is None:
             raise InputError("The images have no labels, so the training needs a teacher: set model.teacher.")
-        return self.num_classes or self.teacher.num_classes
+        classes = self.num_classes or self.teacher.num_classes
+        if not classes:
+            raise InputError("Neither the images nor the teacher have classes: set model.num_classes.")
+        return classes
 
     def extra_parameters(self) -> list[nn.Parameter]:
         return [] if self.distillation is None else list(self.distillation.parameters())
@@ -210,7 +213,7 @@ class Classification(Task):
 
     def evaluate(self, batch: Any) -> dict[str, Any]:
         images, targets = batch[0], batch[1]
-        predictions = {}
+        predictions: dict[str, Any] = {}
         if self.device_mesh is not None:
             self._last_images = images
             self._any_process(True)
@@ -286,7 +289,10 @@ class Classification(Task):
         super().on_save_checkpoint(checkpoint)
         if self.multi_label:
             checkpoint[INFO]["thresholds"] = dict(self.thresholds)
-        if not self.labelled and self.teacher is not None and self.teacher.config.soft_weight:
+        if self.teacher is None:
+            return
+        checkpoint[INFO]["teacher"] = self.teacher.config.checkpoint
+        if not self.labelled and self.teacher.config.soft_weight:
             checkpoint[INFO]["class_names"] = self.teacher.class_names
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -294,7 +300,8 @@ class Classification(Task):
             weights = checkpoint["state_dict"]
             checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("distillation.")}
         super().on_load_checkpoint(checkpoint)
-        self.thresholds = dict(checkpoint.get(INFO, {}).get("thresholds", {}))
+        thresholds = checkpoint.get(INFO, {}).get("thresholds")
+        self.thresholds = dict(thresholds) if isinstance(thresholds, dict) else {}
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the class probabilities (B, K), predicted by `best_network`."""
