@@ -12,7 +12,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # The parts of the package that each part may import besides itself and SHARED. A part is a folder or a module of
 # `glmix`. The subfolders of data and tasks are separate parts, because tasks must not import each other.
-SHARED = {"_version", "compat", "errors", "files", "memory"}
+SHARED = {"_version", "compat", "errors", "files", "memory", "pages"}
 DATA = {"data.core", "data.scenes", "data.classification", "data.segmentation", "data.detection"}
 IMPORTS = {
     "layers": set(),
@@ -27,18 +27,30 @@ IMPORTS = {
     "data.detection": {"data.core", "data.scenes"},
     "drawing": {"data.scenes"},  # the class colours
     "slots": {"models", "layers", "data.scenes", "data.classification", "data.segmentation"},
-    "deploy": {"models", "layers"},
+    "inference": {"models", "data.core", "data.classification"},
+    "deploy": {"models", "layers", "data.core", "data.scenes"},  # the images that calibrate int8
     "bench": {"models", "layers", "deploy"},
     "training": {"models"},
     "weights": {"models", "training"},  # it imports the task of a checkpoint dynamically
-    "tasks.classification": {"training"},
+    "tasks.classification": {"training", "weights"},
     "tasks.token_labelling": {"models", "training", "tasks.classification"},
-    "tasks.segmentation": {"models", "training", "weights", "drawing", "data.core", "data.scenes", "data.segmentation"},
+    "tasks.segmentation": {"layers", "models", "training", "weights", "drawing"}
+    | {"data.core", "data.scenes", "data.segmentation"},
     "tasks.detection": {"layers", "models", "training", "weights", "drawing"}
     | {"data.core", "data.scenes", "data.detection"},
     "tasks.weak_segmentation": {"models", "slots", "training", "weights", "data.core", "data.scenes"}
     | {"data.classification", "data.segmentation", "tasks.classification", "tasks.segmentation"},
-    "tasks": {"training", "weights", "configs", "data.classification", "data.segmentation", "data.detection"}
+    "reports": {"drawing", "data.core", "tasks.segmentation", "tasks.detection"},
+    "tasks": {
+        "reports",
+        "training",
+        "weights",
+        "configs",
+        "data.core",
+        "data.classification",
+        "data.segmentation",
+        "data.detection",
+    }
     | {"tasks.classification", "tasks.token_labelling", "tasks.segmentation", "tasks.detection"},
     "demo": {"models", "slots", "training", "data.classification", "data.scenes"}
     | {"tasks.classification", "tasks.weak_segmentation"},
@@ -46,18 +58,8 @@ IMPORTS = {
 DIVIDED = {"data", "tasks"}
 EXTRAS = {"lightning", "torchmetrics", "torchdata", "jsonargparse", "segmentation_models_pytorch", "transformers"}
 EXTRAS |= {"matplotlib", "onnx", "onnxruntime", "onnxscript", "rich", "tensorboard", "pycocotools", "kmedoids"}
-EXTRAS |= {
-    "peft",
-    "wandb",
-    "mlflow",
-    "optuna",
-    "faster_coco_eval",
-    "sklearn",
-    "skimage",
-    "scipy",
-    "pytorch_grad_cam",
-    "playwright",
-}
+EXTRAS |= {"faster_coco_eval", "sklearn", "skimage", "scipy", "pytorch_grad_cam", "playwright"}
+EXTRAS |= {"peft", "wandb", "mlflow", "optuna", "pyarrow", "fsspec", "datasets"}
 
 
 def part_of(names: list[str]) -> str:
@@ -114,37 +116,28 @@ def test_layers_import_only_torch_and_timm_layers():
                 assert name.split(".")[0] in {*sys.stdlib_module_names, "torch"} or name == "timm.layers", (path, name)
 
 
-def test_import_prints_nothing_and_needs_no_extra():
+def test_import_prints_nothing_and_needs_no_extra_and_no_compiler():
+    """Imports of the compiler count only in glmix itself: timm may have imported it already."""
     code = f"""
-import sys
-import glmix, timm
+import builtins, sys
+import_module, compiler = builtins.__import__, []
+
+def record(name, globals=None, *args, **kwargs):
+    importer = (globals or {{}}).get("__name__", "")
+    if importer.split(".")[0] == "glmix" and name.startswith(("torch._inductor", "torch._dynamo")):
+        compiler.append((importer, name))
+    return import_module(name, globals, *args, **kwargs)
+
+builtins.__import__ = record
+import glmix, glmix.slots, timm
 assert timm.is_model("glnet_4g")
+assert not compiler, compiler
 loaded = {EXTRAS!r} & {{name.split(".")[0] for name in sys.modules}}
 assert not loaded, loaded
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
-
-
-def test_importing_does_not_import_the_compiler():
-    """Only imports by glmix itself count: timm may have imported these modules already."""
-    code = """
-import builtins
-import_module, compiler = builtins.__import__, []
-
-def record(name, globals=None, *args, **kwargs):
-    importer = (globals or {}).get("__name__", "")
-    if importer.split(".")[0] == "glmix" and name.startswith(("torch._inductor", "torch._dynamo")):
-        compiler.append((importer, name))
-    return import_module(name, globals, *args, **kwargs)
-
-builtins.__import__ = record
-import glmix
-assert not compiler, compiler
-"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from PIL import Image
 
-from glmix.models import PUBLISHED_TOP1
+from glmix.models import PUBLISHED_TOP1, save_model
 
 ROOT = Path(__file__).parent.parent / "src" / "glmix" / "configs"
 RECIPES = sorted(path for path in ROOT.rglob("*.yaml"))
@@ -90,7 +91,19 @@ def arguments(path: Path, tmp_path: Path) -> list[str]:
     options |= {f"model.model_args.{name}": value for name, value in SMALL.items()}
     if config["data"]["class_path"] == "ImageData":
         write_images(tmp_path / "images", tmp_path / "labels")
-        options |= {"data.source.root": tmp_path / "images", "data.source.num_classes": 2, "data.transforms.size": 64}
+        options |= {"data.transforms.size": 64}
+        if config["data"]["init_args"]["source"].get("reader") == "list":
+            files = sorted((tmp_path / "images" / "train").rglob("*.png"))
+            rows = ["path,label", *(f"{file},{file.parent.name}" for file in files)]
+            (tmp_path / "list.csv").write_text("\n".join(rows))
+            options |= {"data.source.list.file": tmp_path / "list.csv", "trainer.limit_train_batches": 1}
+        else:
+            options["data.source.root"] = tmp_path / "images"
+        if path.stem == "distillation":
+            save_model(timm.create_model("test_glnet", num_classes=2), tmp_path / "teacher")
+            options["model.teacher.checkpoint"] = tmp_path / "teacher"
+        elif "data.source.root" in options:
+            options["data.source.num_classes"] = 2
         if "repeats" in config["data"]["init_args"]:
             options["data.repeats"] = 1
         if "token_labels" in config["data"]["init_args"]:
@@ -111,6 +124,6 @@ def test_trains_two_batches(path: Path, tmp_path: Path) -> None:
     from glmix_cli.fit import main
 
     assert main(arguments(path, tmp_path)) == 0
-    assert (tmp_path / "run" / "checkpoints" / "step-00000002.ckpt").is_file()
+    assert list((tmp_path / "run" / "checkpoints").glob("step-0000000[12].ckpt"))
     assert list((tmp_path / "run" / "logs" / "csv").rglob("metrics.csv"))
     assert list((tmp_path / "run" / "logs" / "tensorboard").rglob("events.*"))

@@ -23,7 +23,11 @@ OVERLAY = "_overlay.png"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_arguments(parser, "larger images are downscaled first")
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="FILE", help=".ckpt of a detection model from `glmix fit`"
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".ckpt of a detection model from `glmix fit`, or a folder of `glmix convert`",
     )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder for the results")
     parser.add_argument(
@@ -31,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="X",
-        help=f"minimum confidence score of detections in overlays and {REPORT}, from 0 to 1 (%(default)s)",
+        help=f"minimum confidence score of detections in overlays and {REPORT}, from 0 to 1 (default: %(default)s)",
     )
     parser.add_argument(
         "--annotations",
@@ -91,8 +95,7 @@ def run(args: argparse.Namespace) -> int:
                     scores.add(places[file], found)
                     found = found.above(args.score)
                 number = len(images) + 1 if scores is None else scores.annotated.image_id(places[file])
-                results = zip(found.coco(number, category_ids), found.areas, strict=True)
-                items = [{**result, "area": area, "iscrowd": 0} for result, area in results]
+                items = found.annotations(number, category_ids)
                 if file in pictures:
                     with atomic_write(pictures[file]) as part:
                         overlay(image, found, detect.class_names).save(part, format="PNG")

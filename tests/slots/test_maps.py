@@ -192,9 +192,9 @@ def test_slot_maps_of_compiled_models(in_place):
     model = make()
     expected = slot_maps(model, x)
     torch._dynamo.reset()
-    compiled = model if in_place else torch.compile(model, backend="aot_eager")
+    compiled = model if in_place else torch.compile(model, backend="eager")
     if in_place:
-        model.compile(backend="aot_eager")
+        model.compile(backend="eager")
     with torch.no_grad():
         logits = compiled(x)
     torch._dynamo.utils.counters.clear()
@@ -270,10 +270,10 @@ def test_maps_of_all_blocks_cost_little_more_than_a_forward_pass():
 
     ratios = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         with torch.no_grad():
             model(x)
-        between = time.perf_counter()
+        between = time.process_time()
         slot_maps(model, x)
-        ratios.append((time.perf_counter() - between) / (between - start))
+        ratios.append((time.process_time() - between) / (between - start))
     assert statistics.median(ratios) < 2

@@ -15,6 +15,8 @@ import torch
 from glmix.training.checkpoint_io import AtomicCheckpointIO, is_intact, newest_intact
 from glmix.training.checkpoints import Checkpoints
 from glmix.training.run_folder import checkpoint_to_resume
+from glmix_cli import main
+from tests.processes import Command
 from tests.runs import assert_same, data, start, task, trainer, weights, write_config
 
 
@@ -34,16 +36,18 @@ def test_every_checkpoint_resumes_to_the_same_weights(
 
     monkeypatch.setattr(Checkpoints, "_save", save_and_keep)
     options = {"max_epochs": 2, "accumulate_grad_batches": accumulate}
-    trainer(tmp_path / "whole", **options).fit(task(), data(num_workers=workers))
+    few = {"train_count": 12, "num_workers": workers}  # three batches per epoch
+    trainer(tmp_path / "whole", **options).fit(task(), data(**few))
     monkeypatch.undo()
     expected = weights(tmp_path / "whole")
     files = sorted(kept.iterdir())
+    assert len(files) == 2 * (4 if accumulate == 1 else 3)
     last = f"step-{torch.load(max(files), weights_only=True)['global_step']:08d}"
     for index, file in enumerate(files):
         if file.name.startswith(last):
             continue
         resumed = trainer(tmp_path / f"{index}", **options)
-        resumed.fit(task(), data(num_workers=workers), ckpt_path=str(file))
+        resumed.fit(task(), data(**few), ckpt_path=str(file))
         assert_same(weights(tmp_path / f"{index}"), expected)
         assert _position(tmp_path / f"{index}") == _position(tmp_path / "whole")
 
@@ -73,25 +77,25 @@ def test_interrupted_validation_is_repeated_on_resume(tmp_path: Path, monkeypatc
     assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
 
-def _finish(process: "subprocess.Popen[str]", seconds: float = 240) -> str:
+def _finish(process: Command, seconds: float = 240) -> str:
     output, _ = process.communicate(timeout=seconds)
     assert process.returncode == 0, output
     return output
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], float]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Return the weights of a training in this process, whose hash seed differs from that of the killed processes."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    begin = time.monotonic()
-    _finish(start("fit", "--config", str(write_config(folder / "c.yaml", folder / "run"))))
-    return weights(folder / "run"), time.monotonic() - begin
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert main(["fit", "--config", str(write_config(folder / "c.yaml", folder / "run"))]) == 0
+    torch.set_num_threads(threads)
+    return weights(folder / "run")
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
-def test_resume_after_repeated_sigkill(
-    tmp_path: Path, uninterrupted: tuple[dict[str, torch.Tensor], float], kills: int
-) -> None:
-    expected, _ = uninterrupted
+def test_resume_after_repeated_sigkill(tmp_path: Path, uninterrupted: dict[str, torch.Tensor], kills: int) -> None:
     config = str(write_config(tmp_path / "c.yaml", tmp_path / "run"))
     draw = random.Random(kills)
     folder = tmp_path / "run" / "checkpoints"
@@ -109,15 +113,14 @@ def test_resume_after_repeated_sigkill(
     output = _finish(start("fit", "--config", config))
     assert killed > 0
     assert "Resuming from" in output
-    assert_same(weights(tmp_path / "run"), expected)
+    assert_same(weights(tmp_path / "run"), uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
 def test_signals_finish_the_step_and_save(
-    tmp_path: Path, uninterrupted: tuple[dict[str, torch.Tensor], float], signum: signal.Signals
+    tmp_path: Path, uninterrupted: dict[str, torch.Tensor], signum: signal.Signals
 ) -> None:
-    expected, _ = uninterrupted
     config = str(write_config(tmp_path / "c.yaml", tmp_path / "run"))
     process = start("fit", "--config", config, "--checkpoints.every_n_steps", "4")
     folder = tmp_path / "run" / "checkpoints"
@@ -128,7 +131,7 @@ def test_signals_finish_the_step_and_save(
     assert process.returncode == 128 + signum, output
     assert f"{signum.name} received: stopped after step" in output
     _finish(start("fit", "--config", config))
-    assert_same(weights(tmp_path / "run"), expected)
+    assert_same(weights(tmp_path / "run"), uninterrupted)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
@@ -165,24 +168,21 @@ def test_corrupted_checkpoint_is_skipped(tmp_path: Path) -> None:
 
 def test_sigkill_while_writing_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     code = (
-        "import sys, torch, time\n"
+        "import torch\n"
         "from glmix.training.checkpoint_io import AtomicCheckpointIO\n"
         "io = AtomicCheckpointIO()\n"
         "for step in range(10**6):\n"
-        "    io.save_checkpoint({'step': step, 'x': torch.full((300000,), float(step))}, sys.argv[1])\n"
+        "    io.save_checkpoint({'step': step, 'x': torch.full((300000,), float(step))}, 'step-1.ckpt')\n"
         "    print(step, flush=True)\n"
     )
-    import sys
-
     path = tmp_path / "step-1.ckpt"
-    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+    process = Command(cwd=tmp_path, code=code)
     for _ in range(3):
         process.stdout.readline()
     time.sleep(random.Random(1).uniform(0, 0.05))
     process.kill()
-    reported = int((process.stdout.read().split() or ["2"])[-1])
-    process.wait()
+    output, _ = process.communicate()
+    reported = int((output.split() or ["2"])[-1])
     assert is_intact(path)
     saved = torch.load(path, weights_only=True)
     assert saved["step"] >= reported

@@ -24,6 +24,7 @@ from ..data.classification import datamodule as modules  # noqa: F401
 from ..data.detection import datamodule as coco_modules  # noqa: F401
 from ..data.segmentation import datamodule as mask_modules  # noqa: F401
 from ..errors import InputError
+from ..reports.report import PAGE
 from ..training.checkpoint_io import AtomicCheckpointIO
 from ..training.checkpoints import Checkpoints
 from ..training.config_errors import cause_of, explain, misplaced_null
@@ -37,6 +38,7 @@ from ..training.sync_norm import SyncNorm
 from ..training.task import Task
 from . import detection, segmentation  # noqa: F401
 from .classification import task as classification  # noqa: F401
+from .recording import Recorder
 from .token_labelling import task as token_label  # noqa: F401
 
 __all__ = ["CLI", "run"]
@@ -76,6 +78,7 @@ class CLI(LightningCLI):
 
     def __init__(self, argv: Sequence[str], resources: ExitStack, callbacks: Sequence[L.Callback] = ()) -> None:
         self.resources = resources
+        self.recorder: Recorder | None = None
         self.extra_callbacks = list(callbacks)
         self.stop_early: StopEarly | None = None
         super().__init__(
@@ -132,6 +135,13 @@ class CLI(LightningCLI):
                 default="auto",
                 help="`auto`: the best checkpoint in trainer.default_root_dir; or a .ckpt file; or, for a classifier, "
                 "a file of the authors or safetensors",
+            )
+            parser.add_argument(
+                "--report",
+                type=str,
+                default="auto",
+                help="folder of the stored predictions and the report; `auto`: reports/val or reports/test in "
+                "trainer.default_root_dir; `none`: write no report",
             )
         return parser
 
@@ -206,7 +216,10 @@ class CLI(LightningCLI):
         if config["sync_batchnorm"]:
             kwargs["plugins"].append(SyncNorm())
             kwargs["sync_batchnorm"] = False  # Lightning accepts the plugin or the flag, not both
+        self.recorder = self._recorder()
         kwargs["callbacks"] = [*_as_list(config["callbacks"]), *self.extra_callbacks]
+        if self.recorder is not None:
+            kwargs["callbacks"].append(self.recorder)
         if options["early_stopping"] is not None and self.subcommand == "fit":
             self.stop_early = StopEarly(options["early_stopping"])
             kwargs["callbacks"].append(self.stop_early)
@@ -217,6 +230,16 @@ class CLI(LightningCLI):
         if config["enable_model_summary"] is None:
             kwargs["enable_model_summary"] = False
         return super().instantiate_trainer(**kwargs)
+
+    def _recorder(self) -> Recorder | None:
+        """Return the callback that writes the report of a validation or a test; None if there is none to write."""
+        config = self.config_init[self.subcommand]
+        if self.subcommand == "fit" or config["report"] == "none" or config["trainer"]["fast_dev_run"]:
+            return None
+        if config["report"] != "auto":
+            return Recorder(Path(config["report"]))
+        split = "test" if self.subcommand == "test" else "val"
+        return Recorder(Path(config["trainer"]["default_root_dir"], "reports", split))
 
     # private, because no public method sets ckpt_path after the trainer is built
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -235,6 +258,8 @@ class CLI(LightningCLI):
         else:
             path = weights_to_evaluate(root, config["weights"], self.model)
             message = self._describe_weights(subcommand, path)
+            if self.recorder is not None:
+                self.recorder.weights = path
         if path is not None:
             kwargs["ckpt_path"] = str(path) if path.suffix == ".ckpt" else None
             self.model.checkpoint = None if path.suffix == ".ckpt" else str(path)
@@ -251,6 +276,13 @@ class CLI(LightningCLI):
             return f"Evaluating the raw weights of {path}"
         prefix = {"validate": "val", "test": "test"}[subcommand]
         return f"Evaluating {path}: {prefix}/NAME is for the raw weights, {prefix}/NAME_ema for the EMA weights"
+
+    def after_validate(self) -> None:
+        """Print where the report is."""
+        if self.recorder is not None and self.recorder.written:
+            sys.stderr.write(f"Report: {self.recorder.folder / PAGE}\n")
+
+    after_test = after_validate
 
     def fit(self, **kwargs: Any) -> None:
         """Train, or find a learning rate."""

@@ -76,7 +76,10 @@ def share_buffers(wrapper: nn.Module | None, training: bool) -> None:
 
 
 def _replace(model: nn.Module, old: type[nn.Module], new: Any) -> None:
-    """Change the class of modules in place. This is safe because the two classes only differ in `forward`."""
+    """Change the class of modules in place. This is safe because the two classes only differ in `forward`.
+
+    Building new modules instead would mean copying settings, parameters, buffers, hooks, mode, device and dtype.
+    """
     for module in model.modules():
         if type(module) is old:
             module.__class__ = new

@@ -11,14 +11,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from ..compat import (
-    attached_trainer,
-    datamodule_of,
-    log_interval,
-    started_batches,
-    total_batches,
-    train_dataloader,
-)
+from ..compat import attached_trainer, datamodule_of, log_interval, started_batches, total_batches, train_dataloader
 from ..errors import InputError
 from .checkpoint_info import BUILD_ARGS, DATA_ATTRIBUTES
 from .finite import NO_STEP, NonFiniteLossError, raise_if_not_finite
@@ -171,8 +164,14 @@ class Task(L.LightningModule):
         return datamodule_of(attached_trainer(self))
 
     def check_data(self, data: Any) -> None:
-        """Raise InputError if the model does not fit the data module. Subclasses add checks."""
-        in_chans, size = self.model_args.get("in_chans", 3), getattr(data, "input_size", None)
+        """Raise InputError if the model does not fit the data module. Subclasses add checks.
+
+        A model without `in_chans` in its arguments gets the number of channels of the images.
+        """
+        size = getattr(data, "input_size", None)
+        if size is not None and size[0] != 3:
+            self.model_args.setdefault("in_chans", size[0])
+        in_chans = self.model_args.get("in_chans", 3)
         if size is not None and size[0] != in_chans:
             raise InputError(
                 f"model.model_args.in_chans is {in_chans}, but the images of {type(data).__name__} have {size[0]} "
@@ -207,6 +206,10 @@ class Task(L.LightningModule):
 
     # ---- optimizer and schedule
 
+    def extra_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters to train besides those of the model. They have no weight decay."""
+        return []
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         trainer = self.trainer
         loader = train_dataloader(trainer)
@@ -215,6 +218,8 @@ class Task(L.LightningModule):
             raise InputError("The data have no batch_size, which the learning rate is scaled with.")
         self.global_batch = batch_size * trainer.world_size * trainer.accumulate_grad_batches
         optimizer = build_optimizer(self.model, self.optimizer_config, self.global_batch)
+        if extra := self.extra_parameters():
+            optimizer.add_param_group({"params": extra})
         steps, epochs = training_length(trainer, loader)
         schedule = build_schedule(optimizer, self.schedule_config, steps, epochs)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -251,10 +256,9 @@ class Task(L.LightningModule):
 
     def resized(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return a training batch in the size of the current epoch."""
-        config = self.progressive_resizing
-        return (
-            (images, targets) if config is None else resize_batch(images, targets, config, self.trainer.current_epoch)
-        )
+        if self.progressive_resizing is None:
+            return images, targets
+        return resize_batch(images, targets, self.progressive_resizing, self.trainer.current_epoch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._seed(batch_idx, 0)
@@ -296,8 +300,12 @@ class Task(L.LightningModule):
 
     # ---- validation and testing
 
-    def evaluate(self, batch: Any) -> None:
-        """Update the metrics of all networks in `networks()` with a batch."""
+    def evaluate(self, batch: Any) -> dict[str, Any]:
+        """Update the metrics of all networks in `networks()` with a batch, and return {network suffix: predictions}.
+
+        The predictions are for callbacks: logits (B, K) of a classifier, a list of label maps (H, W) of a segmentation
+        network, a list of torchvision's predictions of a detector.
+        """
         raise NotImplementedError
 
     def compute_scores(self) -> dict[str, dict[str, Any]]:
@@ -307,11 +315,10 @@ class Task(L.LightningModule):
         """
         raise NotImplementedError
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.evaluate(batch)
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        return self.evaluate(batch)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.evaluate(batch)
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         scores = self.compute_scores()
@@ -333,8 +340,7 @@ class Task(L.LightningModule):
     def on_validation_end(self) -> None:
         share_buffers(self.trainer.strategy.model, True)
 
-    def on_test_start(self) -> None:
-        share_buffers(self.trainer.strategy.model, False)
+    on_test_start = on_validation_start
 
     def log_scores(self, name: str, scores: dict[str, Any]) -> None:
         """Log a validation score of all networks, and the best score so far of any network.

@@ -1,4 +1,4 @@
-"""Image sources: one configuration for all readers, which opens splits and builds their loaders."""
+"""Image sources: one configuration for all readers, which opens splits."""
 
 import functools
 from collections.abc import Mapping
@@ -6,21 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, default_collate
+import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import InputError
-from ..core.decoding import BadImages, reduced_side
-from ..core.loaders import eval_loader, stream_loader, train_loader
+from ..core.partition import SplitConfig
 from ..core.sampling import process_rank
-from ..core.splits import find_split, split_path
+from ..core.splits import find_split, split_names, split_path
+from ..core.tables import TABLE_SUFFIXES
 from ..scenes import Split
-from .dataset import ImageSamples, collate_readable
-from .readers import ReaderKind, open_folder, open_hfds, open_hfds_streaming, open_tar, open_wds
-from .streams import EvalStream, TrainStream, read_hfds, read_wds
-from .token_labels import Extent, Scores, TokenLabels, TokenLabelTransform
-from .transforms import TransformConfig
+from .files import FileReader, check_trained
+from .lists import ListConfig, TargetKind, open_list, read_class_map
+from .opened import OpenSplit
+from .readers import ReaderKind, open_folder, open_hfds, open_hfds_streaming, open_images, open_tar, open_wds
+from .token_labels import Extent, Scores
 
-__all__ = ["ImageSource", "OpenSplit", "TokenLabelConfig"]
+__all__ = ["ImageSource", "TokenLabelConfig"]
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,18 @@ class ImageSource:
 
     Args:
         root: folder of the data; with `hfds` the cache folder.
-        reader: `folder`: image files root/SPLIT/CLASS/*. `tar`: root/SPLIT.tar with one folder per class, or a folder
+        reader: `folder`: image files root/SPLIT/CLASS/*, or root/CLASS/* with `split`. `list`: image files with labels
+            in lists, see `list`. `images`: image files anywhere in root/SPLIT, without labels, for distillation; the
+            split `.` is root itself. `tar`: root/SPLIT.tar with one folder per class, or a folder
             root/SPLIT with one tar file per class. `wds`: WebDataset shards in root. `hfds`: a Hugging Face data set
             with random access. `hfds-streaming`: a Hugging Face data set in streaming mode.
         name: name or folder of the Hugging Face data set.
-        train: name of the training split; with `wds` also a pattern of file names. Folders may have a common synonym
-            of the name, such as validation for val.
+        train: name of the training split; with `wds` also a pattern of file names. Folders and lists may have a common
+            synonym of the name, such as validation for val.
         val: name of the validation split.
         test: name of the test split; None tests on `val`.
+        list: lists of images with labels, for the reader `list`.
+        split: random split of a folder, or of a list, that is not divided into splits; None if it is.
         num_classes: number of classes that the data must have; None takes it from the data. Required for `wds`, whose
             shards do not contain it.
         class_map: text file with class names in the order of their numbers; None for the alphabetical order.
@@ -57,8 +62,12 @@ class ImageSource:
             None: the cls part).
         shuffle_buffer: size of the shuffle buffer of a stream; None for the default of timm.
         max_bad_images: number of unreadable files that are skipped before training stops with an error.
+        channels: number of channels of images that are TIFF, `.npy` or 16-bit files, see `decode_array`; None for RGB
+            images with 8 bits per channel, to which other images are converted.
         draft: decode training JPEGs at 1/2, 1/4 or 1/8 of their size if even the smallest crop keeps the resolution of
             the network input. This is faster for photographs of many megapixels; the pixels differ slightly.
+        upright: turn images as their EXIF orientation says. The published models were trained and evaluated without it,
+            as timm does.
     """
 
     root: str | None = None
@@ -67,6 +76,8 @@ class ImageSource:
     train: str = "train"
     val: str = "val"
     test: str | None = None
+    list: ListConfig | None = None
+    split: SplitConfig | None = None
     num_classes: int | None = None
     class_map: str | None = None
     train_samples: int | None = None
@@ -74,18 +85,49 @@ class ImageSource:
     target_key: str | None = None
     shuffle_buffer: int | None = None
     max_bad_images: int = 10
+    channels: int | None = None
     draft: bool = False
+    upright: bool = True
 
     def __post_init__(self) -> None:
         if self.reader.startswith("hfds"):
             if self.name is None:
                 raise InputError(f"The reader {self.reader} needs name, the name of a data set.")
+        elif self.reader == "list":
+            if self.root is None and (self.list is None or self.list.file is None):
+                raise InputError(
+                    "The reader list needs list.file, the list, or root, the folder of one list per split."
+                )
         elif self.root is None:
             raise InputError(f"The reader {self.reader} needs root, the folder of the data.")
         if self.reader == "wds" and self.num_classes is None:
             raise InputError("The reader wds needs num_classes, because shards do not contain the number of classes.")
+        if self.reader == "images" and (self.num_classes is not None or self.class_map is not None):
+            raise InputError("The reader images reads no classes: leave out num_classes and class_map of the source.")
         if self.class_map is not None and not Path(self.class_map).is_file():
             raise FileNotFoundError(f"There is no class_map file {self.class_map}.")
+        if self.list is not None and self.reader != "list":
+            raise InputError(f"list needs the reader list, got {self.reader}.")
+        if self.split is not None:
+            if self.reader not in ("folder", "list"):
+                raise InputError(f"split needs the reader folder or list, got {self.reader}.")
+            if self.reader == "list" and (self.list is None or self.list.file is None or self.list.split is not None):
+                raise InputError("split needs list.file, a list without list.split: the other lists have their splits.")
+        if self.channels is not None and (self.channels < 1 or self.streams):
+            raise InputError(
+                f"channels must be 1 or more and needs random access, got {self.channels} with the reader "
+                f"{self.reader}."
+            )
+
+    @property
+    def targets(self) -> TargetKind:
+        """The kind of the targets: `class`, `classes` or `scores`."""
+        return "class" if self.list is None else self.list.targets
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return self.reader != "images"
 
     @property
     def streams(self) -> bool:
@@ -106,6 +148,8 @@ class ImageSource:
             FileNotFoundError: if there is no such split.
         """
         reader = self._reader(split, split == "train", num_workers, seed, classes)
+        if not self.labelled:
+            return OpenSplit(self, reader, 1, None, seed)  # all labels are 0
         classes = getattr(reader, "class_to_idx", None)
         found = max(classes.values()) + 1 if classes else None
         if self.num_classes is not None and found is not None and found != self.num_classes:
@@ -117,7 +161,7 @@ class ImageSource:
         return OpenSplit(self, reader, num_classes, names, seed)
 
     def _describe(self, split: Split) -> str:
-        return f"the split {self._name_of(split)} of {self.name or self.root}"
+        return f"the split {self._name_of(split)} of {self.name or self.root or (self.list and self.list.file)}"
 
     def _name_of(self, split: Split) -> str:
         if split == "test" and self.test is None:
@@ -157,8 +201,15 @@ class ImageSource:
                 seed=seed,
                 shuffle_buffer=self.shuffle_buffer,
             )
+        if self.split is not None or (self.list is not None and self.list.file is not None):
+            return self._select(split)
+        if self.reader == "list":
+            return self._open_list(split, classes)
         assert self.root is not None
-        opener, suffix = (open_tar, ".tar") if self.reader == "tar" else (open_folder, "")
+        if self.reader == "images":
+            return open_images(split_path(self.root, name), arrays=self.channels is not None)
+        opener: Any = functools.partial(open_folder, arrays=self.channels is not None)
+        opener, suffix = (open_tar, ".tar") if self.reader == "tar" else (opener, "")
         path = split_path(self.root, name, suffix)
         if self.class_map is not None:
             return opener(path, self.class_map)
@@ -167,76 +218,74 @@ class ImageSource:
             classes = opener(train).class_to_idx
         return opener(path, classes)
 
-
-class OpenSplit:
-    """An opened split, with its classes and loaders."""
-
-    def __init__(
-        self, source: ImageSource, reader: Any, num_classes: int, class_names: list[str] | None, seed: int
-    ) -> None:
-        self.source, self.reader, self.seed = source, reader, seed
-        self.num_classes, self.class_names = num_classes, class_names
-        self.classes: Mapping[str, int] | None = getattr(reader, "class_to_idx", None) or None
-        self.bad = BadImages(source.max_bad_images)
-        self.labels: TokenLabels | None = None
-
-    def add_labels(self, config: TokenLabelConfig) -> None:
-        """Add dense labels to training batches. Raise FileNotFoundError if an image has no label map."""
-        self.labels = TokenLabels(
-            config.root,
-            self.num_classes,
-            grid=config.grid,
-            scores=config.scores,
-            smoothing=config.smoothing,
-            extent=config.extent,
-        )
-        self.labels.check(self.reader.filenames(absolute=True))
-
-    def train_loader(
-        self,
-        transforms: TransformConfig,
-        batch_size: int,
-        *,
-        repeats: int,
-        limit: int | None,
-        epoch: int,
-        num_workers: int,
-        seed: int,
-    ) -> Any:
-        """Return a training loader with augmentation and exact resume; see `train_loader` for the arguments."""
-        dataset: Any
-        if self.source.streams:
-            dataset = TrainStream(self._open_pass, transforms.train(), self.num_classes, self.bad, seed)
-            length, collate = self.reader.num_samples, default_collate
+    @functools.cached_property
+    def _undivided(self) -> tuple[FileReader, NDArray[np.str_]]:
+        """All images of a folder or list that has no folder or list per split, and the split of each image."""
+        root = None if self.root is None else Path(self.root)
+        column: list[str] | None = None
+        if self.reader == "list":
+            assert self.list is not None
+            assert self.list.file is not None
+            path, group = Path(self.list.file), None if self.split is None else self.split.group
+            reader, column = open_list(path, self.list, root, group=group, classes=self._known_classes())
         else:
-            at_least = reduced_side(transforms.size, transforms.scale[0]) if self.source.draft else None
-            transform = transforms.train() if self.labels is None else TokenLabelTransform(transforms, self.labels)
-            dataset = ImageSamples(self.reader, transform, self.num_classes, self.bad, seed=seed, at_least=at_least)
-            length, collate = len(dataset), collate_readable
-        return train_loader(
-            dataset,
-            length,
-            batch_size,
-            seed=seed,
-            repeats=repeats,
-            shuffle=not self.source.streams,  # streams shuffle their samples themselves
-            limit=limit,
-            epoch=epoch,
-            num_workers=num_workers,
-            collate=collate,
-        )
+            assert root is not None
+            path = root
+            if not path.is_dir():
+                raise FileNotFoundError(f"There is no folder {path}: root must be the folder of the data.")
+            reader = open_folder(path, self.class_map, arrays=self.channels is not None)
+        if self.split is not None:
+            splits = reader.splits(self.split)
+        elif column is not None:
+            splits = np.asarray(column)
+        else:
+            raise InputError(
+                f"{path} is one list for all splits: set list.split to its column with the splits, or set split to "
+                "divide it at random."
+            )
+        check_trained(reader.targets, splits, reader.class_to_idx, str(path))
+        return reader, splits
 
-    def eval_loader(self, transforms: TransformConfig, batch_size: int, num_workers: int) -> DataLoader[Any]:
-        """Return a loader that yields each sample once."""
-        if self.source.streams:
-            stream = EvalStream(self._open_pass, transforms.eval(), self.num_classes, self.bad)
-            return stream_loader(stream, batch_size, num_workers=num_workers)
-        dataset = ImageSamples(self.reader, transforms.eval(), self.num_classes, self.bad)
-        return eval_loader(dataset, len(dataset), batch_size, num_workers=num_workers, collate=collate_readable)
+    def _select(self, split: Split) -> FileReader:
+        """Return the reader of a split of `_undivided`. Without test images, testing uses those of validation."""
+        reader, splits = self._undivided
+        if split == "test" and "test" not in splits:
+            split = "val"
+        rows = np.flatnonzero(splits == split)
+        if not len(rows):
+            assert self.list is not None
+            raise InputError(f"{self.list.file} has no rows of the split {split} in the column {self.list.split!r}.")
+        return reader.select(rows)
 
-    @property
-    def _open_pass(self) -> Any:
-        """Function (epoch, pass) -> iterator over the samples of this worker in a stream."""
-        if self.source.reader == "wds":
-            return functools.partial(read_wds, self.reader, self.seed)
-        return functools.partial(read_hfds, self.reader)
+    def _known_classes(self) -> Mapping[str, int] | None:
+        return None if self.class_map is None else read_class_map(self.class_map)
+
+    def _open_list(self, split: Split, classes: Mapping[str, int] | None) -> FileReader:
+        """Open the list of a split, with the classes of the training list."""
+        assert self.root is not None
+        config, root, known = self.list or ListConfig(), Path(self.root), self._known_classes()
+        if known is None and split != "train":
+            known = classes or open_list(_find_list(root, self.train), config, root)[0].class_to_idx
+        return open_list(_find_list(root, self._name_of(split)), config, root, classes=known)[0]
+
+    def split_table(self) -> str:
+        """Return a random split as a CSV list with the columns path, label and split, for other runs and programs.
+
+        Soft labels have one column per class in place of the column label.
+        """
+        if self.split is None:
+            raise InputError("The source has no split: only a random split can be written.")
+        reader, splits = self._undivided
+        config = self.list or ListConfig()
+        return reader.table(splits, config.separator, scores=config.targets == "scores")
+
+
+def _find_list(root: Path, name: str) -> Path:
+    """Return the list of a split: a file with this name, with or without the suffix."""
+    if Path(name).suffix in TABLE_SUFFIXES:
+        return root / name
+    for found in split_names(name):
+        for suffix in TABLE_SUFFIXES:
+            if (root / f"{found}{suffix}").is_file():
+                return root / f"{found}{suffix}"
+    raise FileNotFoundError(f"{root} has no list {name} ({', '.join(TABLE_SUFFIXES)}).")

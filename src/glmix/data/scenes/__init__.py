@@ -2,14 +2,15 @@
 
 from .baselines import baseline_accuracies
 from .dataset import SceneDataset, Target, collate_instances
-from .draw import Labelling, Scene, SceneConfig, Split, draw_scene
+from .draw import LabelledImage, Labelling, Scene, SceneConfig, Split, draw_scene
 from .patterns import SHAPES, TEXTURES
 from .sheet import class_colours, contact_sheet
-from .write import Layout, write_scenes
+from .write import Layout, atomic_folder, write_layout, write_scenes
 
 __all__ = [
     "SHAPES",
     "TEXTURES",
+    "LabelledImage",
     "Labelling",
     "Layout",
     "Scene",
@@ -17,10 +18,12 @@ __all__ = [
     "SceneDataset",
     "Split",
     "Target",
+    "atomic_folder",
     "baseline_accuracies",
     "class_colours",
     "collate_instances",
     "contact_sheet",
     "draw_scene",
+    "write_layout",
     "write_scenes",
 ]

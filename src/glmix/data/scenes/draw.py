@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from .patterns import SHAPES, TEXTURES, Floats, power_law_noise, rotate_axes, unit_grid
 
-__all__ = ["Labelling", "Scene", "SceneConfig", "Split", "draw_scene"]
+__all__ = ["LabelledImage", "Labelling", "Scene", "SceneConfig", "Split", "draw_scene"]
 
 Split = Literal["train", "val", "test"]
 Labelling = Literal["pair", "latin"]
@@ -107,26 +107,18 @@ class SceneConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class LabelledImage:
     """Image of H x W pixels with n objects, numbered from 1 in drawing order, and its exact labels.
 
     Args:
         image: image (H, W, 3).
         instances: number of the visible object at each pixel (H, W), 0 for the background.
         labels: class of each object (n,), from 0.
-        shapes: index of the shape of each object (n,) in the configuration.
-        textures: index of the texture of each object (n,) in the configuration.
-        camouflaged: whether each object has the palette of the background (n,).
-        whole_areas: area of each object in pixels (n,), including parts that later objects cover.
     """
 
     image: Bytes
     instances: Bytes
     labels: Ints
-    shapes: Ints
-    textures: Ints
-    camouflaged: NDArray[np.bool_]
-    whole_areas: Ints
 
     @property
     def areas(self) -> Ints:
@@ -153,6 +145,23 @@ class Scene:
         first = across.argmax(1), down.argmax(1)
         last = width - across[:, ::-1].argmax(1), height - down[:, ::-1].argmax(1)
         return np.stack(first + last, axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene(LabelledImage):
+    """Scene with the properties of its objects.
+
+    Args:
+        shapes: index of the shape of each object (n,) in the configuration.
+        textures: index of the texture of each object (n,) in the configuration.
+        camouflaged: whether each object has the palette of the background (n,).
+        whole_areas: area of each object in pixels (n,), including parts that later objects cover.
+    """
+
+    shapes: Ints
+    textures: Ints
+    camouflaged: NDArray[np.bool_]
+    whole_areas: Ints
 
 
 def draw_scene(config: SceneConfig, split: Split, index: int) -> Scene:

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,11 +14,30 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import InputError
-from .draw import Scene, SceneConfig, Split, draw_scene
+from .draw import LabelledImage, Scene, SceneConfig, Split, draw_scene
 
-__all__ = ["Layout", "run_lengths", "write_scenes"]
+__all__ = ["Layout", "atomic_folder", "run_lengths", "write_layout", "write_scenes"]
 
 Layout = Literal["imagefolder", "segmentation", "voc", "coco"]
+
+
+class ImageSet(Protocol):
+    """What the writers need to know of a set of images, such as a `SceneConfig`."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def objects(self) -> tuple[int, int]: ...
+
+    @property
+    def single(self) -> bool: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
 
 
 def write_scenes(
@@ -54,12 +73,7 @@ def write_scenes(
         counts: number of scenes per split.
         progress: function to call after each scene.
     """
-    if layout not in _WRITERS:
-        raise InputError(f"layout must be one of {', '.join(_WRITERS)}, got {layout!r}.")
-    if layout == "imagefolder" and not config.single:
-        raise InputError(
-            f"The layout imagefolder has one class per image and needs objects=(1, 1), got {config.objects}."
-        )
+    _check(layout, config)
     if not counts or any(count < 1 for count in counts.values()):
         raise InputError(f"Every split needs at least one scene, got {dict(counts)}.")
 
@@ -69,12 +83,36 @@ def write_scenes(
             if progress is not None:
                 progress()
 
-    with _atomic_folder(Path(root).resolve()) as folder:
-        _WRITERS[layout](folder, config, {split: scenes(split) for split in counts})
+    with atomic_folder(Path(root).resolve()) as folder:
+        write_layout(folder, layout, config, {split: scenes(split) for split in counts})
+
+
+def write_layout(
+    folder: Path, layout: Layout, images: ImageSet, splits: Mapping[Split, Iterable[LabelledImage]]
+) -> None:
+    """Write square images with exact labels to an empty folder; see `write_scenes` for the layouts.
+
+    Args:
+        folder: an empty folder. `atomic_folder` makes one that appears when it is complete.
+        layout: format of the files.
+        images: size and classes of the images.
+        splits: the images of each split.
+    """
+    _check(layout, images)
+    _WRITERS[layout](folder, images, splits)
+
+
+def _check(layout: Layout, images: ImageSet) -> None:
+    if layout not in _WRITERS:
+        raise InputError(f"layout must be one of {', '.join(_WRITERS)}, got {layout!r}.")
+    if layout == "imagefolder" and not images.single:
+        raise InputError(
+            f"The layout imagefolder has one class per image and needs objects=(1, 1), got {images.objects}."
+        )
 
 
 @contextlib.contextmanager
-def _atomic_folder(root: Path) -> Iterator[Path]:
+def atomic_folder(root: Path) -> Iterator[Path]:
     """Yield a temporary folder and rename it to `root` at the end. It is removed after an error."""
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise FileExistsError(f"{root} exists and is not an empty folder: choose another.")
@@ -86,7 +124,7 @@ def _atomic_folder(root: Path) -> Iterator[Path]:
         folder.replace(root)
 
 
-def _write_imagefolder(folder: Path, config: SceneConfig, splits: dict[Split, Iterable[Scene]]) -> None:
+def _write_imagefolder(folder: Path, config: ImageSet, splits: Mapping[Split, Iterable[LabelledImage]]) -> None:
     names = [f"{k:02d}_{name}" for k, name in enumerate(config.class_names)]
     for split, scenes in splits.items():
         for name in names:
@@ -101,7 +139,7 @@ def _write_imagefolder(folder: Path, config: SceneConfig, splits: dict[Split, It
             raise InputError(f"No scene of the split {split} has the class {missing}: increase the number of scenes.")
 
 
-def _write_segmentation(folder: Path, config: SceneConfig, splits: dict[Split, Iterable[Scene]]) -> None:
+def _write_segmentation(folder: Path, config: ImageSet, splits: Mapping[Split, Iterable[LabelledImage]]) -> None:
     pixels = np.zeros(config.num_classes + 1)
     images_with: dict[str, NDArray[np.int64]] = {}
     for split, scenes in splits.items():
@@ -124,7 +162,7 @@ def _write_segmentation(folder: Path, config: SceneConfig, splits: dict[Split, I
     (folder / "objectInfo.txt").write_text("\n".join(table) + "\n")
 
 
-def _write_voc(folder: Path, config: SceneConfig, splits: dict[Split, Iterable[Scene]]) -> None:
+def _write_voc(folder: Path, config: ImageSet, splits: Mapping[Split, Iterable[LabelledImage]]) -> None:
     for part in ("JPEGImages", "SegmentationClass", "SegmentationObject", "Annotations"):
         (folder / part).mkdir()
     lists: dict[str, list[str]] = {split: [] for split in splits}
@@ -146,7 +184,7 @@ def _write_voc(folder: Path, config: SceneConfig, splits: dict[Split, Iterable[S
     (folder / "classes.txt").write_text("\n".join(["background", *config.class_names]) + "\n")
 
 
-def _write_boxes(path: Path, file: str, scene: Scene, config: SceneConfig) -> None:
+def _write_boxes(path: Path, file: str, scene: LabelledImage, config: ImageSet) -> None:
     """Write the bounding boxes of a scene in Pascal VOC format: pixels count from 1 and the maximum is inclusive."""
 
     def add(parent: ElementTree.Element, **texts: object) -> None:
@@ -176,7 +214,7 @@ def voc_palette() -> list[int]:
     return colours
 
 
-def _write_coco(folder: Path, config: SceneConfig, splits: dict[Split, Iterable[Scene]]) -> None:
+def _write_coco(folder: Path, config: ImageSet, splits: Mapping[Split, Iterable[LabelledImage]]) -> None:
     (folder / "annotations").mkdir()
     categories = [
         {"id": k, "name": name, "supercategory": name.split("_")[0]}
@@ -204,7 +242,7 @@ def _write_coco(folder: Path, config: SceneConfig, splits: dict[Split, Iterable[
                     }
                 )
         content = {
-            "info": {"description": "Procedural scenes of glmix", "version": "1"},
+            "info": {"description": "Images with exact masks, written by glmix", "version": "1"},
             "licenses": [],
             "images": images,
             "annotations": annotations,
@@ -214,14 +252,17 @@ def _write_coco(folder: Path, config: SceneConfig, splits: dict[Split, Iterable[
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
-    """Return the uncompressed COCO RLE of a mask (H, W): run lengths in column order, starting with the background."""
+    """Return the uncompressed COCO RLE of a mask (H, W): run lengths in column order, starting with the background.
+
+    faster-coco-eval has the same function, but scenes need no extra.
+    """
     flat = np.concatenate(([False], mask.ravel(order="F")))
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     lengths: list[int] = np.diff(np.concatenate(([0], changes, [mask.size]))).tolist()
     return lengths
 
 
-_WRITERS: dict[Layout, Callable[[Path, SceneConfig, dict[Split, Iterable[Scene]]], None]] = {
+_WRITERS: dict[Layout, Callable[[Path, ImageSet, Mapping[Split, Iterable[LabelledImage]]], None]] = {
     "imagefolder": _write_imagefolder,
     "segmentation": _write_segmentation,
     "voc": _write_voc,

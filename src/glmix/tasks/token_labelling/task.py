@@ -50,6 +50,8 @@ class TokenLabelling(Classification):
                 "Token labelling mixes images itself and needs one label per image: set mix to null and multi_label to "
                 "false."
             )
+        if self.teacher_config is not None:
+            raise InputError("Token labelling has its own teacher, the dense labels: set teacher to null.")
         self.dense_weight = dense_weight
         self.cls_target = cls_target
 

@@ -1,0 +1,1 @@
+"""Study on real photographs: cut-outs pasted on photographs, from Debian packages."""
