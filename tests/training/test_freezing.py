@@ -78,6 +78,22 @@ def test_contradictions_are_errors(arguments: tuple[Any, ...], message: str) -> 
         Freezing(*arguments)
 
 
+def test_layers_that_are_trained_later_need_support_of_the_strategy() -> None:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        network = nn.Linear(2, 2)
+        Freezing(None, 1, None).check_strategy(
+            nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
+        )
+        Freezing(1, 0, None).check_strategy(nn.parallel.DistributedDataParallel(network))
+        with pytest.raises(InputError, match="ddp_find_unused_parameters_true"):
+            Freezing(None, 1, None).check_strategy(nn.parallel.DistributedDataParallel(network))
+    finally:
+        torch.distributed.destroy_process_group()
+    with pytest.raises(InputError, match="sharded"):
+        Freezing(1, 0, None).prepare(network, sharded=True)
+
+
 @pytest.mark.parametrize("model", ["test_glnet", "resnet18"])
 @pytest.mark.parametrize("stages", [0, 1])
 def test_segmentation_freezes_stages_of_the_backbone_only(model: str, stages: int) -> None:
