@@ -20,6 +20,7 @@ from . import (
     demo,
     detect,
     embed,
+    env,
     explain,
     export,
     fit,
@@ -54,6 +55,7 @@ COMMANDS = {
     "explain": explain,
     "export": export,
     "bench": bench,
+    "env": env,
     "slots": slots,
     "weakseg": weakseg,
 }

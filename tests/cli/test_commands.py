@@ -50,6 +50,14 @@ def test_the_error_for_an_unknown_command_lists_the_commands(glmix):
     assert "models" in result.stderr
 
 
+def test_the_environment_is_printed(glmix):
+    found = json.loads(glmix("env", "--json").stdout)
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["versions"]["timm"] == timm.__version__
+    assert found["machine"]["instructions"].startswith(torch.backends.cpu.get_cpu_capability())
+    assert torch.__version__ in glmix("env").stdout
+
+
 def test_models_are_listed_as_text_and_json(glmix):
     table = glmix("models")
     assert table.returncode == 0

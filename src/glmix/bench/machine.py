@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,18 @@ from .._version import __version__
 __all__ = ["describe_machine", "versions"]
 
 LIBRARIES = ("torch", "timm", "onnxruntime", "openvino", "triton")
+MATRIX_INSTRUCTIONS = {
+    "VNNI": {"avx512_vnni", "avx_vnni"},
+    "BF16": {"avx512_bf16"},
+    "AMX": {"amx_tile"},
+}
 
 
 def describe_machine(device: str, threads: int) -> dict[str, Any]:
     """Return the processor, the numbers of cores and threads, the system and, unless `device` is "cpu", the GPU."""
     machine: dict[str, Any] = {
         "cpu": _cpu(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instructions": _instructions(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": threads,
         "system": f"{platform.system()} {platform.machine()}",
@@ -31,10 +37,10 @@ def describe_machine(device: str, threads: int) -> dict[str, Any]:
     return machine
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of glmix and of the relevant libraries that are installed."""
+def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
+    """Return the versions of glmix and of those of the libraries that are installed."""
     found = {"glmix": __version__}
-    for library in LIBRARIES:
+    for library in libraries:
         try:
             found[library] = metadata.version(library)
         except metadata.PackageNotFoundError:
@@ -45,9 +51,21 @@ def versions() -> dict[str, str]:
 
 def _cpu() -> str:
     """Return the model name of the processor."""
+    names = _cpuinfo("model name")
+    return names or platform.processor() or platform.machine()
+
+
+def _instructions() -> str:
+    """Return the vector instructions that torch uses, and the matrix instructions for low precision, on Linux."""
+    flags = set(_cpuinfo("flags").split())
+    found = [name for name, known in MATRIX_INSTRUCTIONS.items() if flags & known]
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), *found])
+
+
+def _cpuinfo(field: str) -> str:
+    """Return a field of the first processor in /proc/cpuinfo, or an empty string."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == field), "")

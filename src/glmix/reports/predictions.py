@@ -66,7 +66,7 @@ class Predictions:
         raise NotImplementedError
 
     @classmethod
-    def _load_contents(cls, folder: Path) -> dict[str, Any]:
+    def load_contents(cls, folder: Path) -> dict[str, Any]:
         raise NotImplementedError
 
 
@@ -110,7 +110,7 @@ class ClassPredictions(Predictions):
         _save_arrays(folder, targets=self.targets, logits=compact(self.logits, self.multi_label))
 
     @classmethod
-    def _load_contents(cls, folder: Path) -> dict[str, Any]:
+    def load_contents(cls, folder: Path) -> dict[str, Any]:
         return _load_arrays(folder, {"targets": "iub", "logits": "f"})
 
 
@@ -155,7 +155,7 @@ class PixelPredictions(Predictions):
         _save_arrays(folder, image=self.image, target=self.target, predicted=self.predicted, pixels=self.pixels)
 
     @classmethod
-    def _load_contents(cls, folder: Path) -> dict[str, Any]:
+    def load_contents(cls, folder: Path) -> dict[str, Any]:
         return _load_arrays(folder, dict.fromkeys(("image", "target", "predicted", "pixels"), "iu"))
 
 
@@ -197,7 +197,7 @@ class BoxPredictions(Predictions):
             write_atomically(folder / name, json.dumps(content, separators=(",", ":")))
 
     @classmethod
-    def _load_contents(cls, folder: Path) -> dict[str, Any]:
+    def load_contents(cls, folder: Path) -> dict[str, Any]:
         return {"truth": read_json(folder / TRUTH), "results": read_json(folder / DETECTIONS)}
 
 
@@ -229,7 +229,7 @@ def load_predictions(folder: str | Path) -> Predictions:
             class_names=lists[0],
             names=lists[1],
             about=about if isinstance(about, dict) else {},
-            **kind._load_contents(folder),
+            **kind.load_contents(folder),
         )
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error

@@ -113,7 +113,7 @@ class Task(L.LightningModule):
         """Build the model, its EMA and the metrics on the first call, when the data module has been set up."""
         if self._built:
             return
-        self.num_classes = self._resolve_classes()
+        self.num_classes = self.resolve_classes()
         self.check_data(self._datamodule())
         torch.manual_seed(self.seed)  # independent of earlier random numbers, such as those of the data module
         self.model = self.build(self.num_classes)
@@ -178,7 +178,7 @@ class Task(L.LightningModule):
                 "channels."
             )
 
-    def _resolve_classes(self) -> int:
+    def resolve_classes(self) -> int:
         """Return the number of classes from the data module or from `num_classes`."""
         found: int | None = getattr(self._datamodule(), "num_classes", None)
         if self.num_classes is None and found is None:

@@ -106,9 +106,9 @@ class Classification(Task):
             self.teacher = Teacher(self.teacher_config)
         super().configure_model()
 
-    def _resolve_classes(self) -> int:
+    def resolve_classes(self) -> int:
         if self.labelled:
-            return super()._resolve_classes()
+            return super().resolve_classes()
         if self.teacher is None:
             raise InputError("The images have no labels, so the training needs a teacher: set model.teacher.")
         classes = self.num_classes or self.teacher.num_classes
