@@ -21,6 +21,7 @@ import yaml
 from PIL import Image
 
 from glmix.configs import config_names, config_path, find_config, read_header
+from glmix.models import save_model
 from glmix.tasks import Detection, DetectorConfig, ScheduleConfig, Segmentation
 from glmix_cli import build_parser, fit
 from tests.runs import trainer
@@ -248,6 +249,12 @@ def inference_names(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def score_names(folder: Path) -> dict[str, Any]:
+    """Save a network under the name of the checkpoint; `glmix.load` reads folders too."""
+    save_model(small_model(), folder / "best.ckpt")
+    return {}
+
+
 PREPARE: dict[str, Callable[[Path], dict[str, Any]]] = {
     "README.md": lambda folder: {},
     "docs/scenes.md": lambda folder: {},
@@ -257,6 +264,8 @@ PREPARE: dict[str, Callable[[Path], dict[str, Any]]] = {
     "docs/weak_segmentation.md": slot_names,
     "docs/deploy.md": lambda folder: {},
     "docs/inference.md": inference_names,
+    "docs/reports.md": lambda folder: {"folder": folder / "report"},
+    "docs/slot-scores.md": score_names,
 }
 ELSEWHERE = {"docs/ecosystem.md", "docs/fine-tuning.md", "docs/own-images.md"}  # tests in integration/
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from .images import exit_code, print_errors
+from .images import exit_code, positive_integer, print_errors
 from .inputs import add_model_arguments, add_view_argument, check_device, load_classifier
 from .pipeline import add_pipeline_arguments, store
 from .printing import printable
@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pipeline_arguments(parser, output_required=False)
     add_model_arguments(parser)
     add_view_argument(parser, default="crop")
-    parser.add_argument("--topk", type=int, default=5, help="number of classes per image (default: 5)")
+    parser.add_argument(
+        "--topk", type=positive_integer, default=5, metavar="N", help="number of classes per image (default: 5)"
+    )
     parser.add_argument(
         "--json", action="store_true", help="print the results as JSON; with --output, print a summary as JSON"
     )

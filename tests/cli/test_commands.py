@@ -130,7 +130,7 @@ def test_predictions_are_printed_as_text(glmix, checkpoint, images):
     [
         (["x.png", "--model", "glnet_4g"], "No weights were given for"),
         (["x.png", "--model", "glnet_4g", "--checkpoint", "absent.pth"], "No checkpoint at absent.pth"),
-        (["x.png", "--model", "glnet_4g", "--topk", "0"], "--topk and --batch-size must be 1 or more"),
+        (["x.png", "--model", "glnet_4g", "--topk", "0"], "--topk: expected an integer of at least 1"),
         (["x.png", "--model", "glnet_5g", "--checkpoint", "weights.pth"], "glnet_5g is not a registered model"),
     ],
 )

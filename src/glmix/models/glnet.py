@@ -57,7 +57,7 @@ class GLNet(nn.Module):
         depths: number of blocks in each stage.
         mlp_ratio: * ratio of hidden to outer channels in the MLPs.
         head_dim: * channels per attention head.
-        mixers: for each stage 'glmix', 'attn', or a sequence of these through which its blocks cycle.
+        mixers: * 'glmix', 'attn', or a sequence of these through which the blocks of a stage cycle.
         stem: 'patch' (one 4x4 convolution) or 'conv' (two overlapping 3x3 convolutions).
         transition_order: 'norm_conv' or 'conv_norm'.
         transition_kernel: 2 or 3.
@@ -95,7 +95,7 @@ class GLNet(nn.Module):
         depths: Sequence[int] = (4, 4, 18, 4),
         mlp_ratio: float | Sequence[float] = 3.0,
         head_dim: int | Sequence[int] = 32,
-        mixers: Sequence[str | Sequence[str]] = ("glmix", "glmix", ("glmix", "attn"), "attn"),
+        mixers: str | Sequence[str | Sequence[str]] = ("glmix", "glmix", ("glmix", "attn"), "attn"),
         stem: StemStyle = "conv",
         transition_order: TransitionOrder = "conv_norm",
         transition_kernel: int = 3,
