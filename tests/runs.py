@@ -1,9 +1,6 @@
 """Small trainings for the tests, in this process or as child processes."""
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from glmix.data.scenes import SceneConfig
 from glmix.tasks import Classification, MixConfig, OptimizerConfig, ScheduleConfig
 from glmix.training.checkpoint_io import AtomicCheckpointIO
 from glmix.training.checkpoints import Checkpoints
+from tests.processes import Command
 
 SCENES = SceneConfig(size=32, objects=(1, 1))
 
@@ -104,18 +102,9 @@ def write_config(path: Path, root: Path, **trainer: Any) -> Path:
     return path
 
 
-def start(*args: str, new_session: bool = False) -> "subprocess.Popen[str]":
-    """Start `glmix ARGS` as a child process; with `new_session` in a new process group."""
-    code = "import sys; from glmix_cli.fit import main; sys.exit(main(sys.argv[1:]))"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        start_new_session=new_session,
-    )
+def start(*args: str, **options: Any) -> Command:
+    """Start `glmix ARGS` as a process whose stderr goes to stdout."""
+    return Command(*args, merge=True, **options)
 
 
 def together(count: int, *args: str) -> str:
@@ -123,20 +112,8 @@ def together(count: int, *args: str) -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    processes = []
-    for rank in range(count):
-        os.environ.update(
-            {
-                "LOCAL_RANK": str(rank),
-                "NODE_RANK": "0",
-                "WORLD_SIZE": str(count),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-            }
-        )
-        processes.append(start(*args))
-    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        del os.environ[name]
+    shared = {"NODE_RANK": "0", "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [start(*args, env={**shared, "LOCAL_RANK": str(rank)}) for rank in range(count)]
     try:
         outputs = [process.communicate(timeout=120)[0] for process in processes]
     finally:

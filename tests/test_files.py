@@ -1,13 +1,12 @@
 """Atomic file writes."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from glmix.files import atomic_write, check_writable, publish, temporary_path, write_atomically
+from tests.processes import Command
 
 
 @pytest.mark.parametrize("flush", [False, True])
@@ -36,14 +35,13 @@ def test_text_and_bytes_are_written_identically(tmp_path: Path) -> None:
 
 def test_concurrent_writers_of_one_file_leave_one_complete_version(tmp_path: Path) -> None:
     code = """
-import sys
 from pathlib import Path
 from glmix.files import write_atomically
 for _ in range(200):
-    write_atomically(Path(sys.argv[1]), sys.argv[2] * 100_000)
+    write_atomically(Path("file"), {letter!r} * 100_000)
 """
     target = tmp_path / "file"
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(target), letter]) for letter in "ab"]
+    writers = [Command(cwd=tmp_path, code=code.replace("{letter!r}", repr(letter))) for letter in "ab"]
     seen = set()
     while any(writer.poll() is None for writer in writers):
         if target.exists():

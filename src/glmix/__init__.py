@@ -11,7 +11,7 @@ from ._version import __version__
 from .deploy import fuse, optimize_for_inference
 from .errors import InputError
 from .models import GLNet, GLNetTokenLabel, Pyramid, load_official, save_model, set_slot_grid
-from .weights import load
+from .weights import load, save
 
 __all__ = [
     "GLNet",
@@ -23,6 +23,7 @@ __all__ = [
     "load",
     "load_official",
     "optimize_for_inference",
+    "save",
     "save_model",
     "set_slot_grid",
 ]

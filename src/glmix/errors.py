@@ -1,10 +1,11 @@
 """Exceptions for mistakes that the caller can fix. Every other exception is a bug and keeps its traceback."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
-__all__ = ["InputError", "MissingExtraError", "is_file_error", "message_of", "nearest"]
+__all__ = ["InputError", "MissingExtraError", "is_file_error", "message_of", "nearest", "needs_extra"]
 
 
 class InputError(ValueError):
@@ -17,6 +18,22 @@ class InputError(ValueError):
 
 class MissingExtraError(ImportError):
     """A library of an optional extra is not installed. The message holds the pip command that installs it."""
+
+
+@contextmanager
+def needs_extra(extra: str, purpose: str) -> Iterator[None]:
+    """Raise MissingExtraError with the pip command if an import inside the `with` block fails.
+
+    Args:
+        extra: the extra of this package that installs the library.
+        purpose: what needs it, such as "figures".
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(
+            f"Install the extra `{extra}` for {purpose} ({error}): pip install 'glmix[{extra}]'."
+        ) from error
 
 
 _NOT_ABOUT_FILES = (

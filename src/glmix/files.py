@@ -2,12 +2,14 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-__all__ = ["PART", "check_writable", "temporary_path", "publish", "atomic_write", "write_atomically"]
+__all__ = ["PART", "check_writable", "temporary_path", "publish", "atomic_write", "write_atomically", "write_json"]
 
 PART = ".part"  # suffix of temporary files
 
@@ -62,6 +64,11 @@ def write_atomically(target: Path, content: bytes | str) -> None:
     """Write bytes or text to a file with `atomic_write`."""
     with atomic_write(target) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(target: Path, contents: Any) -> None:
+    """Write a JSON file with `atomic_write`."""
+    write_atomically(target, json.dumps(contents, indent=2) + "\n")
 
 
 def check_writable(targets: Sequence[Path], overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""`glmix configs`: list, print or copy the recipes that are included in the package."""
+"""`glmix configs`: list, print or copy the recipes that the package contains."""
 
 import argparse
 import dataclasses
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-HELP = "List the included recipes for fit and weakseg, or print or copy one of them."
+HELP = "List the recipes (YAML files in the package) for fit and weakseg, or print or copy one of them."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

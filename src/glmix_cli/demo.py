@@ -12,15 +12,22 @@ HELP = "Train a small network on generated images in a few minutes, and show its
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "out", nargs="?", type=Path, default=Path("out/demo"), metavar="OUT", help="output folder (%(default)s)"
+        "out",
+        nargs="?",
+        type=Path,
+        default=Path("out/demo"),
+        metavar="OUT",
+        help="output folder (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the training (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=12, metavar="N", help="training epochs (%(default)s)")
-    parser.add_argument("--scenes", type=int, default=5000, metavar="N", help="training scenes (%(default)s)")
-    # on two busy cores, two threads were measured at a fifth of the speed of one thread
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (%(default)s)")
     parser.add_argument(
-        "--at-least", type=float, default=95, metavar="PERCENT", help="fail below this accuracy (%(default)s)"
+        "--seed", type=int, default=0, metavar="N", help="random seed of the training (default: %(default)s)"
+    )
+    parser.add_argument("--epochs", type=int, default=12, metavar="N", help="training epochs (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=5000, metavar="N", help="training scenes (default: %(default)s)")
+    # on two busy cores, two threads were measured at a fifth of the speed of one thread
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
+    parser.add_argument(
+        "--at-least", type=float, default=95, metavar="PERCENT", help="fail below this accuracy (default: %(default)s)"
     )
 
 

@@ -23,7 +23,11 @@ OVERLAY = "_overlay.png"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_arguments(parser, "larger images are downscaled first")
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="FILE", help=".ckpt of a detection model from `glmix fit`"
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".ckpt of a detection model from `glmix fit`, or a folder of `glmix convert`",
     )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder for the results")
     parser.add_argument(
@@ -31,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="X",
-        help=f"minimum confidence score of detections in overlays and {REPORT}, from 0 to 1 (%(default)s)",
+        help=f"minimum confidence score of detections in overlays and {REPORT}, from 0 to 1 (default: %(default)s)",
     )
     parser.add_argument(
         "--annotations",

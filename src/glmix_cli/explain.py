@@ -1,4 +1,4 @@
-"""`glmix explain`: draw the slots of a model for images, as figures and as pages to explore."""
+"""`glmix explain`: visualise the slots of a model for images, as figures and as interactive pages."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ from .slot_models import load_models
 if TYPE_CHECKING:
     from glmix.slots import ExplainedModel
 
-HELP = "Draw the slots of a model for images: figures, and with --html pages to explore in a browser."
+HELP = "Visualise the slots of a model for images: as figures, and with --html as interactive pages for a browser."
 SMALLEST = 32  # pixels: the smallest shorter side that a model accepts
 
 
@@ -40,15 +40,15 @@ def _block(text: str) -> int | None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_image_arguments(parser, "larger inputs are refused")
+    add_image_arguments(parser, "larger inputs are an error")
     add_model_arguments(parser, untrained="use random weights from --seed; the figure says so")
     parser.add_argument(
         "--compare",
         nargs="+",
         default=[],
         metavar="CHECKPOINT",
-        help="show other models beside the first: checkpoints, local-dir:FOLDER, or 'untrained' for the same model "
-        "with random weights",
+        help="show other models next to the first one: checkpoints, local-dir:FOLDER, or 'untrained' for the same "
+        "model with random weights",
     )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="output folder")
     parser.add_argument(
@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="indices of blocks with slots, from 0 in the order of execution; negative indices count from the end; "
         "'all' for all (default: the last block of each stage in figures, all in pages)",
     )
-    parser.add_argument("--svg", action="store_true", help="write figures as SVG, too")
-    parser.add_argument("--html", action="store_true", help="write a page to explore each image, too")
+    parser.add_argument("--svg", action="store_true", help="also write each figure as SVG")
+    parser.add_argument("--html", action="store_true", help="also write an interactive page for each image")
     parser.add_argument("--own-scale", action="store_true", help="give each map its own colour scale")
     parser.add_argument(
         "--size",
@@ -72,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_view_argument(parser, default="whole")
     parser.add_argument(
-        "--multi-label", action="store_true", help="an image may have several classes (known for a .ckpt)"
+        "--multi-label",
+        action="store_true",
+        help="the model predicts several classes per image (not needed for a .ckpt of `glmix fit`)",
     )
     parser.add_argument("--topk", type=int, default=3, metavar="N", help="number of classes to print (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="seed of random weights (default: 0)")

@@ -5,27 +5,29 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .inputs import add_model_arguments, find_images, load_classifier, load_network, open_image
+from .inputs import add_model_arguments, load_network
 from .printing import printable
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from glmix.deploy import Calibration, ExportReport
 
-HELP = "Export a model to ONNX, torch.export (.pt2) or OpenVINO and check the file against the model."
+HELP = "Export a trained model to ONNX, torch.export (.pt2) or OpenVINO and check the file against the model."
 SCENES = "scenes"
+RUNNER = "onnx_model.py"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        f"{HELP} The file accepts any batch size, height and width. The check compares its outputs with those of the "
-        "model at five image sizes and two batch sizes; if they differ, no file is written."
+        f"{HELP} Classifiers, segmentation networks and detectors of `glmix fit` are supported. The file accepts any "
+        "height and width, and any batch size (a detector: one image at a time, ONNX only). The check compares its "
+        "outputs with those of the model at several image sizes; if they differ, no file is written."
     )
     parser.epilog = (
-        "Example: glmix export --model local-dir:out/demo/model --preprocess -o demo.onnx. "
+        "Example: glmix export --checkpoint runs/mine/checkpoints/best.ckpt --preprocess --runner -o model.onnx. "
         "See docs/deploy.md for how to run the file."
     )
     add_model_arguments(parser, untrained="use random weights, for speed measurements")
@@ -39,18 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--outputs",
         choices=["classes", "features", "slots"],
         default="classes",
-        help="outputs of the file: class logits, the feature maps of the stages, or the slot assignment of each pixel "
-        "in each block (default: classes)",
+        help="outputs of the file: those of the network (class logits, logits per pixel, or detections), the feature "
+        "maps of the stages, or the slot assignment of each pixel in each block (default: classes)",
     )
     parser.add_argument(
         "--preprocess",
         nargs="?",
         choices=["uint8", "float"],
         const="uint8",
-        default="none",
         help="include the normalisation in the file: its input is uint8 from 0 to 255 (batch, height, width, "
         "channels), or with 'float' float32 from 0 to 1 (batch, channels, height, width). Without this option the "
-        "input is a normalised image. Resizing and cropping are never included",
+        "input is a normalised image, and that of a detector uint8. Resizing is included for detectors only",
     )
     parser.add_argument(
         "--int8", action="store_true", help="quantise to int8 (onnx and openvino only); needs --calibrate"
@@ -77,7 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--out", type=Path, required=True, metavar="FILE", help="output file: .onnx, .pt2 or .xml"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    parser.add_argument(
+        "--runner",
+        action="store_true",
+        help=f"with onnx: also write {RUNNER} beside FILE, a Python module that runs the file on photographs with "
+        "onnxruntime, NumPy and Pillow, without PyTorch",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
@@ -91,7 +98,9 @@ def run(args: argparse.Namespace) -> int:
     from glmix.deploy import export_model, export_targets
 
     errors: list[dict[str, str]] = []
-    export_targets(args.out, args.format, compiled=args.compile, int8=args.int8, overwrite=args.overwrite)
+    export_targets(
+        args.out, args.format, compiled=args.compile, int8=args.int8, runner=args.runner, overwrite=args.overwrite
+    )
     model = _load(args)
     calibration = _calibration(args, model, errors) if args.int8 else None
     report = export_model(
@@ -102,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
         preprocess=args.preprocess,
         compiled=args.compile,
         calibration=calibration,
+        runner=args.runner,
         overwrite=args.overwrite,
         log=lambda text: print(text, file=sys.stderr),
     )
@@ -125,8 +135,7 @@ def _load(args: argparse.Namespace) -> "nn.Module":
             raise InputError(
                 "No model was given: use --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained."
             )
-        load = load_classifier if args.outputs == "classes" else load_network
-        return load(args.model, args.checkpoint)
+        return load_network(args.model, args.checkpoint)
     if args.checkpoint is not None or args.model is None:
         raise InputError("--untrained needs --model NAME and cannot be combined with --checkpoint.")
     import glmix  # registers the models
@@ -138,58 +147,22 @@ def _load(args: argparse.Namespace) -> "nn.Module":
 
 
 def _calibration(args: argparse.Namespace, model: "nn.Module", errors: list[dict[str, str]]) -> "Calibration":
-    """Load images at the model's input size, half for calibration and half for evaluation."""
-    import timm
-    import torch
-
+    """Load the images of --calibrate."""
     from glmix.deploy import Calibration
     from glmix.errors import InputError
 
-    config = timm.data.resolve_model_data_config(model)
     if args.calibrate == SCENES and not Path(SCENES).is_dir():
-        images = _scenes(config, args.calibrate_count)
-    else:
-        images = _pictures(Path(args.calibrate), config, args.calibrate_count, errors)
-    if len(images) < 2:
-        raise InputError(f"--calibrate {args.calibrate} needs at least 2 images, found {len(images)}.")
-    stacked = torch.stack(images)
-    return Calibration(stacked[::2], stacked[1::2])
-
-
-def _scenes(config: dict[str, Any], count: int) -> list["Tensor"]:
-    from glmix.data.scenes import SceneConfig, SceneDataset
-    from glmix.errors import InputError
-
-    channels, height, width = config["input_size"]
-    if channels != 3 or height != width:
-        raise InputError(
-            f"--calibrate {SCENES} needs a model for square RGB images, but this model takes images of {width} x "
-            f"{height} pixels with {channels} channels."
-        )
-    scenes = SceneDataset(SceneConfig(size=height, objects=(1, 1)), "val", count)
-    return [scenes[index][0] for index in range(count)]
-
-
-def _pictures(folder: Path, config: dict[str, Any], count: int, errors: list[dict[str, str]]) -> list["Tensor"]:
-    """Load every n-th image of a folder, so that all subfolders contribute, resized and cropped for the model."""
-    import timm
-    from tqdm import tqdm
-
-    from glmix.errors import InputError
-
+        return Calibration.from_scenes(model, args.calibrate_count)
+    folder = Path(args.calibrate)
     if not folder.is_dir():
         raise InputError(f"--calibrate takes a folder of images or '{SCENES}'; {folder} is not a folder.")
-    transform = timm.data.create_transform(**config, is_training=False, normalize=False)
-    mode = "L" if config["input_size"][0] == 1 else "RGB"
-    files = list(find_images([folder], errors))
-    chosen = files[:: max(1, -(-len(files) // count))]
-    images = []
-    for file in tqdm(chosen, unit="image", disable=None):
-        try:
-            images.append(transform(open_image(file, mode)))
-        except (OSError, ValueError, SyntaxError) as error:  # raised by Pillow for invalid images
-            errors.append({"file": str(file), "error": str(error)})
-    return images
+
+    def failed(file: Path, error: Exception) -> None:
+        errors.append({"file": str(file), "error": str(error)})
+
+    from glmix.inference import find_images
+
+    return Calibration.from_files(model, list(find_images([folder], errors)), args.calibrate_count, failed)
 
 
 def _lines(report: "ExportReport") -> list[str]:
@@ -200,12 +173,13 @@ def _lines(report: "ExportReport") -> list[str]:
         "float": "images from 0 to 1 (batch, channels, height, width), float32; normalisation included",
         "uint8": "images from 0 to 255 (batch, height, width, channels), uint8; normalisation included",
     }
+    batch = "any batch size" if report.batch is None else "one image at a time"
     kind = "largest" if report.int8 is None else "mean"
     allowed = f" (tolerance {report.tolerance:.0e})" if report.int8 is None else " over all image sizes"
     lines = [
         f"{' and '.join(map(str, report.files))}: {size:.1f} MB, exported in {report.seconds:.0f} s",
         f"  input    {images[report.preprocess]}",
-        f"           any batch size, height and width from {report.smallest} x {report.smallest} pixels",
+        f"           {batch}, height and width from {report.smallest} x {report.smallest} pixels",
         f"  outputs  {', '.join(report.outputs)}",
         f"  checked  {len(report.checks)} batches of different sizes compared with the model: {kind} error up to "
         f"{report.largest_error:.1e}{allowed}",

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 __all__ = ["COMMANDS", "main"]
 
 CONFIG_HELP = (
-    "a YAML file or the name of an included recipe (see `glmix configs`), such as classification/scenes/single; "
-    "can be repeated"
+    "a YAML file or the name of a recipe (see `glmix configs`), such as classification/scenes/single; can be repeated"
 )
 COMMANDS = {
     "fit": "Train a model as configured in a YAML file; repeat the command to resume an interrupted run.",
-    "validate": "Evaluate a trained model on the validation data.",
-    "test": "Evaluate a trained model on the test data.",
+    "validate": "Evaluate a trained model on the validation data and write a report.",
+    "test": "Evaluate a trained model on the test data and write a report.",
 }
 
 
@@ -34,10 +33,22 @@ def short_help(command: str) -> argparse.ArgumentParser:
     parser.add_argument("--data.source.root", metavar="FOLDER", help="example of a YAML key: folder of the images")
     parser.add_argument("--model.checkpoint", metavar="FILE", help="example of a YAML key: pretrained weights")
     if command == "fit":
-        parser.add_argument("--resume", metavar="auto|never|FILE", help="resume the run in the output folder (auto)")
+        parser.add_argument(
+            "--resume",
+            metavar="auto|never|FILE",
+            help="auto: resume the run in trainer.default_root_dir, or start a new one; never: start a new one; FILE: "
+            "resume from this .ckpt (default: auto)",
+        )
     else:
         parser.add_argument(
-            "--weights", metavar="auto|FILE", help="weights to evaluate (auto: the best checkpoint of the run)"
+            "--weights",
+            metavar="auto|FILE",
+            help="auto: the best checkpoint of the run in trainer.default_root_dir; or a file (default: auto)",
+        )
+        parser.add_argument(
+            "--report",
+            metavar="auto|none|FOLDER",
+            help="folder of the stored predictions and the report (auto: reports/ in the run folder)",
         )
     parser.add_argument("--print_config", action="store_true", help="print the complete configuration and exit")
     return parser

@@ -1,4 +1,4 @@
-"""The image loop that predict, segment, detect and explain share.
+"""The image loop that segment, detect and explain share, and the error messages of all commands on images.
 
 If an image cannot be read, is too large or exhausts the memory, the loop adds it to a list of errors and continues with
 the next image. All other exceptions are bugs or errors of the whole command, and are not caught here.
@@ -9,15 +9,24 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .inputs import find_images, open_image
+from .inputs import open_image
 from .printing import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MAX_INPUT_PIXELS", "MAX_PIXELS", "ImageLoop", "add_image_arguments", "check_enlarged", "positive_integer"]
+__all__ = [
+    "MAX_INPUT_PIXELS",
+    "MAX_PIXELS",
+    "ImageLoop",
+    "add_image_arguments",
+    "check_enlarged",
+    "exit_code",
+    "positive_integer",
+    "print_errors",
+]
 
 MAX_PIXELS = 64_000_000
 MAX_INPUT_PIXELS = 2048 * 2048
@@ -73,6 +82,8 @@ class ImageLoop:
     """
 
     def __init__(self, command: str, paths: Sequence[Path], max_pixels: int) -> None:
+        from glmix.inference import find_images
+
         self.command, self.max_pixels = command, max_pixels
         self.errors: list[dict[str, str]] = []
         self.found = find_images(paths, self.errors)
@@ -126,19 +137,12 @@ class ImageLoop:
         tqdm.write(f"glmix {self.command}: {printable(str(file))}: {text}", file=sys.stderr)
 
     def print_errors(self) -> None:
-        """Print each distinct error once, with all affected files."""
-        files: dict[str, list[str]] = {}
-        for failure in self.errors:
-            files.setdefault(failure["error"], []).append(printable(failure["file"]))
-        for reason, names in files.items():
-            subject = names[0] if len(names) == 1 else f"{len(names)} files ({', '.join(names)})"
-            print(f"glmix {self.command}: {subject}: {printable(reason)}", file=sys.stderr)
+        """Print each distinct error once, with the affected files."""
+        print_errors(self.command, self.errors)
 
     def exit_code(self, done: int) -> int:
-        """Return 0 if all images were processed, 1 if some were, 2 if none was."""
-        if not done:
-            return 2
-        return 1 if self.errors else 0
+        """Return the exit code of the command for the number of images that were processed."""
+        return exit_code(done, self.errors)
 
 
 def check_enlarged(size: Sequence[int], shorter: float, bound: int, option: str) -> None:
@@ -164,3 +168,21 @@ def check_enlarged(size: Sequence[int], shorter: float, bound: int, option: str)
             f"The image of {size[0]} x {size[1]} pixels would be resized to {width} x {height}, but at most "
             f"{bound:,} pixels are accepted; {option} raises the limit."
         )
+
+
+def print_errors(command: str, errors: Sequence[dict[str, Any]], names: int = 20) -> None:
+    """Print each distinct error once, with the first files it affects."""
+    files: dict[str, list[str]] = {}
+    for failure in errors:
+        files.setdefault(failure["error"], []).append(printable(failure["file"]))
+    for reason, found in files.items():
+        more = f" and {len(found) - names} more" if len(found) > names else ""
+        subject = found[0] if len(found) == 1 else f"{len(found)} files ({', '.join(found[:names])}{more})"
+        print(f"glmix {command}: {subject}: {printable(reason)}", file=sys.stderr)
+
+
+def exit_code(done: int, errors: Sequence[Any]) -> int:
+    """Return 0 if all images were processed, 1 if some were, 2 if none was."""
+    if not done:
+        return 2
+    return 1 if errors else 0

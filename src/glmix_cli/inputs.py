@@ -1,7 +1,6 @@
 """Inputs of commands: image files and folders, model names and weight files."""
 
 import argparse
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,6 @@ __all__ = [
     "add_model_arguments",
     "add_view_argument",
     "check_device",
-    "find_images",
-    "label_names",
     "load_classifier",
     "load_network",
     "open_image",
@@ -25,12 +22,6 @@ __all__ = [
 
 
 LOCAL = "local-dir:"
-
-# suffixes of images that Pillow cannot decode, unless a plugin adds a decoder
-OTHER_IMAGES = {
-    *(".ai", ".avif", ".exr", ".heic", ".heif", ".hif", ".jxl", ".jxr", ".svg", ".svgz", ".webp", ".xcf"),
-    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),  # camera raw formats
-}
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, untrained: str | None = None) -> None:
@@ -97,65 +88,6 @@ def load_classifier(name: str | None, checkpoint: Path | None) -> "GLNet":
         kind = type(network).__name__
         raise InputError(f"{checkpoint or name} contains a {kind}, but this command needs a GLNet classifier.")
     return network
-
-
-def label_names(model: "GLNet") -> Callable[[int], str]:
-    """Return a function from class index to class name.
-
-    The names are those of the model if it has any, else those of ImageNet for 1000 classes, else "class INDEX".
-    """
-    from timm.data import ImageNetInfo
-
-    names = model.pretrained_cfg.get("label_names")
-    if names:
-        return lambda index: names[index]
-    if model.num_classes == 1000:
-        return ImageNetInfo().index_to_description
-    return lambda index: f"class {index}"
-
-
-def find_images(paths: Iterable[Path], errors: list[dict[str, str]]) -> dict[Path, Path]:
-    """Find images in files and folders; folders are searched recursively for files with an image suffix.
-
-    Args:
-        paths: files and folders.
-        errors: a list to which an entry is added for each image in an unsupported format and each folder without
-            images.
-
-    Returns:
-        {file: its path relative to the given folder, or its name if the file itself was given}
-    """
-    found: dict[Path, Path] = {}
-    for path in paths:
-        try:
-            is_folder = path.is_dir()
-        except OSError as error:  # for example a file name that is too long
-            errors.append({"file": str(path), "error": error.strerror or str(error)})
-            continue
-        if not is_folder:
-            found[path] = Path(path.name)
-            continue
-        inside = sorted(file for file in path.rglob("*") if _has_image_suffix(file) and not file.is_dir())
-        if not inside:
-            errors.append({"file": str(path), "error": "no images in this folder"})
-        for file in inside:
-            if _can_be_decoded(file):
-                found[file] = file.relative_to(path)
-            else:
-                errors.append({"file": str(file), "error": f"{file.suffix.lower()} files cannot be decoded here"})
-    return found
-
-
-def _has_image_suffix(file: Path) -> bool:
-    """Return whether a file has the suffix of an image format, supported or not."""
-    return file.suffix.lower() in OTHER_IMAGES or _can_be_decoded(file)
-
-
-def _can_be_decoded(file: Path) -> bool:
-    """Return whether Pillow has a decoder for files with this suffix."""
-    from PIL import Image
-
-    return Image.registered_extensions().get(file.suffix.lower()) in Image.OPEN
 
 
 def check_device(name: str) -> None:

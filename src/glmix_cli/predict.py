@@ -2,111 +2,75 @@
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .images import ImageLoop, add_image_arguments, check_enlarged
-from .inputs import (
-    add_model_arguments,
-    add_view_argument,
-    check_device,
-    label_names,
-    load_classifier,
-)
+from .images import exit_code, print_errors
+from .inputs import add_model_arguments, add_view_argument, check_device, load_classifier
+from .pipeline import add_pipeline_arguments, store
 from .printing import printable
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from PIL.Image import Image
-    from torch import Tensor
-
-    from glmix import GLNet
-
-HELP = "Classify images, given as files or folders."
+HELP = "Classify images: files, folders, lists, tar files, data sets or URLs."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_image_arguments(parser)
+    add_pipeline_arguments(parser, output_required=False)
     add_model_arguments(parser)
     add_view_argument(parser, default="crop")
-    parser.add_argument("--topk", type=int, default=5, help="number of classes to print per image (default: 5)")
-    parser.add_argument("--batch-size", type=int, default=16, help="images per batch (default: 16)")
-    parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda (default: cpu)")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument("--topk", type=int, default=5, help="number of classes per image (default: 5)")
+    parser.add_argument(
+        "--json", action="store_true", help="print the results as JSON; with --output, print a summary as JSON"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    from glmix.data.classification.views import class_probabilities, shorter_side
-    from glmix.errors import InputError
+    from glmix import inference
 
-    if args.topk < 1 or args.batch_size < 1:
-        raise InputError(f"--topk and --batch-size must be 1 or more, got {args.topk} and {args.batch_size}.")
     check_device(args.device)
-    model = load_classifier(args.model, args.checkpoint).to(args.device).eval()
-    mode = "L" if model.in_chans == 1 else "RGB"
-    shorter = shorter_side(model, args.view)
-    labels = label_names(model)
+    model = load_classifier(args.model, args.checkpoint).to(args.device)
+    output = inference.Predictions(model, args.topk, args.view, args.max_pixels)
+    source = inference.open_source(args.images, args.column, arrays=model.in_chans != 3)
+    if args.output is not None:
+        return store("predict", args, output, source)
 
-    images = ImageLoop("predict", args.images, args.max_pixels)
     results: list[dict[str, Any]] = []
+    errors, done = list(source.problems), 0
     try:
-        for files in images.batches(args.batch_size):
-            batch = []
-            for file in files:
-                with images.attempt(file):
-                    image = images.open(file, mode, at_least=shorter)
-                    check_enlarged(image.size, shorter, args.max_pixels, "--max-pixels")
-                    batch.append((file, _input(image, model, args.view)))
-            if not batch:
-                continue
-            with images.attempt(*(file for file, _ in batch)):
-                logits = _logits(model, [image for _, image in batch], args.device)
-                probabilities, classes = class_probabilities(model, logits).topk(min(args.topk, logits.shape[1]))
-                for (file, pixels), ps, cs in zip(batch, probabilities.tolist(), classes.tolist(), strict=True):
-                    predictions = [
-                        {"class": c, "label": labels(c), "probability": p} for c, p in zip(cs, ps, strict=True)
-                    ]
-                    size = {"width": pixels.shape[2], "height": pixels.shape[1]}
-                    results.append({"file": str(file), "view": args.view, "size": size, "predictions": predictions})
+        for rows in inference.run(output, source, batch_size=args.batch_size, num_workers=args.workers):
+            errors += [{"file": row["key"], "error": row["error"]} for row in rows if row["error"]]
+            finished = [_result(row, args.view, output.threshold) for row in rows if not row["error"]]
+            done += len(finished)
+            if args.json:
+                results += finished
+            else:
+                _print(finished)
     finally:  # print the finished results even after a bug or an interruption
         if args.json:
-            print(json.dumps({"results": results, "errors": images.errors}, indent=2))
-        else:
-            _print(results)
-        images.print_errors()
-    return images.exit_code(len(results))
+            print(json.dumps({"results": results, "errors": errors}, indent=2))
+        print_errors("predict", errors)
+    return exit_code(done, errors)
+
+
+def _result(row: dict[str, Any], view: str, threshold: float | None) -> dict[str, Any]:
+    columns = zip(row["classes"], row["labels"], row["probabilities"], strict=True)
+    result: dict[str, Any] = {
+        "file": row["key"],
+        "view": view,
+        "size": {"width": row["input_width"], "height": row["input_height"]},
+        "predictions": [{"class": c, "label": label, "probability": p} for c, label, p in columns],
+    }
+    if threshold is not None:
+        result |= {"threshold": threshold, "labels": row["present"]}
+    return result
 
 
 def _print(results: list[dict[str, Any]]) -> None:
-    for result in results:
-        print(f"{printable(result['file'])}  ({_view(result)})")
-        for prediction in result["predictions"]:
-            print(f"  {prediction['probability']:7.2%}  {printable(prediction['label'])}")
-
-
-def _input(image: "Image", model: "GLNet", view: str) -> "Tensor":
-    """Return the model input (C, H, W) for an image and a view."""
-    from glmix.data.classification.views import model_input, whole_size
-
-    return model_input(image, model, whole_size(image, model) if view == "whole" else None)
-
-
-def _logits(model: "GLNet", images: "Sequence[Tensor]", device: str) -> "Tensor":
-    """Return the logits (B, K) of images (C, H, W); images of equal size share a forward pass."""
-    import torch
-
-    places: dict[torch.Size, list[int]] = {}
-    for place, image in enumerate(images):
-        places.setdefault(image.shape, []).append(place)
-    found: dict[int, Tensor] = {}
-    with torch.inference_mode():
-        for chosen in places.values():
-            logits = model(torch.stack([images[place] for place in chosen]).to(device)).float()
-            found.update(zip(chosen, logits, strict=True))
-    return torch.stack([found[place] for place in range(len(images))])
-
-
-def _view(result: dict[str, Any]) -> str:
     from glmix.data.classification.views import describe_view
 
-    return describe_view(result["view"], (result["size"]["height"], result["size"]["width"]))
+    for result in results:
+        size = (result["size"]["height"], result["size"]["width"])
+        print(f"{printable(result['file'])}  ({describe_view(result['view'], size)})")
+        for prediction in result["predictions"]:
+            print(f"  {prediction['probability']:7.2%}  {printable(prediction['label'])}")
+        if "labels" in result:
+            names = ", ".join(map(printable, result["labels"])) or "none"
+            print(f"  labels with at least {result['threshold']:.2%}: {names}")

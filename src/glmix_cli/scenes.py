@@ -1,4 +1,4 @@
-"""`glmix scenes`: write the procedural data set to disk, draw a contact sheet, or print statistics."""
+"""`glmix scenes`: write the procedural data set to disk, draw an overview, or print statistics."""
 
 import argparse
 from pathlib import Path
@@ -17,62 +17,71 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["imagefolder", "segmentation", "voc", "coco"],
         help="layout of OUT: ImageFolder classes, ADE20K masks, Pascal VOC masks or COCO objects",
     )
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw a contact sheet with masks as PNG")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="draw 24 scenes with their masks and write them as one PNG file"
+    )
     parser.add_argument(
         "--report", action="store_true", help="print the rendering time per image and the accuracy of two baselines"
     )
     parser.add_argument(
-        "--count-train", type=int, default=3000, metavar="N", help="number of training images (%(default)s)"
+        "--count-train", type=int, default=3000, metavar="N", help="number of training images (default: %(default)s)"
     )
     parser.add_argument(
-        "--count-val", type=int, default=1000, metavar="N", help="number of validation images (%(default)s)"
+        "--count-val", type=int, default=1000, metavar="N", help="number of validation images (default: %(default)s)"
     )
     appearance = parser.add_argument_group("appearance of the images")
     appearance.add_argument(
-        "--size", type=int, default=64, metavar="N", help="image height and width in pixels, at least 16 (%(default)s)"
+        "--size",
+        type=int,
+        default=64,
+        metavar="N",
+        help="image height and width in pixels, at least 16 (default: %(default)s)",
     )
-    appearance.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the images (%(default)s)")
+    appearance.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="random seed of the images (default: %(default)s)"
+    )
     appearance.add_argument(
         "--objects",
         type=int,
         nargs="+",
         metavar="N",
-        help="number of objects per image, or minimum and maximum (1 for imagefolder and --report, otherwise 1 3)",
+        help="number of objects per image, or minimum and maximum (default: 1 for imagefolder and --report, otherwise "
+        "1 3)",
     )
     appearance.add_argument(
         "--shapes",
         nargs="+",
         default=["disc", "cross", "ring"],
         metavar="NAME",
-        help="one or more of disc, cross, ring, square, triangle, crescent (disc cross ring)",
+        help="one or more of disc, cross, ring, square, triangle, crescent (default: disc cross ring)",
     )
     appearance.add_argument(
         "--textures",
         nargs="+",
         default=["stripes", "checks"],
         metavar="NAME",
-        help="one or more of stripes, checks, dots, zigzag (stripes checks)",
+        help="one or more of stripes, checks, dots, zigzag (default: stripes checks)",
     )
     appearance.add_argument(
         "--labelling",
         default="pair",
         choices=["pair", "latin"],
         help="class of an object: the pair of shape and texture, or (shape + texture) mod K, which neither shape nor "
-        "texture alone predicts (%(default)s)",
+        "texture alone predicts (default: %(default)s)",
     )
     appearance.add_argument(
         "--camouflage",
         type=float,
         default=0.5,
         metavar="P",
-        help="probability that an object has the colours of the background (%(default)s)",
+        help="probability that an object has the colours of the background (default: %(default)s)",
     )
     appearance.add_argument(
         "--noise",
         type=float,
         default=0.03,
         metavar="X",
-        help="standard deviation of the pixel noise, for pixel values from 0 to 1 (%(default)s)",
+        help="standard deviation of the pixel noise, for pixel values from 0 to 1 (default: %(default)s)",
     )
 
 

@@ -21,7 +21,11 @@ SUFFIXES = ("_mask.png", "_overlay.png")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_arguments(parser, "larger images are segmented with a sliding window")
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="FILE", help=".ckpt of a segmentation model from `glmix fit`"
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".ckpt of a segmentation model from `glmix fit`, or a folder of `glmix convert`",
     )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder for the results")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
@@ -40,10 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slide", action="store_true", help="use overlapping sliding windows instead of the whole image"
     )
     inference.add_argument(
-        "--window", type=int, default=512, metavar="N", help="side length of a sliding window in pixels (%(default)s)"
+        "--window",
+        type=int,
+        default=512,
+        metavar="N",
+        help="side length of a sliding window in pixels (default: %(default)s)",
     )
     inference.add_argument(
-        "--stride", type=int, metavar="N", help="distance between sliding windows in pixels (two thirds of --window)"
+        "--stride",
+        type=int,
+        metavar="N",
+        help="distance between sliding windows in pixels (default: two thirds of --window)",
     )
     inference.add_argument(
         "--scales",
@@ -51,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=[1.0],
         metavar="X",
-        help="scale factors for multi-scale test-time augmentation, such as 0.75 1 1.25 (1)",
+        help="scale factors for multi-scale test-time augmentation, such as 0.75 1 1.25 (default: 1)",
     )
     inference.add_argument("--flip", action="store_true", help="average with the prediction for the mirrored image")
 

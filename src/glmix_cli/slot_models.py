@@ -5,7 +5,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .inputs import LOCAL, check_device, label_names, load_network
+from .inputs import LOCAL, check_device, load_network
 
 if TYPE_CHECKING:
     from glmix import GLNet
@@ -58,6 +58,7 @@ def load_models(args: argparse.Namespace) -> "list[ExplainedModel]":
 
 
 def _model(network: "GLNet", title: str, args: argparse.Namespace, warning: str | None) -> "ExplainedModel":
+    from glmix.inference import label_names
     from glmix.slots import ExplainedModel, chosen_blocks, last_blocks
 
     wanted = None if args.blocks is None or None in args.blocks else args.blocks
@@ -108,7 +109,7 @@ def _reset(network: "GLNet", seed: int) -> "GLNet":
 
 def _warning(seed: int) -> str:
     """Return the warning that figures show for random weights."""
-    return f"Random weights, seed {seed}: nothing here was learnt."
+    return f"Random weights (seed {seed}): this model is not trained."
 
 
 def _title(network: "GLNet", source: str | Path | None) -> str:

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         required=True,
         metavar="FILE|NAME",
-        help="a YAML file, or a shipped recipe such as weak_segmentation/scenes (`glmix configs` lists them)",
+        help="a YAML file or the name of a recipe (see `glmix configs`), such as weak_segmentation/scenes",
     )
     parser.add_argument(
         "--method",

@@ -1,7 +1,6 @@
 """Report of an ablation study: a Markdown table, a JSON file and a plot."""
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from typing import Any
 
 import torch
 
-from glmix.demo.figures import Figure, save_figure
+from glmix.files import write_json
+from glmix.slots.figure.page import Figure, save_figure
 from studies.ablation.speed import IMAGES
 from studies.ablation.study import Ablation, plan, variants
 
@@ -80,7 +80,8 @@ def rows(config: Ablation, results: Sequence[dict[str, Any]], speeds: Mapping[st
 def markdown(table: Sequence[Row], metric: str) -> str:
     """Return the table in Markdown."""
     base = next((row for row in table if row.is_base), None)
-    lines = [f"| | | {METRICS[metric]} | to the base | images/s | parameters |", "|---|---|---|---|---|---|"]
+    titles = ["design choice", "variant", METRICS[metric], "difference to the base", "images/s", "parameters"]
+    lines = [f"| {' | '.join(titles)} |", "|---|---|---|---|---|---|"]
     for axis, group in groupby(table, key=lambda row: row.axis):
         for k, row in enumerate(group):
             difference = ""
@@ -102,14 +103,14 @@ def write_report(folder: Path, config: Ablation, results: Sequence[dict[str, Any
     note = (
         f"{METRICS[metric].capitalize()} in % on {config.val_count:,} held-out scenes{spread}: "
         f"{_number(seeds, 'seed')} each, {_number(config.recipe.epochs, 'epoch')} over {config.train_count:,} scenes. "
-        '"To the base" is the difference between runs with the same seed, which see the same scenes in the same order. '
-        f"Images/s: inference in batches of {IMAGES}, {_number(torch.get_num_threads(), 'thread')}, the fastest "
-        "batch.\n"
+        "The difference to the base is that between runs with the same seed, which see the same scenes in the same "
+        f"order. Images/s: inference with batch size {IMAGES}, {_number(torch.get_num_threads(), 'thread')}, the "
+        "fastest batch.\n"
     )
     text = f"{markdown(table, metric)}\n{note}"
     (folder / "table.md").write_text(text)
     contents = {"config": dataclasses.asdict(config), "metric": metric, "rows": [_with_mean(row) for row in table]}
-    (folder / "table.json").write_text(json.dumps(contents, indent=2) + "\n")
+    write_json(folder / "table.json", contents)
     save_figure(_plot(table, metric), folder / "ablation.png")
     return text
 

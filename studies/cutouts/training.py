@@ -139,10 +139,10 @@ def linear_probe(network: nn.Module, data: Any, costs: Sequence[float] = (0.01, 
         data: data module with `splits` that are set up and with evaluation loaders of all splits.
         costs: inverse strengths of the regularisation, the best of which is chosen on the validation split.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+    from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
+    from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 
     found = {split: features_of(network, data.eval_dataloader(split)) for split in ("train", "val", "test")}
     scores = {}

@@ -20,7 +20,7 @@ from PIL import Image
 
 from glmix.data.detection.datamodule import DetectionScenes
 from glmix.data.scenes import SceneConfig, draw_scene
-from glmix.demo.figures import save_figure
+from glmix.slots.figure.page import save_figure
 from glmix.tasks import load_trained
 from glmix.tasks.detection.metrics import CocoScores
 from glmix.tasks.detection.predictor import DetectionPredictor, overlay

@@ -22,7 +22,7 @@ from PIL import Image
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from glmix.data.scenes import Scene, SceneConfig, class_colours, draw_scene
-from glmix.demo.figures import save_figure
+from glmix.slots.figure.page import save_figure
 from glmix.tasks.segmentation.metrics import scores_of
 from glmix.tasks.segmentation.predictor import SegmentationPredictor, overlay
 

@@ -12,12 +12,11 @@ and the image.
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -25,6 +24,8 @@ from torch import nn
 
 import glmix
 from glmix.bench import count_macs
+from glmix.bench.machine import describe_machine
+from glmix.bench.memory import added_memory
 from glmix.models import MODEL_NAMES
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -38,15 +39,9 @@ def create_backbone(name: str) -> nn.Module:
     return timm.create_model(name, features_only=True, out_indices=(-4, -3, -2, -1)).eval()
 
 
-def resident(key: str) -> float:
-    """Return the current (VmRSS) or peak (VmHWM) resident set size of the process in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
-
-
-def measure(name: str, size: tuple[int, int], dtype: str, runs: int) -> dict[str, object]:
+def measure(name: str, size: tuple[int, int], dtype: str, runs: int) -> dict[str, Any]:
     """Measure a model in this process, which must not have measured another one before."""
-    model = create_backbone(name).to(DTYPES[dtype], memory_format=torch.channels_last)
+    model = create_backbone(name).to(DTYPES[dtype]).to(memory_format=torch.channels_last)
     image = torch.randn(1, 3, *size, dtype=DTYPES[dtype])
 
     def seconds() -> float:
@@ -55,10 +50,7 @@ def measure(name: str, size: tuple[int, int], dtype: str, runs: int) -> dict[str
             model(image)
         return time.perf_counter() - start
 
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: reset the peak
-    before = resident("VmRSS")
-    seconds()
-    return {"peak": resident("VmHWM") - before, "seconds": [seconds() for _ in range(runs)]}
+    return {"peak": added_memory(seconds), "seconds": [seconds() for _ in range(runs)]}
 
 
 def main() -> None:
@@ -75,7 +67,7 @@ def main() -> None:
     if args.measure:
         return print(json.dumps(measure(args.measure, tuple(args.size), args.dtype, args.runs)))
 
-    results: dict[str, list[dict[str, object]]] = {name: [] for name in args.models}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in args.models}
     for _ in range(args.rounds):
         for name in args.models:
             command = [sys.executable, __file__, *sys.argv[1:], "--measure", name]
@@ -83,10 +75,11 @@ def main() -> None:
             results[name].append(json.loads(output.splitlines()[-1]))
 
     height, width = args.size
+    machine = describe_machine("cpu", torch.get_num_threads())
     print(
-        f"{processor()}, {torch.get_num_threads()} threads, {args.dtype}, glmix {glmix.__version__}, "
+        f"{machine['cpu']}, {machine['threads']} threads, {args.dtype}, glmix {glmix.__version__}, "
         f"torch {torch.__version__}, timm {timm.__version__}\n\n"
-        f"| {width} x {height} pixels | parameters | MACs | seconds | seconds a megapixel | peak memory |\n"
+        f"| {width} x {height} pixels | parameters | MACs | time in s | seconds per megapixel | peak memory |\n"
         "|---|---|---|---|---|---|"
     )
     for name, rounds in results.items():
@@ -99,13 +92,6 @@ def main() -> None:
             f"| {name} | {parameters:.1f} M | {macs:.0f} G | {elapsed:.2f} | {elapsed / (height * width / 1e6):.2f} | "
             f"{peak:.0f} MiB |"
         )
-
-
-def processor() -> str:
-    """Return the name of the CPU."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

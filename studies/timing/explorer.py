@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     print(f"glmix {glmix.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    print("| model | image | blocks | seconds | megabytes |\n|---|---|---|---|---|")
+    print("| model | image size | blocks | time in s | file size in MB |\n|---|---|---|---|---|")
     image = Image.fromarray(draw_scene(SceneConfig(size=2 * args.size), "test", 0).image)
     for name in args.models:
         torch.manual_seed(0)

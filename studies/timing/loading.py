@@ -53,6 +53,11 @@ def torchvision_image(content: bytes) -> Image.Image:
     return Image.fromarray(torchvision_tensor(content).permute(1, 2, 0).numpy())
 
 
+def after(decoder: Callable[[bytes], Any], transform: Callable[[Any], Any]) -> Callable[[bytes], Any]:
+    """Return a function that decodes and then transforms."""
+    return lambda file: transform(decoder(file))
+
+
 def rates(pipelines: dict[str, Callable[[bytes], Any]], files: list[bytes], seconds: float) -> dict[str, float]:
     """Return files per second of CPU time per pipeline, the best of five rounds in alternation."""
     best = dict.fromkeys(pipelines, 0.0)
@@ -93,12 +98,8 @@ def main() -> None:
         files = jpeg_files(width, height, args.count)
         kilobytes = sum(map(len, files)) / len(files) / 1000
         pipelines = {f"{name}|decode": decoder for name, decoder in decoders.items()}
-        pipelines |= {
-            f"{name}|crop": lambda file, decoder=decoder: crop_only(decoder(file)) for name, decoder in decoders.items()
-        }
-        pipelines |= {
-            f"{name}|recipe": lambda file, decoder=decoder: recipe(decoder(file)) for name, decoder in decoders.items()
-        }
+        for step, transform in (("crop", crop_only), ("recipe", recipe)):
+            pipelines |= {f"{name}|{step}": after(decoder, transform) for name, decoder in decoders.items()}
         with seeded(0):
             best = rates({**pipelines, "tensor": torchvision_tensor}, files, args.seconds)
         print(f"\n{size} JPEGs of {kilobytes:.0f} kB: images per second per core")

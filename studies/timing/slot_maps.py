@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     print(f"glmix {glmix.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    print("| model | batch | forward pass | with all maps | ratio |\n|---|---|---|---|---|")
+    print("| model | batch size | forward pass | with all maps | ratio |\n|---|---|---|---|---|")
     for name in args.models:
         model = timm.create_model(name).eval()
         for batch in args.batches:

@@ -11,6 +11,7 @@ trained, and the table that compares thresholds chosen with and without masks is
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from glmix.data.scenes import Scene, draw_scene
-from glmix.demo.figures import Figure, save_figure
+from glmix.slots.figure.page import Figure, save_figure
 from studies.weak_segmentation.comparison import Comparison, examples, run_seed, threshold_choices
 
 CURVES = ("CAM", "CAM, 8 views", "SlotCut", "SlotCut, 8 views", "cut of dense features, 8 views")
@@ -28,7 +29,7 @@ Result = dict[str, Any]
 
 
 def table_row(name: str, values: list[float], baseline: list[float] | None = None) -> str:
-    """Format a row: the mean, the value per seed, and the gain over a baseline."""
+    """Format a row: the mean, the value per seed, and the difference to a baseline."""
     cells = [name, f"{100 * np.mean(values):.1f}", *(f"{100 * value:.1f}" for value in values)]
     if baseline is not None:
         gains = [100 * (value - other) for value, other in zip(values, baseline, strict=True)]
@@ -46,21 +47,23 @@ def tables(results: dict[int, Result]) -> str:
         return [result[part][name]["mean_iou"] for result in every]
 
     plain, dense = of("seeds", "CAM"), of("seeds", "cut of dense features, 8 views")
-    lines = [f"| seeds from | mean | {numbers} | over CAM (lowest to highest) |", rule]
+    lines = [f"| seeds from | mean | {numbers} | difference to CAM (lowest to highest) |", rule]
     lines += [table_row(name, of("seeds", name), plain) for name in every[0]["seeds"]]
-    lines += ["", "SlotCut, 8 views, over the cut of dense features, 8 views:"]
-    lines += ["", f"| | mean | {numbers} | gain |", rule, table_row("SlotCut", of("seeds", "SlotCut, 8 views"), dense)]
+    lines += ["", "SlotCut with 8 views compared with the cut of dense features with 8 views:"]
+    lines += ["", f"| | mean | {numbers} | difference (lowest to highest) |", rule]
+    lines += [table_row("SlotCut", of("seeds", "SlotCut, 8 views"), dense)]
     truth = of("segmenters", "true masks")
-    lines += ["", f"| segmenter from | mean | {numbers} | share of the fully supervised |", rule]
+    lines += ["", f"| segmenter trained on | mean | {numbers} | relative to full supervision |", rule]
     for name in every[0]["segmenters"]:
         values = of("segmenters", name)
-        lines.append(f"{table_row(name, values)} {100 * np.mean(values) / np.mean(truth):.0f} % |")
+        title = "ground truth masks" if name == "true masks" else name
+        lines.append(f"{table_row(title, values)} {100 * np.mean(values) / np.mean(truth):.0f} % |")
     return "\n".join(lines)
 
 
 def threshold_table(config: Comparison, seeds: list[int], out: Path) -> str:
     """Compare the thresholds chosen with and without masks, and format the table."""
-    lines = ["| seeds from | network | by masks | without masks | difference |", "|---|---|---|---|---|"]
+    lines = ["| seeds from | network | `masks` | `labels` | difference |", "|---|---|---|---|---|"]
     for seed in seeds:
         for name, found in threshold_choices(config, seed, out / f"seed{seed}", CHOSEN).items():
             cells = [f"{100 * iou:.1f} (at {threshold:.2f})" for threshold, iou in found.values()]
@@ -110,9 +113,8 @@ def main() -> None:
     results = {}
     for seed in args.seeds:
         folder = args.out / f"seed{seed}"
-        results[seed] = run_seed(
-            config, seed, folder, lambda step, seed=seed: print(f"seed {seed}: {step}", flush=True)
-        )
+        print(f"seed {seed}", flush=True)
+        results[seed] = run_seed(config, seed, folder, partial(print, flush=True))
     print(tables(results))
     (args.out / "results.json").write_text(json.dumps(results) + "\n")
     save_figure(curves(results), args.out / "weakseg-curve.png")

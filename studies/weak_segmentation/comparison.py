@@ -28,9 +28,8 @@ from glmix.tasks.segmentation.metrics import scores_of
 from glmix.tasks.segmentation.task import Segmentation
 from glmix.tasks.weak_segmentation.gradcam import grad_cam
 from glmix.tasks.weak_segmentation.methods import SeedConfig, class_maps, seed_maps
-from glmix.tasks.weak_segmentation.metrics import THRESHOLDS, curve_of
+from glmix.tasks.weak_segmentation.metrics import THRESHOLDS, curve_of, explained_shares
 from glmix.tasks.weak_segmentation.seeds import SeedMaps
-from glmix.tasks.weak_segmentation.threshold import explained_shares
 from glmix.tasks.weak_segmentation.views import run_views
 from glmix.training.optim import OptimizerConfig, ScheduleConfig
 from glmix.training.short_training import Recipe, train_on_scenes

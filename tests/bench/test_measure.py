@@ -113,7 +113,8 @@ def _busy(pid: int) -> float:
 
 ADDED = """
 import torch
-from glmix.bench.memory import added_memory, settle_memory
+from glmix.bench.memory import added_memory
+from glmix.memory import settle_memory
 
 def run():
     kept = torch.ones(16 << 20)  # 64 MiB

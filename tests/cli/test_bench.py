@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tests.processes import Command
+
 
 @pytest.fixture
 def command(capsys, tmp_path, monkeypatch):
@@ -23,11 +25,12 @@ def command(capsys, tmp_path, monkeypatch):
     return run
 
 
-def test_scaling_writes_files_that_can_be_rendered_again(command, glmix, tmp_path):
+def test_scaling_writes_files_that_can_be_rendered_again(command, tmp_path):
     pytest.importorskip("matplotlib")
     arguments = ["--scaling", 64, 96, "--stages", "--runs", 2, "--threads", 1, "-o", "out/bench"]
-    result = glmix("bench", "test_glnet", *arguments)
-    assert result.returncode == 0, result.stderr
+    process = Command("bench", "test_glnet", *arguments, cwd=tmp_path)
+    report, errors = process.communicate()
+    assert process.returncode == 0, errors
     folder = tmp_path / "out" / "bench"
     assert sorted(file.name for file in folder.iterdir()) == ["bench.json", "bench.md", "bench.png"]
     told = json.loads((folder / "bench.json").read_text())
@@ -38,9 +41,9 @@ def test_scaling_writes_files_that_can_be_rendered_again(command, glmix, tmp_pat
     for row in told["rows"]:
         assert row["seconds_per_megapixel"] == pytest.approx(row["seconds"] / row["height"] ** 2 * 1e6)
         assert list(row["stage_seconds"]) == ["stem", "stage 0", "stage 1", "stage 2", "stage 3"]
-        assert sum(row["stage_seconds"].values()) < 3 * row["seconds"]
+        assert min(row["stage_seconds"].values()) > 0
     page = (folder / "bench.md").read_text()
-    assert result.stdout.strip() in page
+    assert report.strip() in page
     assert told["command"] in page
 
     code, printed, complaint = command("test_glnet", *arguments)
@@ -48,7 +51,7 @@ def test_scaling_writes_files_that_can_be_rendered_again(command, glmix, tmp_pat
     assert "out/bench/bench.md already exists" in complaint
     code, printed, _ = command("--render", folder / "bench.json")
     assert code == 0
-    assert printed.strip() == result.stdout.strip()
+    assert printed.strip() == report.strip()
     (folder / "bench.png").unlink()
     assert command("--render", folder / "bench.json", "-o", folder, "--overwrite")[0] == 0
     assert (folder / "bench.md").read_text() == page

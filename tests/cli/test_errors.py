@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import glmix_cli
-from glmix.errors import InputError, MissingExtraError, is_file_error
+from glmix.errors import InputError, MissingExtraError, is_file_error, needs_extra
 
 
 def with_command(monkeypatch, error):
@@ -64,7 +64,7 @@ def test_a_bug_in_a_process_prints_its_traceback_and_exits_with_1():
 
 
 def test_a_closed_pipe_ends_a_command_silently():
-    command = f"{sys.executable} -m glmix models --json | true; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m glmix configs --json | true; exit ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert result.returncode == 141
     assert result.stderr == ""
@@ -75,3 +75,14 @@ def test_errors_are_subclasses_of_the_usual_ones():
     assert issubclass(MissingExtraError, ImportError)
     assert is_file_error(PermissionError(13, "Permission denied"))
     assert not is_file_error(OSError("no errno"))
+
+
+def test_a_missing_library_is_reported_with_its_extra():
+    with (
+        pytest.raises(MissingExtraError, match=r"pip install 'glmix\[slots\]'") as caught,
+        needs_extra("slots", "figures"),
+    ):
+        import no_such_library  # noqa: F401
+    assert "no_such_library" in str(caught.value)
+    with pytest.raises(ValueError, match="other"), needs_extra("slots", "figures"):
+        raise ValueError("other")

@@ -145,7 +145,7 @@ def test_a_damaged_checkpoint_is_reported(run: Here, checkpoint: Path, images: P
 def test_results_of_another_image_are_never_replaced_silently(
     run: Here, checkpoint: Path, images: Path, tmp_path: Path
 ) -> None:
-    from glmix_cli.inputs import find_images
+    from glmix.inference import find_images
     from glmix_cli.results import result_names
 
     Image.open(images / "a.jpg").save(images / "a.png")

@@ -15,6 +15,7 @@ from glmix.data.scenes import SceneConfig
 from glmix.demo.run import DemoConfig, run_demo
 from glmix.training.short_training import Recipe
 from glmix_cli import main
+from tests.processes import Command
 
 TINY = ("--epochs", "1", "--scenes", "64")
 
@@ -59,9 +60,10 @@ def test_printed_next_commands_work(demo):
     advice = [line.strip() for line in result.stdout.splitlines() if line.startswith("  glmix ")]
     predict = advice[0].split()
     assert predict[:2] == ["glmix", "predict"]
-    predicted = glmix(*predict[1:], "--json", cwd=folder)
-    assert predicted.returncode == 0, predicted.stderr
-    found = json.loads(predicted.stdout)["results"]
+    process = Command(*predict[1:], "--json", cwd=folder)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    found = json.loads(output)["results"]
     assert len(found) == 12
     assert {p["label"] for result in found for p in result["predictions"]} <= set(SceneConfig().class_names)
 

@@ -1,8 +1,6 @@
 """optimize_for_inference does not change the function of a model."""
 
 import pickle
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -20,6 +18,7 @@ from glmix.layers import ConvMlp, SoftBridge, self_attention
 from glmix.layers.padding import attention_bias
 from glmix.slots import slot_maps
 from tests.deploy.models import trained
+from tests.processes import Command
 
 X = torch.randn(2, 3, 75, 102, generator=torch.Generator().manual_seed(0))
 
@@ -154,14 +153,11 @@ def test_processes_that_share_a_model_get_the_same_answers(tmp_path):
     torch.save(model, tmp_path / "model.pt")
     torch.save(X, tmp_path / "x.pt")
     code = (
-        "import torch, glmix; torch.set_num_threads(1)\n"
+        "import torch\n"
         "model = torch.load('model.pt', weights_only=False, mmap=True)\n"
         "print(model(torch.load('x.pt')).tolist())"
     )
-    jobs = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
+    jobs = [Command(cwd=tmp_path, code=code) for _ in range(3)]
     answers = {job.communicate()[0] for job in jobs}
     assert len(answers) == 1
     torch.testing.assert_close(torch.tensor(eval(answers.pop())), model(X), rtol=1e-4, atol=1e-5)

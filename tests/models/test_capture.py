@@ -1,8 +1,5 @@
 """Graph capture with TorchScript, its ONNX exporter and `torch.export`; `torch.vmap`."""
 
-import subprocess
-import sys
-
 import pytest
 import timm
 import torch
@@ -10,6 +7,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from glmix.layers.slots import pool_to_grid
+from tests.processes import Command
 
 from .test_contract import close
 
@@ -19,7 +17,8 @@ UNEVEN = {"slot_grid": 5}
 
 def test_a_scripted_frozen_and_optimised_model_runs_at_224():
     program = """
-import torch, timm, glmix
+import warnings, torch, timm, glmix
+warnings.simplefilter("ignore")
 for options in ({}, {"slot_grid": 5}):
     model = timm.create_model("test_glnet", **options).eval()
     fast = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.script(model)))
@@ -28,9 +27,9 @@ for options in ({}, {"slot_grid": 5}):
         for _ in range(3):  # the first runs are profiled, later ones optimised
             torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
 """
-    command = [sys.executable, "-W", "ignore", "-c", program]  # a process of its own, as the fault ended the process
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
+    process = Command(code=program)  # a process of its own, as the fault ended the process
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
 
 
 class Stages(nn.Module):

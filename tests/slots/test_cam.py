@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from glmix.slots.cam import class_activation
+from glmix.slots.evidence import class_activation
 from glmix.slots.maps import recording
 
 

@@ -9,7 +9,7 @@ import torch
 from skimage.measure import label
 
 from glmix.data.scenes import SceneConfig
-from glmix.slots.grouping.controls import dense_cut
+from glmix.slots.grouping.controls import features_cut
 from glmix.slots.grouping.discovery import CONTROLS, METHODS, METRICS, components, discover, on_side
 from glmix.slots.grouping.discovery_report import discovery_json, discovery_sheet, discovery_table, grid_warning
 from glmix.slots.grouping.truth import Truth, scene_truths
@@ -112,11 +112,11 @@ def test_clusters_mostly_on_the_object_side_are_objects():
     assert (on_side(np.array([[0, 0]]), np.array([[True, False]])) == 0).all()  # exactly half is not a majority
 
 
-def test_dense_cut_separates_features_at_any_size():
+def test_features_cut_separates_features_at_any_size():
     features = torch.randn(2, 1, 1, 8).expand(2, 20, 25, 8).permute(0, 3, 1, 2).clone()
     features[:, :, 5:15, 8:20] = torch.randn(2, 8, 1, 1)
     features += 0.01 * torch.randn_like(features)
-    whole, small = dense_cut(features), dense_cut(features, most=120)
+    whole, small = features_cut(features), features_cut(features, most=120)
     assert whole.shape == (2, 20, 25)
     assert small.shape[1] * small.shape[2] <= 120
     for cut in whole:

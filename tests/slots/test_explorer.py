@@ -20,8 +20,7 @@ from PIL import Image
 
 from glmix.data.scenes import SceneConfig, draw_scene
 from glmix.slots import slot_maps
-from glmix.slots.cam import class_activation
-from glmix.slots.evidence import slot_evidence
+from glmix.slots.evidence import class_activation, slot_evidence
 from glmix.slots.explorer import explore, gather, page, write_page
 from glmix.slots.explorer.data import MAX_PIXELS, shown_maps
 from glmix.slots.explorer.pack import Buffer, quantise

@@ -12,12 +12,12 @@ from PIL import Image
 from glmix.data.scenes import SceneConfig, draw_scene
 from glmix.slots import BlockMaps, slot_maps
 from glmix.slots.figure.draw import Column, save_figure, slot_figure
-from glmix.slots.figure.medoids import representative_slots
 from glmix.slots.figure.panels import Block, canvas_of
 from glmix.slots.measures import (
     assignment_logits,
     effective_slots_per_image,
     effective_slots_per_pixel,
+    representative_slots,
     resize_assignment,
     strongest_slots,
 )
@@ -213,7 +213,7 @@ def test_block_header_contains_its_numbers():
     assert "Block 1" in texts
     assert "stages.1.blocks.0" in texts
     effective = effective_slots_per_pixel(maps[1].assignment).mean()
-    assert f"8 x 8 pixels, 4 x 4 slots, scale 8.  Effective slots: {effective:.1f} a pixel" in texts
+    assert f"8 x 8 pixels, 4 x 4 slots, scale 8.  Effective slots: {effective:.1f} per pixel" in texts
     assert "Random weights." in texts
     assert "$a_{.png" in texts
     assert "64 x 64 pixels" in texts

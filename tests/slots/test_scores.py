@@ -204,13 +204,14 @@ def test_unknown_band_around_an_object_gives_a_boundary_in_its_middle():
     assert scores.boundary_recall((np.indices(truth.shape)[1] >= 6).astype(int), truth, 0) == 1
 
 
-def test_boxes():
-    mask = np.zeros((8, 9), bool)
-    assert scores.box_around(mask) is None
-    mask[2:5, 3] = True
-    assert scores.box_around(mask) == (3, 2, 4, 5)
-    assert scores.box_iou((0, 0, 4, 4), (2, 0, 6, 4)) == pytest.approx(8 / 24)
-    assert scores.box_iou((0, 0, 1, 1), (5, 5, 6, 6)) == 0
+@pytest.mark.parametrize(("width", "localised"), [(4, 1), (8, 1), (9, 0)])
+def test_an_object_is_localised_from_an_iou_of_a_half(width, localised):
+    objects, mask = np.zeros((6, 12), int), np.zeros((6, 12), bool)
+    objects[1:5, 1:5] = 2
+    mask[1, 1] = mask[4, width] = True  # corners of a box of 4 x width pixels, which contains the object
+    assert scores.is_localised(mask, objects) == localised
+    assert math.isnan(scores.is_localised(mask, np.zeros_like(objects)))
+    assert scores.is_localised(np.zeros_like(mask), objects) == 0
 
 
 def test_dead_slots_are_never_the_strongest():

@@ -1,9 +1,6 @@
 """Ablation studies: planned runs, resuming after SIGKILL, the report and invalid configurations."""
 
 import json
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from studies.ablation.__main__ import main
 from studies.ablation.report import markdown, rows, write_report
 from studies.ablation.speed import measure_speed
 from studies.ablation.study import other_runs, plan, read_ablation, run_all, variants
+from tests.processes import Command
 
 SHIPPED = sorted((Path(__file__).parents[2] / "studies" / "ablation").glob("*.yaml"))
 TINY = {
@@ -54,8 +52,9 @@ def scores(folder: Path) -> dict[str, float]:
     return {path.name: json.loads(path.read_text())["result"]["score"] for path in (folder / "runs").glob("*.json")}
 
 
-def command(config: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "studies.ablation", str(config), "--out", str(out)]
+def start(config: Path, out: Path) -> Command:
+    words = [str(config), "--out", str(out)]
+    return Command(code=f"from studies.ablation.__main__ import main\nraise SystemExit(main({words!r}))")
 
 
 def test_answers_with_the_same_arguments_are_one_variant(tmp_path):
@@ -82,20 +81,20 @@ def test_a_killed_study_resumes_without_repeating_runs_and_gives_the_same_scores
     assert main([str(config), "--out", str(whole)]) == 0
     assert "Runs in this configuration: 6, finished: 0." in capsys.readouterr().out
 
-    victim = subprocess.Popen(command(config, broken), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 100
-    while len(list((broken / "runs").glob("*.json"))) < 2 and time.monotonic() < until:
+    victim = start(config, broken)
+    while victim.poll() is None and len(list((broken / "runs").glob("*.json"))) < 2:
         time.sleep(0.01)
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
+    victim.kill()
+    victim.communicate()
     before = {path: path.stat().st_mtime_ns for path in (broken / "runs").glob("*.json")}
     assert 2 <= len(before) < 6
     assert not (broken / "table.md").exists()
 
-    again = subprocess.run(command(config, broken), capture_output=True, text=True, timeout=120)
-    assert again.returncode == 0, again.stderr
-    assert f"finished: {len(before)}." in again.stdout
-    assert again.stdout.count(" s\n") == 6 - len(before)  # one line per trained run
+    again = start(config, broken)
+    output, errors = again.communicate()
+    assert again.returncode == 0, errors
+    assert f"finished: {len(before)}." in output
+    assert output.count(" s\n") == 6 - len(before)  # one line per trained run
     assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
     assert scores(broken) == scores(whole)
     assert len(scores(broken)) == 6

@@ -4,8 +4,6 @@ import logging
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -15,12 +13,13 @@ import pytest
 import torch
 
 from glmix_cli import main
+from tests.processes import Command
 from tests.runs import assert_same, start, weights, write_config
 
 WORKERS = ("--data.num_workers", "1", "--trainer.max_epochs", "2")
 
 
-def wait_for_checkpoint(process: "subprocess.Popen[str]", root: Path) -> None:
+def wait_for_checkpoint(process: Command, root: Path) -> None:
     while process.poll() is None and not list((root / "checkpoints").glob("step-*.ckpt")):
         time.sleep(0.01)
 
@@ -51,17 +50,18 @@ def test_signal_to_the_process_group_saves_with_workers_and_resumes_exactly(
 
 def test_workers_end_when_the_main_process_is_killed_or_fails() -> None:
     code = (
-        "import os, signal, sys\n"
+        "import os, signal\n"
         "from glmix.data.core.loaders import eval_loader\n"
         "loader = iter(eval_loader(list(range(100)), 100, 1, num_workers=1))\n"
         "next(loader)\n"
         "print(loader._workers[0].pid, flush=True)\n"
         "os.kill(loader._workers[0].pid, signal.SIGINT)\n"
-        "os.kill(os.getpid(), signal.SIGKILL) if sys.argv[1] == 'killed' else 1 / 0\n"
     )
-    for how in ("killed", "fails"):
-        run = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, timeout=60)
-        worker, end = int(run.stdout), time.monotonic() + 20
+    for how, end_of_code in (("killed", "os.kill(os.getpid(), signal.SIGKILL)"), ("fails", "1 / 0")):
+        process = Command(code=code + end_of_code)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == {"killed": -signal.SIGKILL, "fails": 1}[how]
+        worker, end = int(output), time.monotonic() + 20
         while Path(f"/proc/{worker}").exists() and time.monotonic() < end:
             time.sleep(0.1)
         assert not Path(f"/proc/{worker}").exists(), how
@@ -70,22 +70,15 @@ def test_workers_end_when_the_main_process_is_killed_or_fails() -> None:
 def test_second_ctrl_c_ends_immediately(tmp_path: Path) -> None:
     """The first Ctrl-C waits for a training step that does not end."""
     code = (
-        "import sys, time, glmix_cli\n"
+        "import time\n"
         "from glmix.tasks import Classification\n"
         "def step(self, batch, batch_idx):\n"
         "    print('in a step', flush=True)\n"
         "    time.sleep(300)\n"
         "Classification.training_step = step\n"
-        "sys.exit(glmix_cli.main(sys.argv[1:]))\n"
     )
     config = write_config(tmp_path / "c.yaml", tmp_path / "run", num_sanity_val_steps=0)
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "fit", "--config", str(config)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
+    process = Command("fit", "--config", config, code=code)
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     time.sleep(1)
@@ -98,14 +91,7 @@ def test_second_ctrl_c_ends_immediately(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_demo_ends_on_signals(tmp_path: Path, signum: signal.Signals, code: int) -> None:
-    program = "import sys, glmix_cli; sys.exit(glmix_cli.main(sys.argv[1:]))"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, "demo", str(tmp_path / "demo"), "--scenes", "200"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
+    process = Command("demo", tmp_path / "demo", "--scenes", "200")
     assert process.stderr is not None
     assert process.stderr.readline().startswith("epoch 1/")
     process.send_signal(signum)

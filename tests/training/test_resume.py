@@ -15,6 +15,7 @@ import torch
 from glmix.training.checkpoint_io import AtomicCheckpointIO, is_intact, newest_intact
 from glmix.training.checkpoints import Checkpoints
 from glmix.training.run_folder import checkpoint_to_resume
+from tests.processes import Command
 from tests.runs import assert_same, data, start, task, trainer, weights, write_config
 
 
@@ -73,7 +74,7 @@ def test_interrupted_validation_is_repeated_on_resume(tmp_path: Path, monkeypatc
     assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
 
-def _finish(process: "subprocess.Popen[str]", seconds: float = 240) -> str:
+def _finish(process: Command, seconds: float = 240) -> str:
     output, _ = process.communicate(timeout=seconds)
     assert process.returncode == 0, output
     return output
@@ -165,24 +166,21 @@ def test_corrupted_checkpoint_is_skipped(tmp_path: Path) -> None:
 
 def test_sigkill_while_writing_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     code = (
-        "import sys, torch, time\n"
+        "import torch\n"
         "from glmix.training.checkpoint_io import AtomicCheckpointIO\n"
         "io = AtomicCheckpointIO()\n"
         "for step in range(10**6):\n"
-        "    io.save_checkpoint({'step': step, 'x': torch.full((300000,), float(step))}, sys.argv[1])\n"
+        "    io.save_checkpoint({'step': step, 'x': torch.full((300000,), float(step))}, 'step-1.ckpt')\n"
         "    print(step, flush=True)\n"
     )
-    import sys
-
     path = tmp_path / "step-1.ckpt"
-    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+    process = Command(cwd=tmp_path, code=code)
     for _ in range(3):
         process.stdout.readline()
     time.sleep(random.Random(1).uniform(0, 0.05))
     process.kill()
-    reported = int((process.stdout.read().split() or ["2"])[-1])
-    process.wait()
+    output, _ = process.communicate()
+    reported = int((output.split() or ["2"])[-1])
     assert is_intact(path)
     saved = torch.load(path, weights_only=True)
     assert saved["step"] >= reported

@@ -1,37 +1,14 @@
 """Measurement of the peak memory of a pass in the current process."""
 
-import contextlib
-import ctypes
 from pathlib import Path
 
 import torch
 
 from .prepared import Pass
 
-__all__ = ["added_memory", "release_freed_memory", "settle_memory"]
+__all__ = ["added_memory"]
 
 MIB = 1 << 20
-# option numbers of mallopt in glibc, and our threshold in bytes
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-SMALL = 1 << 16
-
-
-def release_freed_memory() -> None:
-    """Return freed memory to the system if the allocator is glibc's."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def settle_memory() -> None:
-    """Configure glibc to return freed memory to the system at once, so that resident memory is memory in use.
-
-    This makes passes slower, so measure times first.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, SMALL)
-        libc.mallopt(M_TRIM_THRESHOLD, SMALL)
-    release_freed_memory()
 
 
 def added_memory(run: Pass, device: str = "cpu") -> float | None:

@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingExtraError
+from ..errors import needs_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,10 +20,8 @@ MARKS = "osD^vP*X"
 
 def need_matplotlib() -> None:
     """Raise MissingExtraError if matplotlib is not installed."""
-    try:
+    with needs_extra("slots", "plots"):
         import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("The plot needs matplotlib: pip install 'glmix[slots]'") from error
 
 
 def draw(result: dict[str, Any]) -> bytes:
@@ -66,7 +64,7 @@ def _bars(figure: "Figure", rows: Sequence[Row], kind: str) -> None:
     rate.invert_yaxis()
     rate.set_xlabel("images per second" + (", in training" if kind == "training" else ""))
     memory.barh(places, [row["peak_memory_mib"] or 0 for row in rows], 0.8, color=colours)
-    memory.set_xlabel("peak memory in MiB" + (" of a step" if kind == "training" else ""))
+    memory.set_xlabel("peak memory in MiB" + (", in training" if kind == "training" else ""))
     for axes in (rate, memory):
         _clean(axes, "x")
 

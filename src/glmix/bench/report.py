@@ -89,15 +89,15 @@ _COSTS: dict[str, Cell] = {
     "MACs": lambda row: f"{_number(row['macs'] / 1e9)} G",
 }
 _MEMORY: dict[str, Cell] = {"peak memory": lambda row: f"{_number(row['peak_memory_mib'])} MiB"}
-_ROOFLINE: dict[str, Cell] = {"of matmul rate": lambda row: _share(row["roofline"])}
+_ROOFLINE: dict[str, Cell] = {"share of matmul rate": lambda row: _share(row["roofline"])}
 
 
 def _inference(rows: Sequence[Row]) -> list[str]:
     columns = {**_COSTS, "images/s": lambda row: _spread(row, "images_per_second")}
     if any("latency_ms" in row for row in rows):
         columns |= {
-            "one image": lambda row: f"{_number(row.get('latency_ms'))} ms",
-            "its p99": lambda row: f"{_number(row.get('latency_ms_p99'))} ms",
+            "latency": lambda row: f"{_number(row.get('latency_ms'))} ms",
+            "latency p99": lambda row: f"{_number(row.get('latency_ms_p99'))} ms",
         }
     return [_table(rows, {**columns, **_MEMORY, **_ROOFLINE})]
 

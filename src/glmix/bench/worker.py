@@ -21,9 +21,10 @@ import glmix  # noqa: F401  (registers the models)
 
 from ..compat import compile_for_each_shape
 from ..errors import InputError
+from ..memory import release_freed_memory, settle_memory
 from .forms import Form
 from .macs import count_by_kind
-from .memory import added_memory, release_freed_memory, settle_memory
+from .memory import added_memory
 from .passes import matmul_passes, prepare, prepare_training
 from .prepared import Pass, Prepared
 from .specs import ModelSpec

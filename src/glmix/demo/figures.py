@@ -2,32 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..data.scenes import Scene
-from ..errors import MissingExtraError
+from ..errors import needs_extra
 from ..training.short_training import Epoch
 
-try:
+with needs_extra("train", "figures"):
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
-except ImportError as error:
-    raise MissingExtraError(f"Figures need the extra `train` ({error}): pip install 'glmix[train]'.") from error
 
-__all__ = ["Figure", "learning_curve", "prediction_sheet", "save_figure"]
+__all__ = ["Figure", "learning_curve", "prediction_sheet"]
 
 RIGHT, WRONG = "#1a7a3c", "#c22b2b"
 STYLES = ("--", "-.", ":")
 BLUE, GREY = "#2b5fb0", "#777777"
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
-    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def learning_curve(epochs: Sequence[Epoch], baselines: Mapping[str, float]) -> Figure:

@@ -4,7 +4,6 @@ All results come from the saved model, reloaded by timm, on test scenes that are
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,12 +21,14 @@ from torch import Tensor, nn
 from ..data.classification.datamodule import ScenesData
 from ..data.scenes import Scene, SceneConfig, baseline_accuracies, draw_scene
 from ..errors import InputError
-from ..models import GLNet, save_model
+from ..files import write_json
+from ..models import GLNet
 from ..slots.explorer import write_page
+from ..slots.figure.page import save_figure
 from ..tasks.classification import Classification
 from ..tasks.weak_segmentation.figures import weakseg_sheet
-from ..training.short_training import Epoch, Recipe, train_on_scenes
-from .figures import learning_curve, prediction_sheet, save_figure
+from ..training.short_training import Epoch, Recipe, save_classifier, train_on_scenes
+from .figures import learning_curve, prediction_sheet
 
 __all__ = ["ARTEFACTS", "Artefact", "Demo", "DemoConfig", "run_demo"]
 
@@ -136,7 +137,7 @@ def _write_result(demo: Demo, path: Path) -> None:
         "config": dataclasses.asdict(demo.config),
         "epochs": [dataclasses.asdict(epoch) for epoch in demo.epochs],
     }
-    path.write_text(json.dumps(contents, indent=2) + "\n")
+    write_json(path, contents)
 
 
 # Files beside the model: {file name: (description, function that writes it)}.
@@ -186,7 +187,7 @@ def run_demo(
     log("Saving and reloading the model, and evaluating it and the baselines on held-out scenes.")
     assert isinstance(task.model, GLNet)
     folder = out / "model"
-    _save(task.model, folder, data)
+    save_classifier(task.model, folder, data)
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     held_out = [draw_scene(scenes, "test", index) for index in range(config.held_out)]
     training = [draw_scene(scenes, "train", index) for index in range(config.train_count)]
@@ -203,20 +204,6 @@ def run_demo(
     for name, (_, write) in artefacts.items():
         write(demo, out / name)
     return demo
-
-
-def _save(model: GLNet, folder: Path, data: ScenesData) -> None:
-    """Save the model with the data configuration and the class names in its `pretrained_cfg`."""
-    model.pretrained_cfg.update(
-        num_classes=data.num_classes,
-        label_names=data.class_names,
-        input_size=data.input_size,
-        pool_size=None,
-        crop_pct=1.0,
-        mean=data.mean,
-        std=data.std,
-    )
-    save_model(model.cpu(), folder)
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """Faster implementations of layers for inference, which compute the same function in another order.
 
-They have no parameters or attributes of their own: a layer is converted by changing its `__class__`.
+They have no parameters or attributes of their own: a layer is converted by changing its `__class__`. Building a new
+layer instead would mean copying arguments, parameters, hooks, mode, device and dtype of the old one.
 """
 
 import math

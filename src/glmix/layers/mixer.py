@@ -42,7 +42,8 @@ class LocalBranch(nn.Module):
     def forward(self, y: Tensor, mask: Tensor | None = None) -> Tensor:
         h = hide(self.pointwise_in(y), mask)
         if self.training and not torch.jit.is_scripting():
-            return checkpoint_activations(self.project, h)
+            # an adapter in place of the layer may have dropout
+            return checkpoint_activations(self.project, h, random=not isinstance(self.pointwise_out, nn.Conv2d))
         return self.project(h)
 
     def project(self, h: Tensor) -> Tensor:

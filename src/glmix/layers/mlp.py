@@ -41,7 +41,8 @@ class ConvMlp(nn.Module):
         if self.depthwise is not None:
             h = self.depthwise(hide(h, mask))
         if self.training and not torch.jit.is_scripting():
-            return checkpoint_activations(self.project, h)
+            # an adapter in place of the layer may have dropout
+            return checkpoint_activations(self.project, h, random=not isinstance(self.fc2, nn.Conv2d))
         return self.project(h)
 
     def project(self, h: Tensor) -> Tensor:

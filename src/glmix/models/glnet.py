@@ -83,6 +83,7 @@ class GLNet(nn.Module):
     pretrained_cfg: dict[str, Any]  # timm's description of the model, set by timm.create_model
     _model_args: dict[str, Any]  # constructor arguments, for saving the model
     multi_label: bool = False  # whether an image may have several classes, so that probabilities are sigmoids
+    threshold: float = 0.5  # smallest probability of a predicted class of a multi-label classifier
 
     def __init__(
         self,
@@ -234,7 +235,7 @@ class GLNet(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Enable or disable activation checkpointing of the blocks."""
+        """Enable or disable gradient checkpointing of the blocks."""
         self.grad_checkpointing = enable
         for module in self.modules():
             if isinstance(module, Stage):

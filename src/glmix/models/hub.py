@@ -19,8 +19,10 @@ from .glnet import GLNet
 from .official import PUBLISHED_TOP1, read_checkpoint, weights_file
 from .restore import build_described, checked_arguments, checked_model_args, is_plain
 
-__all__ = ["build_folder", "load_folder", "model_card", "save_model"]
+__all__ = ["build_folder", "load_folder", "model_card", "read_config", "save_model"]
 
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
 MULTI_LABEL = "multi_label_classification"  # the value of `problem_type` in transformers
 
 # Entries of `pretrained_cfg` that affect how a model is built or used, with the types that are accepted from a file.
@@ -126,17 +128,18 @@ def save_model(model: GLNet, folder: str | Path) -> str:
             f"The saved weights could not be loaded into {name} again ({lines[0]}). Save the folder before fusing, "
             "wrapping or changing the model, or save the changed model with torch.save."
         )
-    with atomic_write(folder / "model.safetensors") as part:
+    with atomic_write(folder / WEIGHTS) as part:
         safetensors.torch.save_file(weights, part)
     card = model_card(model, str(folder))
     write_atomically(folder / "README.md", card)
-    with atomic_write(folder / "config.json") as part:
+    with atomic_write(folder / CONFIG) as part:
         save_config_for_hf(model, str(part), model_config=_labels(model), model_args=model_args)
         config = json.loads(part.read_text())
         # timm also writes num_classes to the model arguments; transformers then passes it twice and fails
         config.get("model_args", {}).pop("num_classes", None)
         if model.multi_label:
             config["problem_type"] = MULTI_LABEL
+            config["threshold"] = model.threshold
         part.write_text(json.dumps(config, indent=2) + "\n")
     return card
 
@@ -162,7 +165,8 @@ def load_folder(folder: str | Path) -> nn.Module:
         folder: a folder with config.json and weights.
 
     Returns:
-        The model. Its attribute `multi_label` is true for multi-label classifiers.
+        The model. Its attribute `multi_label` is true for multi-label classifiers, and `threshold` is the smallest
+        probability of their predicted classes.
 
     Raises:
         InputError: a file is malformed, or the weights do not fit the model in config.json.
@@ -178,21 +182,37 @@ def load_folder(folder: str | Path) -> nn.Module:
     return loaded
 
 
-def build_folder(folder: str | Path) -> nn.Module:
-    """Build the model of a folder with random weights; see `load_folder` for arguments and exceptions."""
-    path = Path(folder) / "config.json"
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """Return the content of config.json in a model folder, unchecked.
+
+    Raises:
+        InputError: the file is not a JSON object.
+        FileNotFoundError: there is no config.json.
+    """
+    path = Path(folder) / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"There is no model in {folder}: config.json is missing.")
+        raise FileNotFoundError(f"There is no model in {folder}: {CONFIG} is missing.")
     try:
         config = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg", {}), dict):
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is not a model configuration: expected an object with `pretrained_cfg`.")
+    return config
+
+
+def build_folder(folder: str | Path) -> nn.Module:
+    """Build the model of a folder with random weights; see `load_folder` for arguments and exceptions."""
+    path = Path(folder) / CONFIG
+    config = read_config(folder)
+    if not isinstance(config.get("pretrained_cfg", {}), dict):
         raise InputError(f"{path} is not a model configuration: expected an object with `pretrained_cfg`.")
     name, model_args = checked_model_args(config.get("architecture"), config.get("model_args") or {}, path)
     cfg = _checked_cfg(config, path)
     model: Any = build_described(name, model_args, path, pretrained_cfg=cfg)
     model.multi_label = config.get("problem_type") == MULTI_LABEL
+    checked_arguments({"threshold": config.get("threshold", 0.5)}, {"threshold": float}, path, "entries")
+    model.threshold = float(config.get("threshold", 0.5))
     built: nn.Module = model
     return built
 

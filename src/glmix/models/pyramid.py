@@ -62,7 +62,7 @@ class Pyramid(nn.Module):
                     module.eval()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Enable or disable activation checkpointing, which saves memory in training."""
+        """Enable or disable gradient checkpointing, which saves memory in training."""
         self.model.set_grad_checkpointing(enable)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:

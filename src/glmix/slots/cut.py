@@ -20,7 +20,7 @@ from ..errors import InputError
 from .maps import BlockMaps
 from .measures import assignment_logits, effective_slots_per_pixel
 
-__all__ = ["SlotKernel", "oriented", "slot_cut", "slot_kernel", "soft_sign", "tempered"]
+__all__ = ["SlotKernel", "dense_cut", "oriented", "slot_cut", "slot_kernel", "soft_sign", "tempered"]
 
 SHARPEST, STEPS = 8.0, 16  # log2 of the largest factor on the logits, and the number of bisection steps
 EMPTY = 1e-6  # square root of the smallest size in pixels of a slot that is not empty
@@ -126,6 +126,17 @@ def slot_kernel(
             logits = F.interpolate(on_grid, (rows, cols), mode="bilinear", align_corners=False).flatten(2)
         parts.append(logits.softmax(1) if effective is None else tempered(logits, effective))
     return SlotKernel(torch.cat(parts, 1) / len(parts), (rows, cols))
+
+
+def dense_cut(kernel: Tensor) -> Tensor:
+    """Return the normalised cut (B, N), of any sign, of an explicit kernel (B, N, N) between pixels.
+
+    Controls for SlotCut use it; SlotCut never builds such a kernel.
+    """
+    degrees = kernel.sum(2).clamp_min(torch.finfo(kernel.dtype).tiny).rsqrt()  # (B, N)
+    _, vectors = torch.linalg.eigh(kernel * degrees[:, :, None] * degrees[:, None])
+    second = vectors[:, :, -2] if vectors.shape[2] > 1 else torch.zeros_like(degrees)
+    return second * degrees
 
 
 def oriented(cut: Tensor, evidence: Tensor | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from argparse import ArgumentError
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,7 +13,6 @@ import lightning.pytorch as L
 import torch
 from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -24,9 +24,13 @@ from ..data.classification import datamodule as modules  # noqa: F401
 from ..data.detection import datamodule as coco_modules  # noqa: F401
 from ..data.segmentation import datamodule as mask_modules  # noqa: F401
 from ..errors import InputError
+from ..reports.report import PAGE
 from ..training.checkpoint_io import AtomicCheckpointIO
 from ..training.checkpoints import Checkpoints
 from ..training.config_errors import cause_of, explain, misplaced_null
+from ..training.early_stopping import StopEarly
+from ..training.loggers import LOGGERS, log_config, make_loggers
+from ..training.lr_finder import find_lr
 from ..training.process import quiet, restore_process_state, standard_signal_exceptions
 from ..training.progress import progress
 from ..training.run_folder import checkpoint_to_resume, lock_run_folder, weights_to_evaluate
@@ -34,6 +38,7 @@ from ..training.sync_norm import SyncNorm
 from ..training.task import Task
 from . import detection, segmentation  # noqa: F401
 from .classification import task as classification  # noqa: F401
+from .recording import Recorder
 from .token_labelling import task as token_label  # noqa: F401
 
 __all__ = ["CLI", "run"]
@@ -68,10 +73,14 @@ class CLI(LightningCLI):
     Args:
         argv: the command and its options.
         resources: released when the command ends; the CLI adds the lock of the run folder.
+        callbacks: further callbacks of the trainer.
     """
 
-    def __init__(self, argv: Sequence[str], resources: ExitStack) -> None:
+    def __init__(self, argv: Sequence[str], resources: ExitStack, callbacks: Sequence[L.Callback] = ()) -> None:
         self.resources = resources
+        self.recorder: Recorder | None = None
+        self.extra_callbacks = list(callbacks)
+        self.stop_early: StopEarly | None = None
         super().__init__(
             Task,
             L.LightningDataModule,
@@ -113,6 +122,12 @@ class CLI(LightningCLI):
                 help="`auto`: resume from the latest complete checkpoint in trainer.default_root_dir, or start if "
                 "there is none; `never`: start a new run, which must have no checkpoints; or a .ckpt file",
             )
+            parser.add_argument(
+                "--find_lr",
+                type=bool,
+                default=False,
+                help="do not train, but suggest the learning rate at which the loss falls fastest in a short test",
+            )
         else:
             parser.add_argument(
                 "--weights",
@@ -121,10 +136,29 @@ class CLI(LightningCLI):
                 help="`auto`: the best checkpoint in trainer.default_root_dir; or a .ckpt file; or, for a classifier, "
                 "a file of the authors or safetensors",
             )
+            parser.add_argument(
+                "--report",
+                type=str,
+                default="auto",
+                help="folder of the stored predictions and the report; `auto`: reports/val or reports/test in "
+                "trainer.default_root_dir; `none`: write no report",
+            )
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_argument(
+            "--early_stopping",
+            type=int | None,
+            default=None,
+            help="end the training after this number of validations without a better score",
+        )
+        parser.add_argument(
+            "--logger",
+            type=list[str] | str | None,
+            default=None,
+            help=f"one or several of {', '.join(LOGGERS)}, separated by commas (default: csv,tensorboard)",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
@@ -147,7 +181,8 @@ class CLI(LightningCLI):
             raise cause from error
 
     def before_instantiate_classes(self) -> None:
-        trainer = self.config[self.subcommand]["trainer"]
+        config = self.config[self.subcommand]
+        trainer = config["trainer"]
         accelerator = trainer.accelerator
         if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             raise InputError(
@@ -156,43 +191,75 @@ class CLI(LightningCLI):
             )
         if trainer.default_root_dir is None:
             trainer.default_root_dir = "out/run"
+        self.root = Path(trainer.default_root_dir)
+        self.finds_lr = bool(config.get("find_lr"))
+        if self.finds_lr:  # a short training without validation that leaves the run folder as it is
+            trainer.default_root_dir = self.resources.enter_context(tempfile.TemporaryDirectory())
+            trainer.max_epochs, trainer.max_steps, trainer.check_val_every_n_epoch = 10**6, -1, 10**6
+            trainer.logger = False
         if trainer.precision is None:
             on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
             trainer.precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        config = self.config_init[self.subcommand]["trainer"]
-        root, logger = config["default_root_dir"], config["logger"]
-        if logger in (None, True) and self.subcommand == "fit" and not config["fast_dev_run"]:
-            kwargs["logger"] = [CSVLogger(root, "logs/csv"), TensorBoardLogger(root, "logs/tensorboard")]
-        elif logger in (None, True):
-            kwargs["logger"] = False
+        options = self.config_init[self.subcommand]
+        config = options["trainer"]
+        logger, names = config["logger"], options["logger"]
+        names = names.split(",") if isinstance(names, str) else names
+        if self.subcommand != "fit" or config["fast_dev_run"] or self.finds_lr:
+            names = []
+        elif names is None:
+            names = ["csv", "tensorboard"] if logger in (None, True) else []
+        own = [] if logger in (None, True, False) else _as_list(logger)
+        kwargs["logger"] = [*own, *make_loggers(names, self.root, self.resources)] or False
         kwargs["plugins"] = [*_as_list(config["plugins"]), AtomicCheckpointIO()]
         if config["sync_batchnorm"]:
             kwargs["plugins"].append(SyncNorm())
             kwargs["sync_batchnorm"] = False  # Lightning accepts the plugin or the flag, not both
+        self.recorder = self._recorder()
+        kwargs["callbacks"] = [*_as_list(config["callbacks"]), *self.extra_callbacks]
+        if self.recorder is not None:
+            kwargs["callbacks"].append(self.recorder)
+        if options["early_stopping"] is not None and self.subcommand == "fit":
+            self.stop_early = StopEarly(options["early_stopping"])
+            kwargs["callbacks"].append(self.stop_early)
         if config["enable_progress_bar"] is not False:
             bar = progress()
-            kwargs["callbacks"] = [*_as_list(config["callbacks"]), bar]
+            kwargs["callbacks"].append(bar)
             kwargs["enable_progress_bar"] = isinstance(bar, L.callbacks.ProgressBar)
         if config["enable_model_summary"] is None:
             kwargs["enable_model_summary"] = False
         return super().instantiate_trainer(**kwargs)
 
+    def _recorder(self) -> Recorder | None:
+        """Return the callback that writes the report of a validation or a test; None if there is none to write."""
+        config = self.config_init[self.subcommand]
+        if self.subcommand == "fit" or config["report"] == "none" or config["trainer"]["fast_dev_run"]:
+            return None
+        if config["report"] != "auto":
+            return Recorder(Path(config["report"]))
+        split = "test" if self.subcommand == "test" else "val"
+        return Recorder(Path(config["trainer"]["default_root_dir"], "reports", split))
+
     # private, because no public method sets ckpt_path after the trainer is built
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         config = self.config[subcommand]
-        root = Path(config["trainer"]["default_root_dir"])
+        root = self.root
         _check_workers(self.datamodule)
+        if self.finds_lr:
+            return kwargs
         if subcommand == "fit":
             if self.trainer.is_global_zero:  # with torchrun, every process runs this command
                 self.resources.enter_context(lock_run_folder(root))
             path = checkpoint_to_resume(root, config["resume"], self.model)
+            log_config(self.trainer.loggers, config.as_dict(), root)
             message = f"Resuming from {path}"
         else:
             path = weights_to_evaluate(root, config["weights"], self.model)
             message = self._describe_weights(subcommand, path)
+            if self.recorder is not None:
+                self.recorder.weights = path
         if path is not None:
             kwargs["ckpt_path"] = str(path) if path.suffix == ".ckpt" else None
             self.model.checkpoint = None if path.suffix == ".ckpt" else str(path)
@@ -210,13 +277,37 @@ class CLI(LightningCLI):
         prefix = {"validate": "val", "test": "test"}[subcommand]
         return f"Evaluating {path}: {prefix}/NAME is for the raw weights, {prefix}/NAME_ema for the EMA weights"
 
+    def after_validate(self) -> None:
+        """Print where the report is."""
+        if self.recorder is not None and self.recorder.written:
+            sys.stderr.write(f"Report: {self.recorder.folder / PAGE}\n")
+
+    after_test = after_validate
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, or find a learning rate."""
+        if not self.finds_lr:
+            self.trainer.fit(**kwargs)
+            return
+        plot = self.root / "lr_find.png"
+        rate = find_lr(self.trainer, self.model, self.datamodule, plot)
+        if self.trainer.is_global_zero:
+            sys.stdout.write(f"--model.optimizer.lr {rate:.2g}\n")
+            sys.stderr.write(f"The loss falls fastest at this learning rate; {plot} shows the curve.\n")
+
     def after_fit(self) -> None:
-        """Print a message if the run was already finished."""
+        """Print a message if the training was stopped early, or if the run was already finished."""
         checkpoints = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, Checkpoints))
-        if not checkpoints.began and self.trainer.is_global_zero:
+        if self.finds_lr or not self.trainer.is_global_zero:
+            return
+        more = "Increase trainer.max_epochs"
+        if self.stop_early is not None and self.stop_early.stopped:
+            sys.stderr.write(f"{self.stop_early.message()}\n")
+            more = "Increase early_stopping"
+        if not checkpoints.began:
             sys.stderr.write(
-                f"The run in {self.trainer.default_root_dir} is finished. Increase trainer.max_epochs to continue it, "
-                "or set another trainer.default_root_dir to start a new run.\n"
+                f"The run in {self.root} is finished. {more} to continue it, or set another trainer.default_root_dir "
+                "to start a new run.\n"
             )
 
 
@@ -235,11 +326,12 @@ def _as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-def run(argv: Sequence[str]) -> None:
+def run(argv: Sequence[str], callbacks: Sequence[L.Callback] = ()) -> None:
     """Run `fit`, `validate` or `test` with its arguments, and restore the state of the process afterwards.
 
     Args:
         argv: the command and its options.
+        callbacks: further callbacks of the trainer.
 
     Raises:
         Preempted: a signal ended the training, which was saved.
@@ -248,6 +340,6 @@ def run(argv: Sequence[str]) -> None:
     """
     with restore_process_state(), quiet(), ExitStack() as resources, standard_signal_exceptions():
         try:
-            CLI(argv, resources)
+            CLI(argv, resources, callbacks)
         except MisconfigurationException as error:
             raise InputError(str(error)) from error

@@ -31,8 +31,10 @@ _ENTRIES: dict[str, Any] = {
     "crop_pct": float | None,
     "resize": tuple[int, int] | None,
     "category_ids": Sequence[int] | None,
+    "lora": dict[str, Any],
     "teacher": str | None,
     "ema_is_better": bool,
+    "thresholds": dict[str, float],
 }
 
 
@@ -52,7 +54,9 @@ def checked_info(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     Returns:
         A dictionary with the keys model, model_args, num_classes, task, build_args, ema_is_better and all names in
         `DATA_ATTRIBUTES`, whose values are None if the data module did not have them. Segmentation adds `resize`,
-        detection adds `category_ids`, and distillation adds `teacher`, the file of the teacher.
+        detection adds `category_ids`, multi-label classification adds `thresholds`, the threshold on the probabilities
+        of the raw ("") and the EMA ("_ema") weights, LoRA adds `lora`, its configuration, and distillation adds
+        `teacher`, the file of the teacher.
 
     Raises:
         InputError: if an entry is missing, or has a type or value that `glmix fit` does not write.
@@ -88,5 +92,8 @@ def _check_values(info: dict[str, Any], path: Path) -> None:
         raise InputError(f"{path} has input_size {size}; all values must be at least 1.")
     if info["crop_pct"] is not None and info["crop_pct"] <= 0:
         raise InputError(f"{path} has crop_pct {info['crop_pct']}; it must be above 0.")
+    for threshold in (info.get("thresholds") or {}).values():
+        if not 0 <= threshold <= 1:
+            raise InputError(f"{path} has the threshold {threshold}; it must be from 0 to 1.")
     if info.get("resize") is not None and min(info["resize"]) < 1:
         raise InputError(f"{path} has resize {info['resize']}; all values must be at least 1.")

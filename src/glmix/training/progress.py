@@ -14,7 +14,10 @@ __all__ = ["Bar", "EpochLines", "progress"]
 
 
 class Throughput:
-    """Images and steps per second, measured without synchronising the device."""
+    """Images and steps per second, measured without synchronising the device.
+
+    Lightning's Throughput is not used: it has no value before its window of 100 batches is full.
+    """
 
     def __init__(self) -> None:
         self.images = 0.0

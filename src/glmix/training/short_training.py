@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -10,11 +11,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from ..errors import InputError
+from ..models import GLNet, save_model
 from .optim import OptimizerConfig, ScheduleConfig
 from .process import quiet, standard_signal_exceptions
 from .task import Task
 
-__all__ = ["Epoch", "Recipe", "train_on_scenes"]
+__all__ = ["Epoch", "Recipe", "save_classifier", "train_on_scenes"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,20 @@ def train_on_scenes(
         )
         trainer.fit(task, data)
     return history.epochs
+
+
+def save_classifier(model: GLNet, folder: Path, data: Any) -> None:
+    """Save a trained classifier with `save_model`, with the classes and the images of its data module in its config."""
+    model.pretrained_cfg.update(
+        num_classes=data.num_classes,
+        label_names=data.class_names,
+        input_size=data.input_size,
+        pool_size=None,
+        crop_pct=1.0,
+        mean=data.mean,
+        std=data.std,
+    )
+    save_model(model.cpu(), folder)
 
 
 class _History(Callback):

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from lightning.pytorch.plugins import LayerSync, TorchSyncBatchNorm
 from torch import Tensor, nn
 
-__all__ = ["SharedBatchNorm2d", "SyncNorm"]
+__all__ = ["SharedBatchNorm2d", "SyncNorm", "share_buffers"]
 
 
 def _sum_over_processes(x: Tensor) -> Tensor:
@@ -58,8 +58,28 @@ class SyncNorm(LayerSync):
         return reverted
 
 
+def share_buffers(wrapper: nn.Module | None, training: bool) -> None:
+    """Under DDP, evaluate all processes with the buffers of the first process, which are saved in checkpoints.
+
+    This replaces DDP's broadcast before every batch, which would wait forever for processes with fewer batches.
+
+    Args:
+        wrapper: the model as the strategy has wrapped it; only DistributedDataParallel is changed.
+        training: whether training continues, or an evaluation starts.
+    """
+    if not isinstance(wrapper, nn.parallel.DistributedDataParallel):
+        return
+    if not training:
+        for buffer in wrapper.buffers():
+            dist.broadcast(buffer, 0)
+    wrapper.broadcast_buffers = training
+
+
 def _replace(model: nn.Module, old: type[nn.Module], new: Any) -> None:
-    """Change the class of modules in place. This is safe because the two classes only differ in `forward`."""
+    """Change the class of modules in place. This is safe because the two classes only differ in `forward`.
+
+    Building new modules instead would mean copying settings, parameters, buffers, hooks, mode, device and dtype.
+    """
     for module in model.modules():
         if type(module) is old:
             module.__class__ = new

@@ -7,6 +7,7 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -20,18 +21,17 @@ from ..compat import (
 )
 from ..errors import InputError
 from .checkpoint_info import BUILD_ARGS, DATA_ATTRIBUTES
+from .finite import NO_STEP, NonFiniteLossError, raise_if_not_finite
+from .freezing import Freezing
+from .lora import LoraConfig
 from .optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule, training_length
 from .randomness import seed_position
+from .resizing import ResizingConfig, resize_batch
 from .sharding import shard
+from .sync_norm import share_buffers
 from .weights import INFO, build_model, check_tensors, load_weights
 
 __all__ = ["NonFiniteLossError", "Task"]
-
-NO_STEP = 2**62  # value of `_bad_step` while all losses are finite
-
-
-class NonFiniteLossError(InputError):
-    """The loss is infinite or NaN."""
 
 
 class Task(L.LightningModule):
@@ -47,6 +47,11 @@ class Task(L.LightningModule):
         checkpoint: file with initial weights: an official file, safetensors or a `.ckpt`. The classifier is initialised
             randomly if the file has another number of classes.
         fine_tuning: whether the recipe expects pretrained weights: warn if a training starts without `checkpoint`.
+        trainable_stages: number of stages of the backbone, from the end, to train besides the head, with the layers
+            before them frozen; 0 trains only the head (linear probe), None trains everything.
+        head_epochs: number of epochs at the start in which only the head is trained.
+        lora: configuration of LoRA: freeze the backbone and train low-rank updates of its weights; None for no LoRA.
+        progressive_resizing: sizes of the training images, which grow over the epochs; None for the full size.
         optimizer: optimizer configuration.
         schedule: learning rate schedule.
         ema_decay: decay of an exponential moving average (EMA) of the weights, which is validated too; None for no EMA.
@@ -60,6 +65,7 @@ class Task(L.LightningModule):
     ema: ModelEmaV3 | None
     score_name: str
     model_is_backbone = False  # whether `model` names only the backbone of the trained network
+    has_resizing = False  # whether `training_step` calls `resized`
     _bad_step: Tensor
 
     def __init__(
@@ -69,6 +75,10 @@ class Task(L.LightningModule):
         num_classes: int | None = None,
         checkpoint: str | None = None,
         fine_tuning: bool = False,
+        trainable_stages: int | None = None,
+        head_epochs: int = 0,
+        lora: LoraConfig | None = None,
+        progressive_resizing: ResizingConfig | None = None,
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
         ema_decay: float | None = None,
@@ -80,11 +90,15 @@ class Task(L.LightningModule):
         super().__init__()
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise InputError(f"ema_decay must lie in [0, 1), or be null for no EMA, got {ema_decay}.")
+        if progressive_resizing is not None and not self.has_resizing:
+            raise InputError(f"{type(self).__name__} does not support model.progressive_resizing: remove it.")
         self.model_name = model
         self.model_args = dict(model_args or {})
         self.num_classes = num_classes
         self.checkpoint = checkpoint
         self.fine_tuning = fine_tuning
+        self.freezing = Freezing(trainable_stages, head_epochs, lora)
+        self.progressive_resizing = progressive_resizing
         self.optimizer_config = optimizer or OptimizerConfig()
         self.schedule_config = schedule or ScheduleConfig()
         self.ema_decay = ema_decay
@@ -110,6 +124,7 @@ class Task(L.LightningModule):
         self.check_data(self._datamodule())
         torch.manual_seed(self.seed)  # independent of earlier random numbers, such as those of the data module
         self.model = self.build(self.num_classes)
+        self.freezing.prepare(self.model, sharded=self.device_mesh is not None)
         if self.channels_last and self.device_mesh is None:  # FSDP2 shards contiguous weights only
             self.model.to(memory_format=torch.channels_last)
         if self.ema_decay is not None:
@@ -156,8 +171,14 @@ class Task(L.LightningModule):
         return datamodule_of(attached_trainer(self))
 
     def check_data(self, data: Any) -> None:
-        """Raise InputError if the model does not fit the data module. Subclasses add checks."""
-        in_chans, size = self.model_args.get("in_chans", 3), getattr(data, "input_size", None)
+        """Raise InputError if the model does not fit the data module. Subclasses add checks.
+
+        A model without `in_chans` in its arguments gets the number of channels of the images.
+        """
+        size = getattr(data, "input_size", None)
+        if size is not None and size[0] != 3:
+            self.model_args.setdefault("in_chans", size[0])
+        in_chans = self.model_args.get("in_chans", 3)
         if size is not None and size[0] != in_chans:
             raise InputError(
                 f"model.model_args.in_chans is {in_chans}, but the images of {type(data).__name__} have {size[0]} "
@@ -211,7 +232,10 @@ class Task(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        scheduler.step_update(num_updates=self.trainer.global_step)
+        if isinstance(scheduler, Scheduler):
+            scheduler.step_update(num_updates=self.trainer.global_step)
+        else:
+            scheduler.step()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -221,17 +245,28 @@ class Task(L.LightningModule):
     # ---- training step
 
     def on_fit_start(self) -> None:
-        if self.fine_tuning and self.checkpoint is None and self.trainer.ckpt_path is None:
+        has_weights = self.checkpoint or self.trainer.ckpt_path or self.model_args.get("pretrained")
+        if (self.fine_tuning or self.freezing) and not has_weights:
             rank_zero_warn(
-                f"{self.model_name} starts from random weights, but this recipe expects pretrained weights: set "
-                "--model.checkpoint FILE."
+                f"{self.model_name} starts from random weights, but fine-tuning expects pretrained weights: set "
+                "--model.checkpoint to an authors' file or a best.ckpt, or use a recipe for training from scratch."
             )
 
     def on_train_start(self) -> None:
+        self.freezing.check_strategy(self.trainer.strategy.model)
+        self.freezing.start_epoch(self.model, self.trainer.current_epoch)
         self._seed(started_batches(self.trainer), 1)
 
     def on_train_epoch_start(self) -> None:
+        self.freezing.start_epoch(self.model, self.trainer.current_epoch)
         self._seed(0, 1)
+
+    def resized(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a training batch in the size of the current epoch."""
+        config = self.progressive_resizing
+        return (
+            (images, targets) if config is None else resize_batch(images, targets, config, self.trainer.current_epoch)
+        )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._seed(batch_idx, 0)
@@ -269,22 +304,16 @@ class Task(L.LightningModule):
 
     def check_finite(self) -> None:
         """Raise NonFiniteLossError if a loss so far was not finite on any process. This synchronises the device."""
-        bad = self._bad_step
-        if self.trainer.world_size > 1:
-            bad = bad.clone()
-            torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MIN)
-        step = int(bad)
-        if step < NO_STEP:
-            raise NonFiniteLossError(
-                f"The loss of step {step} (epoch {self.trainer.current_epoch}) is not finite, so the training stops. "
-                "The last checkpoint was saved before this step. Lower the learning rate, train in float32 "
-                "(trainer.precision), or check the data."
-            )
+        raise_if_not_finite(self._bad_step, self.trainer)
 
     # ---- validation and testing
 
-    def evaluate(self, batch: Any) -> None:
-        """Update the metrics of all networks in `networks()` with a batch."""
+    def evaluate(self, batch: Any) -> dict[str, Any]:
+        """Update the metrics of all networks in `networks()` with a batch, and return {network suffix: predictions}.
+
+        The predictions are for callbacks: logits (B, K) of a classifier, a list of label maps (H, W) of a segmentation
+        network, a list of torchvision's predictions of a detector.
+        """
         raise NotImplementedError
 
     def compute_scores(self) -> dict[str, dict[str, Any]]:
@@ -294,11 +323,11 @@ class Task(L.LightningModule):
         """
         raise NotImplementedError
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.evaluate(batch)
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        return self.evaluate(batch)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.evaluate(batch)
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        return self.evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
         scores = self.compute_scores()
@@ -315,26 +344,13 @@ class Task(L.LightningModule):
                 self.log("/".join([stage, metric + suffix, *class_name]), value)
 
     def on_validation_start(self) -> None:
-        self._share_buffers(False)
+        share_buffers(self.trainer.strategy.model, False)
 
     def on_validation_end(self) -> None:
-        self._share_buffers(True)
+        share_buffers(self.trainer.strategy.model, True)
 
     def on_test_start(self) -> None:
-        self._share_buffers(False)
-
-    def _share_buffers(self, training: bool) -> None:
-        """Under DDP, evaluate all processes with the buffers of the first process, which are saved in checkpoints.
-
-        This replaces DDP's broadcast before every batch, which would wait forever for processes with fewer batches.
-        """
-        wrapper = self.trainer.strategy.model
-        if not isinstance(wrapper, nn.parallel.DistributedDataParallel):
-            return
-        if not training:
-            for buffer in self.buffers():
-                torch.distributed.broadcast(buffer, 0)
-        wrapper.broadcast_buffers = training
+        share_buffers(self.trainer.strategy.model, False)
 
     def log_scores(self, name: str, scores: dict[str, Any]) -> None:
         """Log a validation score of all networks, and the best score so far of any network.
@@ -374,6 +390,7 @@ class Task(L.LightningModule):
             "num_classes": self.num_classes,
             "ema_is_better": self.ema_is_better,
             "best": self.best,
+            **self.freezing.checkpoint_info(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -6,11 +6,13 @@ from typing import Any
 
 import timm
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from ..errors import InputError, nearest
 from ..models import MODEL_NAMES, GLNet, read_checkpoint
 from ..models.checkpoint_file import INFO, StateDict, mismatches, raise_on_mismatches, read_file, state_dict_in
+from .lora import merge_lora
 
 __all__ = ["INFO", "build_model", "check_tensors", "load_weights", "read_run_checkpoint", "select_weights"]
 
@@ -58,13 +60,16 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def select_weights(checkpoint: dict[str, Any], path: Path, use_ema: bool | None) -> StateDict:
+def select_weights(
+    checkpoint: dict[str, Any], path: Path, use_ema: bool | None, *, merge_adapters: bool = True
+) -> StateDict:
     """Return the raw or the EMA weights of the model.
 
     Args:
         checkpoint: content of the checkpoint, from `read_run_checkpoint`.
         path: path of the file, for error messages.
         use_ema: use the EMA weights; None uses the weights with the better validation score.
+        merge_adapters: merge LoRA adapters, so that the weights fit the plain network.
 
     Raises:
         InputError: if the checkpoint does not contain these weights.
@@ -76,7 +81,8 @@ def select_weights(checkpoint: dict[str, Any], path: Path, use_ema: bool | None)
     found = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     if not found:
         raise InputError(f"{path} has no {'averaged (EMA)' if prefix.startswith('ema') else 'raw'} weights.")
-    return found
+    adapters = info.get("lora") if isinstance(info, dict) else None
+    return merge_lora(found, adapters, path) if adapters is not None and merge_adapters else found
 
 
 def _read(path: Path, use_ema: bool | None) -> StateDict:
@@ -88,6 +94,9 @@ def _read(path: Path, use_ema: bool | None) -> StateDict:
 
 def load_weights(model: nn.Module, path: str | Path, use_ema: bool | None = None) -> list[str]:
     """Load initial weights into a model. A classifier layer for another number of classes keeps its own weights.
+
+    If the model takes another number of channels than the 3 of the file, the first convolution is adapted as in timm:
+    summed for 1 channel, otherwise repeated and scaled, with a warning.
 
     Args:
         model: model to load the weights into.
@@ -106,10 +115,28 @@ def load_weights(model: nn.Module, path: str | Path, use_ema: bool | None = None
     classifiers = cfg.get("classifier") or ()
     names = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
     own = model.state_dict()
+    weights = _adapt_first_conv(weights, own, f"{cfg.get('first_conv')}.weight", path)
     replaced = tuple(name for name in names if _shape(weights, f"{name}.weight") != _shape(own, f"{name}.weight"))
     raise_on_mismatches(mismatches(weights, model, replaced), path, cfg.get("architecture", type(model).__name__))
     model.load_state_dict({k: v for k, v in weights.items() if not (replaced and k.startswith(replaced))}, strict=False)
     return list(replaced)
+
+
+def _adapt_first_conv(weights: StateDict, own: StateDict, name: str, path: Path) -> StateDict:
+    """Return weights for RGB images with the first convolution for the number of channels of a model."""
+    found, expected = _shape(weights, name), _shape(own, name)
+    if found is None or expected is None or len(found) != 4 or len(expected) != 4:
+        return weights
+    channels = expected[1]
+    if found[1] != 3 or channels == 3 or (found[0], *found[2:]) != (expected[0], *expected[2:]):
+        return weights
+    if channels != 1:
+        rank_zero_warn(
+            f"{path} is for images of 3 channels and the model for {channels}: the weights of the first convolution "
+            "are repeated over the channels, which costs accuracy where these do not resemble red, green and blue. "
+            "Train all layers, and for more epochs."
+        )
+    return {**weights, name: timm.models.adapt_input_conv(channels, weights[name])}
 
 
 def _shape(weights: StateDict, name: str) -> torch.Size | None:

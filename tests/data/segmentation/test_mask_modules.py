@@ -192,7 +192,7 @@ def scenes(**options: Any) -> SceneMaskData:
 
 
 def test_scenes_in_memory_match_their_masks() -> None:
-    module = scenes()
+    module = scenes(eval_batch_size=5)
     assert module.class_names == ["background", *SCENES.class_names]
     assert module.num_classes == 7
     images, masks = next(iter(module.val_dataloader()))

@@ -2,12 +2,8 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,7 @@ from glmix.errors import InputError
 from glmix.tasks.weak_segmentation.config import DataConfig
 from glmix.tasks.weak_segmentation.labels import LabelSource, read_labels
 from glmix_cli import main
+from tests.processes import Command
 
 ROOT = Path(__file__).parents[3]
 SCENES = SceneConfig(size=48, objects=(1, 1), shapes=("disc", "ring"), textures=("stripes",))
@@ -224,15 +221,21 @@ def test_held_out_images_cover_all_classes(tmp_path: Path) -> None:
 def test_interrupted_step_prints_one_line_and_leaves_no_partial_file(tmp_path: Path) -> None:
     write_scenes(tmp_path / "scenes", "imagefolder", SCENES, {"train": 20, "val": 4})
     config = recipe(tmp_path, images={"folder": str(tmp_path / "scenes" / "train")})
-    command = [sys.executable, "-m", "glmix_cli", "weakseg", "fit", "--config", str(config)]
-    command += ["--set", "classifier.recipe.epochs", "5000"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ}) as process:
-        assert process.stderr is not None
-        assert "Training test_glnet" in process.stderr.readline()
-        time.sleep(3)  # during the training
-        process.send_signal(signal.SIGINT)
-        error = process.stderr.read()
-        assert process.wait(timeout=60) == 130
+    code = (
+        "from glmix.tasks import Classification\n"
+        "step = Classification.training_step\n"
+        "def training_step(self, batch, batch_idx):\n"
+        "    print('in a step', flush=True)\n"
+        "    return step(self, batch, batch_idx)\n"
+        "Classification.training_step = training_step\n"
+    )
+    options = ("--set", "classifier.recipe.epochs", "5000")
+    process = Command("weakseg", "fit", "--config", config, *options, code=code)
+    assert process.stdout.readline() == "in a step\n"
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Training test_glnet" in error
     assert error.strip().splitlines()[-1] == "glmix weakseg: interrupted"
     assert "Traceback" not in error
     assert not (tmp_path / "out").exists()

@@ -5,9 +5,9 @@ import timm
 import torch
 
 from glmix import GLNet
-from glmix.slots.cam import class_activation
+from glmix.slots.evidence import class_activation
 from glmix.slots.maps import slot_maps
-from glmix.tasks.weak_segmentation.methods import SeedConfig, dense_cut, seeds_of
+from glmix.tasks.weak_segmentation.methods import SeedConfig, dense_objectness, seeds_of
 from glmix.tasks.weak_segmentation.views import run_views
 
 METHODS = ("cam", "slots", "slotcut", "dense", "gradcam", "layercam")
@@ -78,11 +78,11 @@ def test_blocks_can_be_selected_and_unknown_blocks_raise(model: GLNet) -> None:
         seen.maps_of((7,))
 
 
-def test_dense_cut_separates_two_kinds_of_features() -> None:
+def test_dense_objectness_separates_two_kinds_of_features() -> None:
     features = torch.zeros(1, 2, 4, 6)
     features[:, 0, :, :2], features[:, 1, :, 2:] = 1.0, 1.0
     features += 0.05
-    cut = dense_cut([features], features[:, 1], (4, 6))
+    cut = dense_objectness([features], features[:, 1], (4, 6))
     assert (cut[..., :2] < 0.2).all()
     assert (cut[..., 2:] > 0.7).all()
 

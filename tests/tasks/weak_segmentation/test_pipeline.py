@@ -19,9 +19,8 @@ from glmix.data.segmentation.files import IGNORE
 from glmix.tasks.segmentation.metrics import scores_of
 from glmix.tasks.weak_segmentation.config import read_weakseg
 from glmix.tasks.weak_segmentation.methods import Method
-from glmix.tasks.weak_segmentation.metrics import THRESHOLDS, confusions, curve_of
+from glmix.tasks.weak_segmentation.metrics import THRESHOLDS, confusions, curve_of, explained_shares
 from glmix.tasks.weak_segmentation.seeds import SeedMaps
-from glmix.tasks.weak_segmentation.threshold import explained_shares
 from glmix_cli import main
 
 ROOT = Path(__file__).parents[3]

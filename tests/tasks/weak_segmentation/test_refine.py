@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glmix.slots.cut import slot_kernel
-from glmix.tasks.weak_segmentation.pamr import pamr
-from glmix.tasks.weak_segmentation.refine import refine, resized
+from glmix.tasks.weak_segmentation.refine import pamr, refine, resized
 from tests.slots.test_cut import block, random_blocks
 
 

@@ -3,18 +3,19 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from PIL import Image
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from ...errors import InputError
-from ..core.decoding import UNREADABLE, BadImages, decode
+from ..core.decoding import UNREADABLE, BadImages
 from ..core.sampling import Draw, seeded
 from .token_labels import TokenLabelTransform
 
 __all__ = ["ImageSamples", "checked_label", "collate_readable"]
 
-ImageTransform = Callable[[Image.Image], Tensor]
+ImageTransform = Callable[[Any], Tensor]
 
 
 def checked_label(label: Any, num_classes: int, name: str) -> int:
@@ -29,30 +30,31 @@ def checked_label(label: Any, num_classes: int, name: str) -> int:
 class ImageSamples(Dataset[Any]):
     """Data set of (image, label) pairs, indexed with a `Draw` in training and with an integer in evaluation.
 
-    A training sample depends only on its draw. If a file cannot be read, training uses the next readable file and
-    evaluation returns None.
+    The label is the number of a class, or a value for each class (K,) if the reader has them. A training sample depends
+    only on its draw. If a file cannot be read, training uses the next readable file and evaluation returns None.
 
     Args:
         reader: reader of timm with random access.
-        transform: transform of the image; a `TokenLabelTransform` adds dense labels as the third element of a sample.
+        decode: function that decodes a file, which it closes.
+        transform: transform of the decoded image; a `TokenLabelTransform` adds dense labels as the third element of a
+            sample.
         num_classes: number of classes.
         bad: counter of unreadable files.
         seed: seed of the augmentation.
-        at_least: decode large JPEGs at a reduced size, see `decode`.
     """
 
     def __init__(
         self,
         reader: Any,
+        decode: Callable[[Any], Any],
         transform: ImageTransform | TokenLabelTransform,
         num_classes: int,
         bad: BadImages,
         *,
         seed: int = 0,
-        at_least: int | None = None,
     ) -> None:
-        self.reader, self.transform, self.num_classes, self.bad = reader, transform, num_classes, bad
-        self.seed, self.at_least = seed, at_least
+        self.reader, self.decode, self.transform = reader, decode, transform
+        self.num_classes, self.bad, self.seed = num_classes, bad, seed
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -76,11 +78,14 @@ class ImageSamples(Dataset[Any]):
         """Return the sample with this index; None if its file cannot be read."""
         try:
             file, label = self.reader[index][:2]
-            image = decode(file, self.at_least)
+            image = self.decode(file)
         except UNREADABLE as error:
             self.bad.add(self.name_of(index), error)
             return None
-        label = checked_label(label, self.num_classes, self.name_of(index))
+        if isinstance(label, np.ndarray):
+            label = torch.from_numpy(label)
+        else:
+            label = checked_label(label, self.num_classes, self.name_of(index))
         if isinstance(self.transform, TokenLabelTransform):
             pixels, dense = self.transform(image, self.transform.labels.load(self.name_of(index)))
             return pixels, label, dense

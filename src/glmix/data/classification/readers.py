@@ -2,19 +2,22 @@
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
+import numpy as np
 from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
 from ...errors import InputError, MissingExtraError
+from ..core.arrays import ARRAY_SUFFIXES
+from .files import FileReader
 
 __all__ = ["ReaderKind", "open_folder", "open_hfds", "open_hfds_streaming", "open_images", "open_tar", "open_wds"]
 
-ReaderKind = Literal["folder", "images", "tar", "wds", "hfds", "hfds-streaming"]
+ReaderKind = Literal["folder", "list", "images", "tar", "wds", "hfds", "hfds-streaming"]
 
 
 def require(module: str) -> Any:
@@ -25,17 +28,18 @@ def require(module: str) -> Any:
         raise MissingExtraError(f"This reader needs {module}: pip install {module}") from error
 
 
-def open_folder(path: Path, class_map: Mapping[str, int] | str | None = None) -> Any:
+def open_folder(path: Path, class_map: Mapping[str, int] | str | None = None, *, arrays: bool = False) -> FileReader:
     """Open a folder with one subfolder per class.
 
     Args:
         path: folder of the split.
         class_map: numbers of the classes, or a text file with the class names; None for the alphabetical order.
+        arrays: also find `.npy` and TIFF files.
 
     Raises:
         InputError: if there is an empty class folder, an unknown class, or an image outside the class folders.
     """
-    known = get_img_extensions(as_set=True)
+    known = {*get_img_extensions(), *(ARRAY_SUFFIXES if arrays else ())}
     classes = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
     if not classes:
         raise InputError(f"{path} has no class folders: images must be in {path / 'CLASS'}.")
@@ -50,37 +54,31 @@ def open_folder(path: Path, class_map: Mapping[str, int] | str | None = None) ->
         unknown = [name for name in classes if name not in class_map]
         if unknown:
             raise InputError(f"{path / unknown[0]} is a class that the training data do not have.")
-    return ReaderImageFolder(str(path), class_map=class_map or "")
+    reader = ReaderImageFolder(str(path), class_map=class_map or "", input_key=";".join(sorted(known)))
+    files = [os.path.relpath(file, path) for file, _ in reader.samples]
+    targets = np.array([target for _, target in reader.samples], dtype=np.int64)
+    return FileReader(path, files, targets, reader.class_to_idx)
 
 
-class _ImageReader:
-    """Reader with the interface of timm for images without labels: all labels are 0."""
+def open_images(path: Path, arrays: bool = False) -> FileReader:
+    """Open all images in a folder and its subfolders, in alphabetical order, as images without labels.
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = [str(file) for file in files]
+    All labels are 0.
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
-        return open(self.files[index], "rb"), 0
-
-    def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        return os.path.basename(self.files[index]) if basename else self.files[index]
-
-    def filenames(self, basename: bool = False, absolute: bool = False) -> list[str]:
-        return [self.filename(index, basename, absolute) for index in range(len(self))]
-
-
-def open_images(path: Path) -> _ImageReader:
-    """Open all images in a folder and its subfolders, in alphabetical order, as images without labels."""
-    known = get_img_extensions(as_set=True)
+    Args:
+        path: folder.
+        arrays: also open files with other channels than RGB.
+    """
+    known = get_img_extensions(as_set=True) | (set(ARRAY_SUFFIXES) if arrays else set())
     found = sorted(
-        Path(folder, file) for folder, _, files in os.walk(path) for file in files if Path(file).suffix.lower() in known
+        os.path.relpath(os.path.join(folder, file), path)
+        for folder, _, files in os.walk(path)
+        for file in files
+        if Path(file).suffix.lower() in known
     )
     if not found:
         raise InputError(f"{path} has no image ({', '.join(sorted(known))}).")
-    return _ImageReader(found)
+    return FileReader(path, found, np.zeros(len(found), dtype=np.int64), {})
 
 
 class _TarReader(ReaderImageInTar):  # type: ignore[misc]

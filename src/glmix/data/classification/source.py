@@ -1,4 +1,4 @@
-"""Image sources: one configuration for all readers, which opens splits and builds their loaders."""
+"""Image sources: one configuration for all readers, which opens splits."""
 
 import functools
 from collections.abc import Mapping
@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, default_collate
+import numpy as np
 
 from ...errors import InputError
-from ..core.decoding import BadImages, reduced_side
-from ..core.loaders import eval_loader, stream_loader, train_loader
+from ..core.partition import SplitConfig
 from ..core.sampling import process_rank
 from ..core.splits import find_split, split_path
+from ..core.tables import TABLE_SUFFIXES
 from ..scenes import Split
-from .dataset import ImageSamples, collate_readable
+from .files import FileReader
+from .lists import ListConfig, TargetKind, open_list, read_class_map
+from .opened import OpenSplit
 from .readers import ReaderKind, open_folder, open_hfds, open_hfds_streaming, open_images, open_tar, open_wds
-from .streams import EvalStream, TrainStream, read_hfds, read_wds
-from .token_labels import Extent, Scores, TokenLabels, TokenLabelTransform
-from .transforms import TransformConfig
+from .token_labels import Extent, Scores
 
-__all__ = ["ImageSource", "OpenSplit", "TokenLabelConfig"]
+__all__ = ["ImageSource", "TokenLabelConfig"]
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,18 @@ class ImageSource:
 
     Args:
         root: folder of the data; with `hfds` the cache folder.
-        reader: `folder`: image files root/SPLIT/CLASS/*. `images`: image files anywhere in root/SPLIT, without labels,
-            for distillation; the split `.` is root itself. `tar`: root/SPLIT.tar with one folder per class, or a folder
+        reader: `folder`: image files root/SPLIT/CLASS/*, or root/CLASS/* with `split`. `list`: image files with labels
+            in lists, see `list`. `images`: image files anywhere in root/SPLIT, without labels, for distillation; the
+            split `.` is root itself. `tar`: root/SPLIT.tar with one folder per class, or a folder
             root/SPLIT with one tar file per class. `wds`: WebDataset shards in root. `hfds`: a Hugging Face data set
             with random access. `hfds-streaming`: a Hugging Face data set in streaming mode.
         name: name or folder of the Hugging Face data set.
-        train: name of the training split; with `wds` also a pattern of file names. Folders may have a common synonym
-            of the name, such as validation for val.
+        train: name of the training split; with `wds` also a pattern of file names. Folders and lists may have a common
+            synonym of the name, such as validation for val.
         val: name of the validation split.
         test: name of the test split; None tests on `val`.
+        list: lists of images with labels, for the reader `list`.
+        split: random split of a folder, or of a list, that is not divided into splits; None if it is.
         num_classes: number of classes that the data must have; None takes it from the data. Required for `wds`, whose
             shards do not contain it.
         class_map: text file with class names in the order of their numbers; None for the alphabetical order.
@@ -58,6 +61,8 @@ class ImageSource:
             None: the cls part).
         shuffle_buffer: size of the shuffle buffer of a stream; None for the default of timm.
         max_bad_images: number of unreadable files that are skipped before training stops with an error.
+        channels: number of channels of images that are TIFF, `.npy` or 16-bit files, see `decode_array`; None for RGB
+            images with 8 bits per channel, to which other images are converted.
         draft: decode training JPEGs at 1/2, 1/4 or 1/8 of their size if even the smallest crop keeps the resolution of
             the network input. This is faster for photographs of many megapixels; the pixels differ slightly.
     """
@@ -68,6 +73,8 @@ class ImageSource:
     train: str = "train"
     val: str = "val"
     test: str | None = None
+    list: ListConfig | None = None
+    split: SplitConfig | None = None
     num_classes: int | None = None
     class_map: str | None = None
     train_samples: int | None = None
@@ -75,12 +82,18 @@ class ImageSource:
     target_key: str | None = None
     shuffle_buffer: int | None = None
     max_bad_images: int = 10
+    channels: int | None = None
     draft: bool = False
 
     def __post_init__(self) -> None:
         if self.reader.startswith("hfds"):
             if self.name is None:
                 raise InputError(f"The reader {self.reader} needs name, the name of a data set.")
+        elif self.reader == "list":
+            if self.root is None and (self.list is None or self.list.file is None):
+                raise InputError(
+                    "The reader list needs list.file, the list, or root, the folder of one list per split."
+                )
         elif self.root is None:
             raise InputError(f"The reader {self.reader} needs root, the folder of the data.")
         if self.reader == "wds" and self.num_classes is None:
@@ -89,6 +102,23 @@ class ImageSource:
             raise InputError("The reader images reads no classes: leave out num_classes and class_map of the source.")
         if self.class_map is not None and not Path(self.class_map).is_file():
             raise FileNotFoundError(f"There is no class_map file {self.class_map}.")
+        if self.list is not None and self.reader != "list":
+            raise InputError(f"list needs the reader list, got {self.reader}.")
+        if self.split is not None:
+            if self.reader not in ("folder", "list"):
+                raise InputError(f"split needs the reader folder or list, got {self.reader}.")
+            if self.reader == "list" and (self.list is None or self.list.file is None or self.list.split is not None):
+                raise InputError("split needs list.file, a list without list.split: the other lists have their splits.")
+        if self.channels is not None and (self.channels < 1 or self.streams):
+            raise InputError(
+                f"channels must be 1 or more and needs random access, got {self.channels} with the reader "
+                f"{self.reader}."
+            )
+
+    @property
+    def targets(self) -> TargetKind:
+        """The kind of the targets: `class`, `classes` or `scores`."""
+        return "class" if self.list is None else self.list.targets
 
     @property
     def labelled(self) -> bool:
@@ -127,7 +157,7 @@ class ImageSource:
         return OpenSplit(self, reader, num_classes, names, seed)
 
     def _describe(self, split: Split) -> str:
-        return f"the split {self._name_of(split)} of {self.name or self.root}"
+        return f"the split {self._name_of(split)} of {self.name or self.root or (self.list and self.list.file)}"
 
     def _name_of(self, split: Split) -> str:
         if split == "test" and self.test is None:
@@ -167,10 +197,15 @@ class ImageSource:
                 seed=seed,
                 shuffle_buffer=self.shuffle_buffer,
             )
+        if self.reader == "list":
+            return self._open_list(split, classes)
         assert self.root is not None
+        if self.split is not None:
+            return self._folder().split(self.split, self._part(split))
         if self.reader == "images":
-            return open_images(split_path(self.root, name))
-        opener, suffix = (open_tar, ".tar") if self.reader == "tar" else (open_folder, "")
+            return open_images(split_path(self.root, name), arrays=self.channels is not None)
+        opener: Any = functools.partial(open_folder, arrays=self.channels is not None)
+        opener, suffix = (open_tar, ".tar") if self.reader == "tar" else (opener, "")
         path = split_path(self.root, name, suffix)
         if self.class_map is not None:
             return opener(path, self.class_map)
@@ -179,76 +214,72 @@ class ImageSource:
             classes = opener(train).class_to_idx
         return opener(path, classes)
 
+    def _folder(self) -> FileReader:
+        """Return the reader of all images of a folder without splits."""
+        assert self.root is not None
+        path = Path(self.root)
+        if not path.is_dir():
+            raise FileNotFoundError(f"There is no folder {path}: root must be the folder of the data.")
+        return open_folder(path, self.class_map, arrays=self.channels is not None)
 
-class OpenSplit:
-    """An opened split, with its classes and loaders."""
+    def _part(self, split: Split) -> Split:
+        """Return the part of a random split that a split uses."""
+        assert self.split is not None
+        return "val" if split == "test" and not self.split.test else split
 
-    def __init__(
-        self, source: ImageSource, reader: Any, num_classes: int, class_names: list[str] | None, seed: int
-    ) -> None:
-        self.source, self.reader, self.seed = source, reader, seed
-        self.num_classes, self.class_names = num_classes, class_names
-        self.classes: Mapping[str, int] | None = getattr(reader, "class_to_idx", None) or None
-        self.bad = BadImages(source.max_bad_images)
-        self.labels: TokenLabels | None = None
+    def _open_list(self, split: Split, classes: Mapping[str, int] | None) -> FileReader:
+        config = self.list or ListConfig()
+        known: Mapping[str, int] | None = read_class_map(self.class_map) if self.class_map is not None else None
+        root = None if self.root is None else Path(self.root)
+        if config.file is not None:
+            group = None if self.split is None else self.split.group
+            reader, splits = open_list(Path(config.file), config, root, group=group, classes=known)
+            if self.split is not None:
+                return reader.split(self.split, self._part(split))
+            if splits is None:
+                raise InputError(
+                    f"{config.file} is one list for all splits: set list.split to its column with the splits, or set "
+                    "split to divide it at random."
+                )
+            if split == "test" and "test" not in splits:
+                split = "val"
+            rows = np.flatnonzero(np.asarray(splits) == split)
+            if not len(rows):
+                raise InputError(f"{config.file} has no rows of the split {split} in the column {config.split!r}.")
+            return reader.select(rows)
+        assert root is not None
+        if known is None and split != "train":
+            known = classes or open_list(_find_list(root, self.train), config, root)[0].class_to_idx
+        return open_list(_find_list(root, self._name_of(split)), config, root, classes=known)[0]
 
-    def add_labels(self, config: TokenLabelConfig) -> None:
-        """Add dense labels to training batches. Raise FileNotFoundError if an image has no label map."""
-        self.labels = TokenLabels(
-            config.root,
-            self.num_classes,
-            grid=config.grid,
-            scores=config.scores,
-            smoothing=config.smoothing,
-            extent=config.extent,
-        )
-        self.labels.check(self.reader.filenames(absolute=True))
+    def split_table(self) -> str:
+        """Return a random split as a CSV list with the columns path, label and split, for other runs and programs.
 
-    def train_loader(
-        self,
-        transforms: TransformConfig,
-        batch_size: int,
-        *,
-        repeats: int,
-        limit: int | None,
-        epoch: int,
-        num_workers: int,
-        seed: int,
-    ) -> Any:
-        """Return a training loader with augmentation and exact resume; see `train_loader` for the arguments."""
-        dataset: Any
-        if self.source.streams:
-            dataset = TrainStream(self._open_pass, transforms.train(), self.num_classes, self.bad, seed)
-            length, collate = self.reader.num_samples, default_collate
+        Soft labels have one column per class in place of the column label.
+        """
+        if self.split is None:
+            raise InputError("The source has no split: only a random split can be written.")
+        config = self.list or ListConfig()
+        if self.reader == "list":
+            assert config.file is not None
+            reader, _ = open_list(
+                Path(config.file),
+                config,
+                None if self.root is None else Path(self.root),
+                group=self.split.group,
+                classes=read_class_map(self.class_map) if self.class_map is not None else None,
+            )
         else:
-            at_least = reduced_side(transforms.size, transforms.scale[0]) if self.source.draft else None
-            transform = transforms.train() if self.labels is None else TokenLabelTransform(transforms, self.labels)
-            dataset = ImageSamples(self.reader, transform, self.num_classes, self.bad, seed=seed, at_least=at_least)
-            length, collate = len(dataset), collate_readable
-        return train_loader(
-            dataset,
-            length,
-            batch_size,
-            seed=seed,
-            repeats=repeats,
-            shuffle=not self.source.streams,  # streams shuffle their samples themselves
-            limit=limit,
-            epoch=epoch,
-            num_workers=num_workers,
-            collate=collate,
-        )
+            reader = self._folder()
+        return reader.table(reader.splits(self.split), config.separator, scores=config.targets == "scores")
 
-    def eval_loader(self, transforms: TransformConfig, batch_size: int, num_workers: int) -> DataLoader[Any]:
-        """Return a loader that yields each sample once."""
-        if self.source.streams:
-            stream = EvalStream(self._open_pass, transforms.eval(), self.num_classes, self.bad)
-            return stream_loader(stream, batch_size, num_workers=num_workers)
-        dataset = ImageSamples(self.reader, transforms.eval(), self.num_classes, self.bad)
-        return eval_loader(dataset, len(dataset), batch_size, num_workers=num_workers, collate=collate_readable)
 
-    @property
-    def _open_pass(self) -> Any:
-        """Function (epoch, pass) -> iterator over the samples of this worker in a stream."""
-        if self.source.reader == "wds":
-            return functools.partial(read_wds, self.reader, self.seed)
-        return functools.partial(read_hfds, self.reader)
+def _find_list(root: Path, name: str) -> Path:
+    """Return the list of a split: a file with this name, with or without the suffix."""
+    if Path(name).suffix in TABLE_SUFFIXES:
+        return root / name
+    found = (find_split(root, name, suffix) for suffix in TABLE_SUFFIXES)
+    path = next((path for path in found if path is not None and path.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{root} has no list {name} ({', '.join(TABLE_SUFFIXES)}).")
+    return path

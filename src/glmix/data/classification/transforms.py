@@ -33,8 +33,9 @@ class TransformConfig:
             mean colour.
         interpolation: interpolation of all resizes.
         crop: centre crop of evaluation as a fraction of the shorter side (timm's crop_pct). The crop has `size` pixels.
-        mean: mean of each channel, for values from 0 to 1.
-        std: standard deviation of each channel, for values from 0 to 1.
+        mean: mean of each channel, for values from 0 to 1. None: that of ImageNet for RGB images; `ImageData` measures
+            it for other numbers of channels.
+        std: standard deviation of each channel, for values from 0 to 1; None as for `mean`.
     """
 
     size: int = 224
@@ -48,12 +49,13 @@ class TransformConfig:
     erasing_mode: Literal["pixel", "rand", "const"] = "pixel"
     interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
     crop: float = 0.9
-    mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
-    std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("scale", "ratio", "mean", "std"):  # YAML gives lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.size < 1:
             raise InputError(f"size must be at least 1 pixel, got {self.size}.")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -65,6 +67,18 @@ class TransformConfig:
                 raise InputError(f"{name} must be a probability from 0 to 1, got {getattr(self, name)}.")
         if not 0 < self.crop <= 1:
             raise InputError(f"crop must be a fraction of the shorter side, above 0 and at most 1, got {self.crop}.")
+        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
+            raise InputError(
+                f"mean and std must both have one number per channel, or both be null, got {self.mean} and {self.std}."
+            )
+        if self.std is not None and min(self.std) <= 0:
+            raise InputError(f"std must be above 0 for each channel, got {self.std}.")
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and std, by default those of ImageNet."""
+        if self.mean is None or self.std is None:
+            return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+        return self.mean, self.std
 
     def train(self) -> Callable[[Image.Image], Tensor]:
         """Return the training transform. It uses the global generators of Python, numpy and torch."""
@@ -81,12 +95,12 @@ class TransformConfig:
     def eval(self) -> Callable[[Image.Image], Tensor]:
         """Return the evaluation transform, which is deterministic."""
         interpolation = "bicubic" if self.interpolation == "random" else self.interpolation
-        return create_transform(
-            self.size, interpolation=interpolation, crop_pct=self.crop, mean=self.mean, std=self.std
-        )
+        mean, std = self.statistics()
+        return create_transform(self.size, interpolation=interpolation, crop_pct=self.crop, mean=mean, std=std)
 
     def _training(self) -> dict[str, Any]:
         """Return the arguments of timm's `create_transform` for training."""
+        mean, std = self.statistics()
         return {
             "input_size": self.size,
             "is_training": True,
@@ -99,8 +113,8 @@ class TransformConfig:
             "re_prob": self.erasing,
             "re_mode": self.erasing_mode,
             "interpolation": self.interpolation,
-            "mean": self.mean,
-            "std": self.std,
+            "mean": mean,
+            "std": std,
         }
 
 

@@ -1,8 +1,8 @@
 """Base class of all data modules: splits, loaders and exact resume."""
 
-from collections.abc import Callable
 from typing import Any
 
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ...compat import finished_epochs
@@ -32,29 +32,31 @@ class DataModule(LightningDataModule):
     After `setup`, a data module has `num_classes`, `class_names` (None if the classes have no names) and image
     properties that its task needs, such as `input_size`, `mean` and `std`.
 
+    A subclass takes these arguments as `**kwargs`, and names those whose defaults it changes.
+
     Args:
         batch_size: training samples per batch and process.
-        eval_batch_size: samples per batch and process in validation and testing.
-        num_workers: worker processes of each loader.
+        eval_batch_size: samples per batch and process in validation and testing; None for `batch_size`.
+        num_workers: worker processes of each loader, per training process.
         seed: seed of the sample order and of the augmentation.
-        repeats: number of consecutive draws of each sample (repeated augmentation).
-        collate: function that turns a list of samples into a batch; None for torch's default.
+        repeats: number of consecutive draws of each sample (repeated augmentation); 1 disables it.
     """
 
     num_classes: int | None = 0
     class_names: list[str] | None = None
+    # function that turns a list of samples into a batch; None for torch's default
+    collate: Any = None
 
     def __init__(
         self,
-        batch_size: int,
-        eval_batch_size: int,
-        num_workers: int,
-        seed: int,
-        *,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        num_workers: int = 4,
+        seed: int = 0,
         repeats: int = 1,
-        collate: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
+        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("repeats", repeats)):
             if value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}.")
@@ -62,7 +64,6 @@ class DataModule(LightningDataModule):
             raise InputError(f"num_workers must be 0 or more, got {num_workers}.")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers, self.seed, self.repeats = num_workers, seed, repeats
-        self.collate = collate
         self.splits: dict[Split, Any] = {}
 
     def open_split(self, split: Split) -> Dataset[Any]:
@@ -99,6 +100,16 @@ class DataModule(LightningDataModule):
         return eval_loader(
             dataset, len(dataset), self.eval_batch_size, num_workers=self.num_workers, collate=self.collate
         )
+
+    def sample_name(self, split: Split, index: int) -> str | None:
+        """Return the name of a sample of evaluation, such as its file below the root; None if it has no name."""
+        found: str | None = self.splits[split].sample_name(index)
+        return found
+
+    def sample_picture(self, split: Split, index: int) -> Image.Image | None:
+        """Return the image of a sample of evaluation without transforms; None if it cannot be read."""
+        found: Image.Image | None = self.splits[split].sample_picture(index)
+        return found
 
     def resume_position(self) -> dict[str, Any]:
         """Return the keyword arguments `limit` (batches per epoch) and `epoch` (first epoch) of the training loader.

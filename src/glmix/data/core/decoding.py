@@ -35,7 +35,7 @@ def to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def decode(source: bytes | BinaryIO, at_least: int | None = None) -> Image.Image:
-    """Decode an image file to RGB with Pillow.
+    """Decode an image file to RGB with Pillow, and turn it upright as its EXIF orientation says.
 
     The decoder of torchvision gives the same pixels but is slower if the result must be a Pillow image
     (`studies/timing/loading.py` measures both).
@@ -48,15 +48,18 @@ def decode(source: bytes | BinaryIO, at_least: int | None = None) -> Image.Image
     with io.BytesIO(source) if isinstance(source, bytes) else source as file, Image.open(file) as image:
         if at_least is not None:
             image.draft("RGB", (at_least, at_least))
+        ImageOps.exif_transpose(image, in_place=True)
         return to_8_bit(image).convert("RGB")
 
 
 @contextmanager
-def open_image(path: str | os.PathLike[str], kind: str = "image", *, bounded: bool = True) -> Iterator[Image.Image]:
+def open_image(
+    path: str | os.PathLike[str] | BinaryIO, kind: str = "image", *, bounded: bool = True
+) -> Iterator[Image.Image]:
     """Open an image with Pillow, which reads only the header until the pixels are accessed.
 
     Args:
-        path: a regular file. Reading a FIFO or a device might never end.
+        path: a regular file, because reading a FIFO or a device might never end; or the content of a file.
         kind: name of the file type in error messages.
         bounded: refuse images with more pixels than Pillow's limit, `Image.MAX_IMAGE_PIXELS`.
 
@@ -64,7 +67,8 @@ def open_image(path: str | os.PathLike[str], kind: str = "image", *, bounded: bo
         FileNotFoundError: if there is no such file.
         InputError: if the file cannot be read as an image.
     """
-    if not Path(path).is_file():
+    name = f" {os.fspath(path)}" if isinstance(path, str | os.PathLike) else ""
+    if isinstance(path, str | os.PathLike) and not Path(path).is_file():
         if Path(path).exists():
             raise InputError(f"The {kind} {path} cannot be read: it is not a regular file.")
         raise FileNotFoundError(f"There is no {kind} {path}.")
@@ -79,11 +83,11 @@ def open_image(path: str | os.PathLike[str], kind: str = "image", *, bounded: bo
             yield image
     except UNREADABLE as error:
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        raise InputError(f"The {kind} {path} cannot be read ({reason}).") from error
+        raise InputError(f"The {kind}{name} cannot be read ({reason}).") from error
 
 
 def read_image(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | BinaryIO,
     mode: str = "RGB",
     *,
     upright: bool = True,
@@ -95,7 +99,7 @@ def read_image(
     CMYK, 8-bit and 16-bit greyscale, palette and transparent images are supported.
 
     Args:
-        path: image file.
+        path: image file, or its content.
         mode: mode of Pillow.
         upright: apply the EXIF orientation.
         max_pixels: refuse images with more pixels; None for Pillow's limit.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ...compat import restart_finished_iterator
@@ -47,6 +48,7 @@ def train_loader(
     epoch: int = 0,
     num_workers: int = 0,
     collate: Callable[[Any], Any] | None = None,
+    classes: Tensor | None = None,
 ) -> TrainLoader:
     """Return the training loader of this process. It indexes the data set with the draws of an `EpochSampler`.
 
@@ -61,10 +63,19 @@ def train_loader(
         epoch: first epoch. A loaded state replaces it.
         num_workers: worker processes.
         collate: function that turns a list of samples into a batch; None for torch's default.
+        classes: class of each sample (length,) for balanced sampling; None to draw each sample once per epoch.
     """
     rank, world = process_rank()
     sampler = EpochSampler(
-        length, batch_size, seed=seed, repeats=repeats, shuffle=shuffle, limit=limit, rank=rank, world=world
+        length,
+        batch_size,
+        seed=seed,
+        repeats=repeats,
+        shuffle=shuffle,
+        limit=limit,
+        rank=rank,
+        world=world,
+        classes=classes,
     )
     sampler.set_epoch(epoch)
     with warnings.catch_warnings():

@@ -76,6 +76,8 @@ class EpochSampler(Sampler[Draw]):
         limit: maximum number of batches per epoch.
         rank: rank of this process.
         world: number of processes.
+        classes: class of each sample (length,). All classes get the same number of draws of an epoch, up to one, and
+            the samples of a class too. None draws each sample once.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class EpochSampler(Sampler[Draw]):
         limit: int | None = None,
         rank: int = 0,
         world: int = 1,
+        classes: Tensor | None = None,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("repeats", repeats), ("world", world)):
             if operator.index(value) < 1:
@@ -108,6 +111,10 @@ class EpochSampler(Sampler[Draw]):
         self.batch_size, self.repeats, self.shuffle = batch_size, repeats, shuffle
         self.seed, self.rank, self.world = seed, rank, world
         self.epoch = 0
+        self.members: list[Tensor] | None = None  # indices of the samples of each class
+        if classes is not None:
+            _, counts = classes.unique(return_counts=True)
+            self.members = list(classes.argsort(stable=True).split(counts.tolist()))
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration. Without a call, it is the one after the last completed epoch."""
@@ -117,7 +124,18 @@ class EpochSampler(Sampler[Draw]):
         """Return the order of the data set indices (length,) in an epoch, before repetition."""
         if not self.shuffle:
             return torch.arange(self.length)
-        return torch.randperm(self.length, generator=torch.Generator().manual_seed(seed_of(self.seed, epoch)))
+        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
+        order = torch.randperm(self.length, generator=generator)
+        if self.members is None:
+            return order
+        counts = torch.full((len(self.members),), self.length // len(self.members))
+        counts[torch.randperm(len(counts), generator=generator)[: self.length % len(counts)]] += 1
+        draws = []
+        for members, count in zip(self.members, counts.tolist(), strict=True):
+            passes = -(-count // len(members))
+            draws += [members[torch.randperm(len(members), generator=generator)] for _ in range(passes)]
+            draws[-1] = draws[-1][: count - (passes - 1) * len(members)]
+        return torch.cat(draws)[order]
 
     def __len__(self) -> int:
         return self.batches * self.batch_size

@@ -3,9 +3,18 @@
 import os
 from pathlib import Path
 
-__all__ = ["find_split", "split_path"]
+from ..scenes import Split
+
+__all__ = ["find_split", "split_of_name", "split_path"]
 
 _SYNONYMS = (("train", "training"), ("val", "valid", "validation", "eval"), ("test", "testing"))
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+def split_of_name(name: str) -> Split | None:
+    """Return the split that a name or a synonym of it stands for, in any case; None if there is none."""
+    found = zip(_SPLITS, _SYNONYMS, strict=True)
+    return next((split for split, names in found if name.lower() in names), None)
 
 
 def find_split(root: str | os.PathLike[str], split: str, suffix: str = "") -> Path | None:

@@ -7,10 +7,12 @@ its predictions are in pixels of the original image. `batch_size` is per process
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ...errors import InputError
 from ..core.datamodule import DataModule
 from ..scenes import SceneConfig, SceneDataset, Split
+from ..scenes.datamodule import SceneData
 from .dataset import CocoSource, DetectionSamples, ObjectSource, SceneSource, collate_objects
 from .files import EmptyBoxes, open_coco, read_categories
 from .transforms import DetectionTransform, flips
@@ -33,10 +35,10 @@ class CocoData(DataModule):
         empty_boxes: handling of boxes without area: raise an `error`, or `drop` them from training.
         transforms: resizing and augmentation of training images.
         batch_size: training images per batch and process.
-        eval_batch_size: images per batch and process in validation and testing; None: `batch_size`.
-        num_workers: worker processes of each loader.
-        seed: seed of the sample order and of augmentation.
+        kwargs: arguments of `DataModule`.
     """
+
+    collate = staticmethod(collate_objects)
 
     def __init__(
         self,
@@ -52,17 +54,9 @@ class CocoData(DataModule):
         empty_boxes: EmptyBoxes = "error",
         transforms: DetectionTransform = DEFAULT_TRANSFORMS,
         batch_size: int = 2,
-        eval_batch_size: int | None = None,
-        num_workers: int = 4,
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size,
-            batch_size if eval_batch_size is None else eval_batch_size,
-            num_workers,
-            seed,
-            collate=collate_objects,
-        )
+        super().__init__(batch_size, **kwargs)
         if (test_images is None) != (test_annotations is None):
             raise InputError("test_images and test_annotations must be set together, or both be null.")
         self.root = Path(root)
@@ -106,20 +100,21 @@ class CocoData(DataModule):
         return read_categories(annotations) if annotations.is_file() else None
 
 
-class DetectionScenes(DataModule):
+class DetectionScenes(SceneData):
     """Data module of procedural scenes with exact boxes and masks, which needs no files.
 
     Args:
         scenes: configuration of the scenes.
         train_count, val_count, test_count: number of scenes per split.
         batch_size: training scenes per batch and process.
-        eval_batch_size: scenes per batch and process in validation and testing; None: `batch_size`.
         masks: include instance masks in the targets.
         cache: keep generated scenes in memory.
         flip: flip training scenes horizontally and vertically, each with probability 0.5.
-        seed: seed of the sample order and of augmentation; the content of the scenes has its own seed in `scenes`.
-        num_workers: worker processes of each loader.
+        kwargs: arguments of `SceneData` and `DataModule`. `seed` is that of the sample order and of augmentation; the
+            content of the scenes has its own seed in `scenes`.
     """
+
+    collate = staticmethod(collate_objects)
 
     def __init__(
         self,
@@ -128,25 +123,13 @@ class DetectionScenes(DataModule):
         val_count: int = 300,
         test_count: int = 1000,
         batch_size: int = 16,
-        eval_batch_size: int | None = None,
         masks: bool = True,
         cache: bool = True,
         flip: bool = True,
-        seed: int = 0,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size,
-            batch_size if eval_batch_size is None else eval_batch_size,
-            num_workers,
-            seed,
-            collate=collate_objects,
-        )
-        self.scenes, self.masks, self.cache = scenes, masks, cache
-        self.counts: dict[Split, int] = {"train": train_count, "val": val_count, "test": test_count}
-        self.flip = flip
-        self.num_classes = scenes.num_classes
-        self.class_names = list(scenes.class_names)
+        super().__init__(scenes, train_count, val_count, test_count, batch_size=batch_size, **kwargs)
+        self.masks, self.cache, self.flip = masks, cache, flip
         self.category_ids: list[int] | None = list(range(1, scenes.num_classes + 1))
 
     def open_split(self, split: Split) -> DetectionSamples:

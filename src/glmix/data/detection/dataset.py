@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -29,6 +30,8 @@ class ObjectSource(Protocol):
     """
 
     def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str: ...
 
     def image(self, index: int) -> Tensor:
         """Load an image, uint8 (3, H, W)."""
@@ -54,6 +57,9 @@ class CocoSource:
     def __len__(self) -> int:
         return len(self.files)
 
+    def name(self, index: int) -> str:
+        return self.files.name(index)
+
     def image(self, index: int) -> Tensor:
         pixels: Tensor = pil_to_tensor(self.files.image(index))
         return pixels
@@ -78,6 +84,9 @@ class SceneSource:
 
     def __len__(self) -> int:
         return len(self.scenes)
+
+    def name(self, index: int) -> str:
+        return f"scene {index}"
 
     def image(self, index: int) -> Tensor:
         return torch.from_numpy(self.scenes.scene(index).image.transpose(2, 0, 1).copy())
@@ -131,6 +140,14 @@ class DetectionSamples(Dataset[tuple[Tensor, dict[str, Any]]]):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def sample_name(self, item: int) -> str:
+        """Return the file name of an image, or the name of a scene."""
+        return self.source.name(int(self.indices[item]))
+
+    def sample_picture(self, item: int) -> Image.Image:
+        """Return an image without transforms."""
+        return Image.fromarray(self.source.image(int(self.indices[item])).permute(1, 2, 0).numpy())
 
     def __getitem__(self, item: int | Draw) -> tuple[Tensor, dict[str, Any]]:
         index = int(self.indices[item.sample if isinstance(item, Draw) else item])

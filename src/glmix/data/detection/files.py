@@ -71,6 +71,11 @@ class CocoFiles:
     def __len__(self) -> int:
         return len(self.records)
 
+    def name(self, index: int) -> str:
+        """Return the file name of an image, as in the JSON."""
+        entry, _ = self.records[index]
+        return str(entry["file_name"])
+
     def image(self, index: int) -> Image.Image:
         """Load an image as RGB, in the size that the JSON states."""
         entry, _ = self.records[index]

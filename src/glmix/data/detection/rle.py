@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import MissingExtraError
+from ...errors import needs_extra
 
 __all__ = ["decode_segmentation", "encode_mask", "segmentation_error", "to_rle"]
 
@@ -15,10 +15,8 @@ MAX_COORDINATE = 10  # largest absolute coordinate of a polygon, as a multiple o
 
 def _mask_api() -> Any:
     """Import the mask functions of faster-coco-eval, which has the interface of pycocotools."""
-    try:
+    with needs_extra("dense", "COCO masks"):
         from faster_coco_eval import mask  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingExtraError(f"COCO masks need {error.name}: pip install 'glmix[dense]'") from error
     return mask
 
 

@@ -1,6 +1,7 @@
 """Baseline classifiers for scenes of one object: colour only and local texture only.
 
-Both are a logistic regression on a histogram of the whole image. A useful network must be more accurate.
+Both are a logistic regression on a histogram of the whole image. A useful network must be more accurate. They are
+written in torch, because scenes and the demo work without scikit-learn.
 """
 
 from collections.abc import Sequence

@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -94,6 +95,14 @@ class SceneTensors(Dataset[tuple[Tensor, ...]]):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def sample_name(self, index: int) -> str:
+        """Return the name of a scene."""
+        return f"scene {index}"
+
+    def sample_picture(self, index: int) -> Image.Image:
+        """Return a scene as an image."""
+        return Image.fromarray(self.images[index].permute(1, 2, 0).numpy())
 
     def __getitem__(self, index: int | Draw) -> tuple[Tensor, ...]:
         """Return one sample, without the batch dimension."""

@@ -252,7 +252,10 @@ def _write_coco(folder: Path, config: ImageSet, splits: Mapping[Split, Iterable[
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
-    """Return the uncompressed COCO RLE of a mask (H, W): run lengths in column order, starting with the background."""
+    """Return the uncompressed COCO RLE of a mask (H, W): run lengths in column order, starting with the background.
+
+    faster-coco-eval has the same function, but scenes need no extra.
+    """
     flat = np.concatenate(([False], mask.ravel(order="F")))
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     lengths: list[int] = np.diff(np.concatenate(([0], changes, [mask.size]))).tolist()

@@ -9,12 +9,14 @@ of their files, which may differ from the size of the resized images. `batch_siz
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ...errors import InputError
 from ..core.datamodule import DataModule, already_collated
 from ..scenes import SceneConfig, Split
+from ..scenes.datamodule import SceneData
 from ..scenes.tensors import SceneTensors
 from .dataset import MaskSamples, collate_masks
 from .files import MaskFiles, MaskLayout, open_masks
@@ -87,9 +89,10 @@ class MaskData(DataModule):
         batch_size: training images per batch and process.
         eval_batch_size: images per batch and process in validation and testing. Images of different sizes are
             evaluated one by one.
-        num_workers: worker processes of each loader.
-        seed: seed of the sample order and of augmentation.
+        kwargs: arguments of `DataModule`.
     """
+
+    collate = staticmethod(collate_masks)
 
     def __init__(
         self,
@@ -97,10 +100,9 @@ class MaskData(DataModule):
         transforms: MaskTransformConfig = DEFAULT_TRANSFORMS,
         batch_size: int = 16,
         eval_batch_size: int = 1,
-        num_workers: int = 4,
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, seed, collate=collate_masks)
+        super().__init__(batch_size, eval_batch_size, **kwargs)
         self.source, self.transforms = source, transforms
         self.input_size: tuple[int, int, int] = (3, transforms.crop, transforms.crop)
         self.mean, self.std, self.resize = transforms.mean, transforms.std, transforms.resize
@@ -115,19 +117,20 @@ class MaskData(DataModule):
         return MaskSamples(files, transform, seed=self.seed)
 
 
-class SceneMaskData(DataModule):
+class SceneMaskData(SceneData):
     """Data module of procedural scenes with exact masks, generated once and kept in memory. Class 0 is the background.
 
     Args:
         scenes: configuration of the scenes.
         train_count, val_count, test_count: number of scenes per split.
         batch_size: training scenes per batch and process.
-        eval_batch_size: scenes per batch and process in validation and testing; None: twice `batch_size`.
         augment: rotate training scenes by multiples of 90 degrees and flip them, all eight variants equally often.
-        seed: seed of the sample order and of augmentation; the content of the scenes has its own seed in `scenes`.
-        num_workers: worker processes of each loader; 0 is fastest for scenes in memory.
         mean, std: channel statistics for normalisation, for pixel values from 0 to 1.
+        kwargs: arguments of `SceneData` and `DataModule`. `seed` is that of the sample order and of augmentation; the
+            content of the scenes has its own seed in `scenes`.
     """
+
+    collate = staticmethod(already_collated)
 
     def __init__(
         self,
@@ -136,22 +139,12 @@ class SceneMaskData(DataModule):
         val_count: int = 200,
         test_count: int = 200,
         batch_size: int = 16,
-        eval_batch_size: int | None = None,
         augment: bool = True,
-        seed: int = 0,
-        num_workers: int = 0,
         mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN,
         std: tuple[float, float, float] = IMAGENET_DEFAULT_STD,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size,
-            2 * batch_size if eval_batch_size is None else eval_batch_size,
-            num_workers,
-            seed,
-            collate=already_collated,
-        )
-        self.scenes = scenes
-        self.counts: dict[Split, int] = {"train": train_count, "val": val_count, "test": test_count}
+        super().__init__(scenes, train_count, val_count, test_count, batch_size=batch_size, **kwargs)
         self.augment = augment
         self.mean, self.std, self.resize = mean, std, None
         self.class_names = ["background", *scenes.class_names]

@@ -21,6 +21,8 @@ class MaskedImages(Protocol):
 
     def __len__(self) -> int: ...
 
+    def name(self, index: int) -> str: ...
+
     def image(self, index: int) -> Image.Image: ...
 
     def mask(self, index: int) -> NDArray[np.uint8]: ...
@@ -40,6 +42,14 @@ class MaskSamples(Dataset[tuple[Tensor, Tensor]]):
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def sample_name(self, index: int) -> str:
+        """Return the path of an image below its folder, without the suffix."""
+        return self.files.name(index)
+
+    def sample_picture(self, index: int) -> Image.Image:
+        """Return an image without transforms."""
+        return self.files.image(index)
 
     def __getitem__(self, index: int | Draw) -> tuple[Tensor, Tensor]:
         if not isinstance(index, Draw):

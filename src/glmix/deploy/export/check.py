@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-Run = Callable[[Array], dict[str, Array]]
+Run = Callable[..., dict[str, Array]]
 
 BATCHES = (1, 3)
 TOLERANCE = 1e-4  # for float32, relative to the largest value of an output

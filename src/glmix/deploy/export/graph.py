@@ -19,7 +19,17 @@ from ...errors import InputError
 from ...layers import Bridge
 from ...models import GLNet, Pyramid
 
-__all__ = ["INPUT", "Deployed", "Outputs", "Preprocess", "capture", "smallest_size"]
+__all__ = [
+    "INPUT",
+    "Deployed",
+    "Outputs",
+    "Preprocess",
+    "backbone_of",
+    "capture",
+    "description",
+    "pictures",
+    "smallest_size",
+]
 
 Outputs = Literal["classes", "features", "slots"]
 Preprocess = Literal["none", "float", "uint8"]
@@ -32,10 +42,11 @@ class Deployed(nn.Module):
 
     Args:
         model: a GLNet, or a module that contains one and takes images.
-        outputs: the outputs of the graph. `classes`: the output of the model, named `logits` (`embedding` for a model
-            without classifier). `features`: the feature maps of the stages, (B, C, H / r, W / r), named `stage0` and
-            so on; for dense prediction networks the maps of their `Pyramid`. `slots`: the slot assignment of each pixel
-            in each block, (B, S, H / r, W / r), which sums to one over S, named like the blocks.
+        outputs: the outputs of the graph. `classes`: the output of the model, named `logits`, (B, K) or for
+            segmentation (B, K, H, W); named `embedding` for a model without classifier. `features`: the feature maps of
+            the stages, (B, C, H / r, W / r), named `stage0` and so on; for dense prediction networks the maps of their
+            `Pyramid`. `slots`: the slot assignment of each pixel in each block, (B, S, H / r, W / r), which sums to one
+            over S, named like the blocks.
         preprocess: the input images. `none`: (B, C, H, W), normalised as in training. `float`: (B, C, H, W) from 0 to
             1. `uint8`: (B, H, W, C) from 0 to 255. The graph normalises the latter two. It never resizes images.
 
@@ -56,11 +67,8 @@ class Deployed(nn.Module):
         self.preprocess: Preprocess = preprocess
         model = uncompiled(model)
         self.network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
-        backbone = next((module for module in self.network.modules() if isinstance(module, GLNet)), None)
-        if backbone is None:
-            raise InputError(
-                f"{type(model).__name__} contains no GLNet; only GLNets and modules that contain one can be exported."
-            )
+        backbone = backbone_of(self.network)
+        self.task: str = getattr(model, "task", "classification")
         if outputs != "classes":  # for a dense prediction network, export only its backbone
             self.network = next((m for m in self.network.modules() if isinstance(m, Pyramid)), self.network)
         self.config: dict[str, Any] = timm.data.resolve_model_data_config(backbone)
@@ -70,7 +78,7 @@ class Deployed(nn.Module):
         self._maps: dict[str, Tensor] = {}
         self._bridges = self._hook() if outputs == "slots" else []
         self.names = self._name_outputs(backbone)
-        self.about = self._describe(backbone)
+        self.about = description(model, backbone, self.task, outputs, preprocess)
 
     def _set_normalisation(self) -> None:
         mean, std = (torch.tensor(self.config[key], dtype=torch.float64) for key in ("mean", "std"))
@@ -101,26 +109,12 @@ class Deployed(nn.Module):
         if self.outputs == "slots":
             return tuple(self._bridges)
         if self.outputs == "classes":
-            return ("logits" if backbone.num_classes > 0 else "embedding",)
+            return ("embedding" if self.task == "classification" and backbone.num_classes == 0 else "logits",)
         if isinstance(self.network, Pyramid):
             return tuple(f"stage{index}" for index in self.network.out_indices)
         if not hasattr(self.network, "forward_intermediates"):
             raise InputError(f"outputs='features' needs a GLNet or a Pyramid, got {type(self.network).__name__}.")
         return tuple(f"stage{index}" for index in range(len(backbone.stages)))
-
-    def _describe(self, backbone: GLNet) -> dict[str, str]:
-        """Return the metadata of the file; values that are not strings are encoded as JSON."""
-        cfg = getattr(backbone, "pretrained_cfg", {})
-        about: dict[str, Any] = {
-            "architecture": cfg.get("architecture", type(backbone).__name__),
-            "outputs": self.outputs,
-            "preprocess": self.preprocess,
-            "glmix_version": __version__,
-        }
-        about |= {key: self.config[key] for key in ("mean", "std", "input_size", "interpolation", "crop_pct")}
-        if cfg.get("label_names"):
-            about["class_names"] = list(cfg["label_names"])
-        return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 
     @property
     def free_dims(self) -> dict[int, str]:
@@ -142,11 +136,7 @@ class Deployed(nn.Module):
 
     def example(self, batch: int, height: int, width: int, seed: int = 0) -> Tensor:
         """Return random smooth images with noise as inputs of this module."""
-        generator = torch.Generator().manual_seed(seed)
-        coarse = torch.rand(batch, self.channels, 5, 5, generator=generator)
-        smooth = nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
-        noise = torch.rand(batch, self.channels, height, width, generator=generator)
-        return self.feed((255 * (0.8 * smooth + 0.2 * noise)).to(torch.uint8))
+        return self.feed(pictures(batch, self.channels, height, width, seed))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs in the order of `names`."""
@@ -164,6 +154,59 @@ class Deployed(nn.Module):
             return tuple(self.network(image))
         pyramid: Any = self.network
         return tuple(pyramid.forward_intermediates(image, intermediates_only=True))
+
+
+def backbone_of(model: nn.Module) -> GLNet:
+    """Return the GLNet in a model.
+
+    Raises:
+        InputError: there is none.
+    """
+    backbone = next((module for module in model.modules() if isinstance(module, GLNet)), None)
+    if backbone is None:
+        raise InputError(
+            f"{type(model).__name__} contains no GLNet; only GLNets and modules that contain one can be exported."
+        )
+    return backbone
+
+
+def description(
+    model: nn.Module, backbone: GLNet, task: str, outputs: Outputs, preprocess: Preprocess
+) -> dict[str, str]:
+    """Return the metadata of an exported file; values that are not strings are encoded as JSON.
+
+    Args:
+        model: the model that is exported.
+        backbone: the GLNet in it.
+        task: classification, segmentation or detection.
+        outputs: see `Deployed`.
+        preprocess: the format of the input.
+    """
+    cfg = {**backbone.pretrained_cfg, **(getattr(model, "pretrained_cfg", None) or {})}
+    config = timm.data.resolve_model_data_config(backbone)
+    about: dict[str, Any] = {
+        "architecture": cfg.get("architecture", type(model).__name__),
+        "task": task,
+        "outputs": outputs,
+        "preprocess": preprocess,
+        "glmix_version": __version__,
+    }
+    about |= {key: config[key] for key in ("mean", "std", "input_size", "interpolation", "crop_pct", "crop_mode")}
+    if task == "classification":
+        about["multi_label"] = backbone.multi_label
+    about |= {key: cfg[key] for key in ("resize", "category_ids") if cfg.get(key)}
+    if cfg.get("label_names"):
+        about["class_names"] = list(cfg["label_names"])
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+
+
+def pictures(batch: int, channels: int, height: int, width: int, seed: int = 0) -> Tensor:
+    """Return random smooth images with noise, (B, C, H, W) uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(batch, channels, 5, 5, generator=generator)
+    smooth = nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+    noise = torch.rand(batch, channels, height, width, generator=generator)
+    return (255 * (0.8 * smooth + 0.2 * noise)).to(torch.uint8)
 
 
 def _is_bridge(module: nn.Module) -> bool:

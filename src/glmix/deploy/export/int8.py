@@ -11,17 +11,20 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm.data
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...errors import InputError
 from .check import Run, mean_error
-from .graph import INPUT, Deployed
+from .graph import INPUT, Deployed, backbone_of
 from .run import need
 from .write import quiet
 
@@ -44,6 +47,76 @@ class Calibration:
     images: Tensor
     held_out: Tensor
 
+    @classmethod
+    def from_scenes(cls, model: nn.Module, count: int = 512) -> "Calibration":
+        """Generate scenes at the input size of a model.
+
+        Args:
+            model: a model for square RGB images.
+            count: number of scenes.
+
+        Raises:
+            InputError: the model takes other images, or `count` is below 2.
+        """
+        from ...data.scenes import SceneConfig, SceneDataset
+
+        channels, height, width = _data_config(model)["input_size"]
+        if channels != 3 or height != width:
+            raise InputError(
+                f"Generated scenes are square RGB images, but this model takes images of {width} x {height} pixels "
+                f"with {channels} channels."
+            )
+        scenes = SceneDataset(SceneConfig(size=height, objects=(1, 1)), "val", count)
+        return cls._halves([scenes[index][0] for index in range(count)])
+
+    @classmethod
+    def from_files(
+        cls,
+        model: nn.Module,
+        files: Sequence[Path],
+        count: int = 512,
+        failed: Callable[[Path, Exception], None] | None = None,
+    ) -> "Calibration":
+        """Load images, resized and cropped by the evaluation transform of a model.
+
+        Args:
+            model: the model.
+            files: image files. Every n-th one is used, so that all subfolders contribute.
+            count: maximum number of images.
+            failed: called for each image that cannot be read; None raises the error.
+
+        Raises:
+            InputError: fewer than 2 images can be read.
+        """
+        from tqdm import tqdm
+
+        from ...data.core.decoding import UNREADABLE, read_image
+
+        config = _data_config(model)
+        transform = timm.data.create_transform(**config, is_training=False, normalize=False)
+        mode = "L" if config["input_size"][0] == 1 else "RGB"
+        images = []
+        for file in tqdm(files[:: max(1, -(-len(files) // count))], unit="image", disable=None):
+            try:
+                images.append(transform(read_image(file, mode, upright=False)))
+            except UNREADABLE as error:
+                if failed is None:
+                    raise
+                failed(file, error)
+        return cls._halves(images)
+
+    @classmethod
+    def _halves(cls, images: list[Tensor]) -> "Calibration":
+        if len(images) < 2:
+            raise InputError(f"int8 quantisation needs at least 2 calibration images, found {len(images)}.")
+        stacked = torch.stack(images)
+        return cls(stacked[::2], stacked[1::2])
+
+
+def _data_config(model: nn.Module) -> dict[str, Any]:
+    config: dict[str, Any] = timm.data.resolve_model_data_config(backbone_of(model))
+    return config
+
 
 @dataclass(frozen=True)
 class Int8Report:
@@ -51,7 +124,8 @@ class Int8Report:
 
     Args:
         images: number of images.
-        agreement: fraction of the images with the same top class as in float32; None for a model without classes.
+        agreement: fraction of the images, or of their pixels, with the same top class as in float32; None for a model
+            without classes.
         error: relative root mean square error, the maximum over all outputs.
         milliseconds: {"float32": ..., "int8": ...}: time per image, the median of interleaved runs with 8 images.
     """

@@ -10,9 +10,11 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from ...compat import uncompiled
 from ...errors import InputError
 from ...files import check_writable, publish
 from .check import TOLERANCE, Check, check, check_sizes, largest_error, own_size
+from .detector import DeployedDetector, check_detector, is_detector, write_detector
 from .graph import Deployed, Outputs, Preprocess, capture, smallest_size
 from .int8 import Calibration, Int8Report, compare, quantise
 from .run import Exported, need
@@ -23,6 +25,7 @@ __all__ = ["ExportReport", "Format", "export_model", "export_targets"]
 Format = Literal["onnx", "pt2", "openvino"]
 
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml"}
+RUNNER = Path(__file__).parents[1] / "onnx_model.py"
 INT8_TOLERANCE = 0.5  # the maximum mean error of a quantised model
 
 
@@ -31,10 +34,11 @@ class ExportReport:
     """The files of an export and the results of its checks.
 
     Args:
-        files: the file to load, followed by the weight file in the case of OpenVINO.
+        files: the file to load, followed by the weight file in the case of OpenVINO and by the runner if there is one.
         format: onnx, pt2 or openvino.
         outputs: the names of the outputs, in order.
         preprocess: the input images, see `Deployed`.
+        batch: the batch size; None for any.
         smallest: the smallest height and width of an image.
         tolerance: the maximum error of each check. With int8 it applies to the mean error at the model's input size.
         checks: the error of each check.
@@ -46,6 +50,7 @@ class ExportReport:
     format: Format
     outputs: list[str]
     preprocess: Preprocess
+    batch: int | None
     smallest: int
     tolerance: float
     checks: list[Check]
@@ -64,27 +69,30 @@ def export_model(
     format: Format | None = None,
     *,
     outputs: Outputs = "classes",
-    preprocess: Preprocess = "none",
+    preprocess: Preprocess | None = None,
     compiled: bool = False,
     calibration: Calibration | None = None,
     tolerance: float = TOLERANCE,
+    runner: bool = False,
     overwrite: bool = False,
     log: Callable[[str], None] = lambda text: None,
 ) -> ExportReport:
-    """Export a model to a file.
+    """Export a classifier, segmentation network, detector or backbone to a file.
 
-    Before the file is written, it is compared with the model at five image sizes and two batch sizes.
-    The model is not changed. The file computes in float32 unless it is quantised.
+    Before the file is written, it is compared with the model at several image sizes. The model is not changed. The file
+    computes in float32 unless it is quantised.
 
     Args:
         model: a GLNet, or a module that contains one.
         path: the output file. Its suffix determines the format if `format` is None.
         format: `onnx`, `pt2` (torch.export) or `openvino` (.xml and .bin; needs `pip install openvino`).
         outputs: the outputs of the graph, see `Deployed`.
-        preprocess: the inputs of the graph, see `Deployed`.
+        preprocess: the inputs of the graph, see `Deployed` and `DeployedDetector`. None: `uint8` for a detector, `none`
+            for other models.
         compiled: only for pt2: compile for processors like this one (AOTInductor; needs a C++ compiler).
         calibration: only for onnx and openvino: quantise to int8 with these images.
         tolerance: the maximum difference from the model, relative to the largest value of an output.
+        runner: only for onnx: also write `onnx_model.py` beside the file, which runs it without PyTorch.
         overwrite: replace existing files.
         log: called with a message for each step.
 
@@ -97,8 +105,14 @@ def export_model(
         FileExistsError: a file exists and `overwrite` is false.
     """
     start = time.perf_counter()
-    chosen, targets = export_targets(path, format, compiled=compiled, int8=calibration is not None, overwrite=overwrite)
-    deployed = Deployed(model, outputs, preprocess)
+    chosen, targets = export_targets(
+        path, format, compiled=compiled, int8=calibration is not None, runner=runner, overwrite=overwrite
+    )
+    if outputs == "classes" and is_detector(uncompiled(model)):
+        if chosen != "onnx" or calibration is not None:
+            raise InputError("A detector can only be exported to onnx in float32; its feature maps to all formats.")
+        return _export_detector(uncompiled(model), targets, preprocess or "uint8", tolerance, start, log)
+    deployed = Deployed(model, outputs, preprocess or "none")
     log("Capturing the graph with dynamic batch size, height and width.")
     program = capture(deployed)
     proven = smallest_size(program, deployed)
@@ -135,18 +149,55 @@ def export_model(
                 for each in check(quantised_run, deployed, [size], limit, pictures=calibration.held_out)
             ]
             report = compare(run, quantised_run, deployed, calibration.held_out)
-        publish([(output.with_suffix(file.suffix), file) for file in targets])
+        publish([(_source(output, file), file) for file in targets])
     return ExportReport(
         files=targets[::-1],
         format=chosen,
         outputs=list(deployed.names),
-        preprocess=preprocess,
+        preprocess=deployed.preprocess,
+        batch=None,
         smallest=smallest,
         tolerance=tolerance,
         checks=checks,
         int8=report,
         seconds=time.perf_counter() - start,
     )
+
+
+def _export_detector(
+    model: nn.Module,
+    targets: list[Path],
+    preprocess: Preprocess,
+    tolerance: float,
+    start: float,
+    log: Callable[[str], None],
+) -> ExportReport:
+    """Export a detector to ONNX, see `export_model`."""
+    deployed = DeployedDetector(model, preprocess)
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "model.onnx"
+        log("Tracing the detector and converting it to ONNX.")
+        write_detector(deployed, output)
+        log("Comparing the detections of the file with those of the detector.")
+        checks = check_detector(Exported(output), deployed, tolerance)
+        publish([(_source(output, file), file) for file in targets])
+    return ExportReport(
+        files=targets[::-1],
+        format="onnx",
+        outputs=list(deployed.names),
+        preprocess=preprocess,
+        batch=1,
+        smallest=1,
+        tolerance=tolerance,
+        checks=checks,
+        int8=None,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _source(output: Path, target: Path) -> Path:
+    """Return the file whose content is written to a target."""
+    return RUNNER if target.name == RUNNER.name else output.with_suffix(target.suffix)
 
 
 def _convert(graph: Path, deployed: Deployed, smallest: int, format: Format, output: Path) -> None:
@@ -163,6 +214,7 @@ def export_targets(
     *,
     compiled: bool = False,
     int8: bool = False,
+    runner: bool = False,
     overwrite: bool = False,
 ) -> tuple[Format, list[Path]]:
     """Check the arguments of an export, the required libraries and the output files.
@@ -172,6 +224,7 @@ def export_targets(
         format: see `export_model`.
         compiled: see `export_model`.
         int8: whether the model is quantised.
+        runner: see `export_model`.
         overwrite: see `export_model`.
 
     Returns:
@@ -195,11 +248,15 @@ def export_targets(
         raise InputError(f"Only pt2 can be compiled, got format {chosen}.")
     if int8 and chosen == "pt2":
         raise InputError("int8 is supported for onnx and openvino, not for pt2.")
+    if runner and chosen != "onnx":
+        raise InputError(f"A runner is only written for onnx, got format {chosen}.")
     if chosen == "openvino":
         need("openvino")
     if chosen != "pt2":
         for library in ("onnx", "onnxscript", "onnxruntime"):
             need(library)
     targets = [target.with_suffix(".bin"), target] if chosen == "openvino" else [target]
+    if runner:
+        targets.insert(0, target.with_name(RUNNER.name))
     check_writable(targets, overwrite)
     return chosen, targets

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from ...compat import load_compiled_package
 from ...errors import InputError, MissingExtraError
 from .archive import ABOUT, is_compiled, read_program
-from .graph import INPUT
 
 __all__ = ["Exported", "load_exported", "need"]
 
@@ -60,9 +59,14 @@ class Exported:
         self.about: dict[str, Any] = {key: _value(text) for key, text in about.items()}
         self.names: list[str] = self.about["names"]
 
-    def __call__(self, images: Array) -> dict[str, Array]:
-        """Return the outputs by name for images in the format given by `about["preprocess"]`."""
-        return dict(zip(self.names, self._run(np.ascontiguousarray(images)), strict=True))
+    def __call__(self, images: Array, **inputs: Any) -> dict[str, Array]:
+        """Return the outputs by name.
+
+        Args:
+            images: images in the format given by `about["preprocess"]`.
+            inputs: further inputs of the graph: `score`, the minimum score of a detection.
+        """
+        return dict(zip(self.names, self._run(np.ascontiguousarray(images), **inputs), strict=True))
 
 
 load_exported = Exported
@@ -75,18 +79,19 @@ def _value(text: str) -> Any:
         return text
 
 
-def _open_onnx(path: Path, threads: int | None) -> tuple[Callable[[Array], list[Array]], dict[str, str]]:
-    onnxruntime = need("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    about = dict(session.get_modelmeta().custom_metadata_map)
-    names = [output.name for output in session.get_outputs()]
-    return lambda images: session.run(names, {INPUT: images}), {**about, "names": json.dumps(names)}
+def _open_onnx(path: Path, threads: int | None) -> tuple[Callable[..., list[Array]], dict[str, str]]:
+    need("onnxruntime")
+    from ..onnx_model import OnnxModel
+
+    model = OnnxModel(path, threads)
+    about = dict(model.session.get_modelmeta().custom_metadata_map)
+    return lambda *args, **inputs: list(model.run(*args, **inputs).values()), {
+        **about,
+        "names": json.dumps(model.names),
+    }
 
 
-def _open_pt2(path: Path, trusted: bool) -> tuple[Callable[[Array], list[Array]], dict[str, str]]:
+def _open_pt2(path: Path, trusted: bool) -> tuple[Callable[..., list[Array]], dict[str, str]]:
     function: Any
     if is_compiled(path):
         if not trusted:
@@ -108,7 +113,7 @@ def _open_pt2(path: Path, trusted: bool) -> tuple[Callable[[Array], list[Array]]
     return run, about
 
 
-def _open_openvino(path: Path, threads: int | None) -> tuple[Callable[[Array], list[Array]], dict[str, str]]:
+def _open_openvino(path: Path, threads: int | None) -> tuple[Callable[..., list[Array]], dict[str, str]]:
     openvino = need("openvino")
     # the precision of the check at export; the default is bfloat16 on newer processors
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}

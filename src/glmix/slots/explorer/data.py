@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from ...data.classification.views import VIEW_NAMES
 from ...errors import InputError
-from ..cam import class_activation
-from ..evidence import slot_evidence
+from ..evidence import class_activation, slot_evidence
 from ..maps import BlockMaps, slot_maps
 from ..measures import effective_slots_per_image, effective_slots_per_pixel, strongest_slots
 from .pack import Buffer

@@ -3,8 +3,6 @@
 The public functions are `explore` and `write_page`.
 """
 
-import base64
-import hashlib
 import html
 import json
 import re
@@ -18,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from ...files import write_atomically
+from ...pages import content_policy
 from .data import Labels, gather
 
 __all__ = ["SCRIPTS", "STYLES", "explore", "render", "write_page"]
@@ -73,7 +72,7 @@ def render(data: dict[str, Any], title: str) -> str:
     contents = {"title": title, **data}
     return Template(_source("page.html")).substitute(
         title=html.escape(title),
-        policy=_policy(style, script),
+        policy=content_policy(style, script),
         style=style,
         script=script,
         # "</script" would end the element even inside a string
@@ -89,15 +88,3 @@ def bundle() -> str:
 def _source(name: str) -> str:
     """Read a file of this package."""
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-    """Return a content security policy that allows only this style and this script, and no network access."""
-
-    def digest(text: str) -> str:
-        return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") + "'"
-
-    return (
-        f"default-src 'none'; img-src data:; style-src {digest(style)}; script-src {digest(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )

@@ -35,13 +35,13 @@ WORDS = 7.2  # width of the legend text beside the image
 FINEST = 28  # minimum side of a map in the grid in pixels
 
 HOW_TO_READ = (
-    "Grids: the share of each pixel that goes to a slot (the softmax over slots), {scale}.\n"
-    "Framed: the slots that represent the others (k-medoids), and the image as it is seen through them.\n"
-    "At the right: the strongest slot of each pixel, representatives in their colours; and among how many slots\n"
-    "each pixel is shared out, its effective number of slots (exp of the entropy)."
+    "Left: the map of each slot, its weight in each pixel (softmax over slots), {scale}.\n"
+    "Frames: representative slots (medoids of k-medoids). Middle: the image where each of them has a high weight.\n"
+    "Right: the strongest slot of each pixel, with the representative slots in their colours; below it, the effective\n"
+    "number of slots per pixel (exp of the entropy of its weights)."
 )
-ONE_SCALE = "all of a block on one scale; an even share is 1/S"
-OWN_SCALE = "each from its own lowest to its own highest value: do not compare"
+ONE_SCALE = "with one colour scale per block; the uniform weight is 1/S"
+OWN_SCALE = "with a separate colour scale from its minimum to its maximum: do not compare"
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +183,7 @@ def _draw_band(page: Page, x: float, y: float, sizes: _Sizes, block: Block, high
     page.text(x + 0.72, y + 0.015, maps.name, 8.5, QUIET)
     numbers = (
         f"{maps.grid[1]} x {maps.grid[0]} pixels, {maps.slot_grid[1]} x {maps.slot_grid[0]} slots{scale}.  "
-        f"Effective slots: {block.effective_per_pixel:.1f} a pixel, {block.effective_per_image:.1f} an image"
+        f"Effective slots: {block.effective_per_pixel:.1f} per pixel, {block.effective_per_image:.1f} per image"
     )
     page.text(x, y + 0.21, numbers, 8, QUIET)
     y += HEAD
@@ -241,7 +241,7 @@ def _stretched(maps: Array) -> Array:
 def _draw_representatives(
     page: Page, x: float, y: float, size: tuple[float, float], block: Block, high: float | None
 ) -> None:
-    """Draw two rows of panels, each the image seen through one representative slot; `size` is the size of a panel."""
+    """Draw two rows of panels of `size`, each the image where one representative slot has a high weight."""
     pairs = (block.count + 1) // 2
     for place, (slot, colour) in enumerate(zip(block.representatives, COLOURS, strict=False)):
         one = block.slots[slot]

@@ -6,22 +6,17 @@ from pathlib import Path
 
 from numpy.typing import ArrayLike
 
-from ...errors import InputError, MissingExtraError
+from ...errors import InputError, needs_extra
+from ...files import write_atomically
 
-try:
+with needs_extra("slots", "figures of slots"):
     import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
-except ImportError as error:
-    raise MissingExtraError(
-        f"Figures of slots need the extra `slots` ({error}): pip install 'glmix[slots]'."
-    ) from error
 
-from ...files import write_atomically
-
-__all__ = ["BAR", "QUIET", "TEXT", "Page", "badge", "save_figure"]
+__all__ = ["BAR", "QUIET", "TEXT", "Figure", "Page", "badge", "save_figure"]
 
 TEXT, QUIET, LINE = "#1c1e21", "#6b7078", "#d4d4d0"
 BAR = 0.09  # width of a colour bar

@@ -13,8 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from ..maps import BlockMaps
-from ..measures import effective_slots_per_image, effective_slots_per_pixel, resize_assignment, strongest_slots
-from .medoids import representative_slots
+from ..measures import (
+    effective_slots_per_image,
+    effective_slots_per_pixel,
+    representative_slots,
+    resize_assignment,
+    strongest_slots,
+)
 
 __all__ = ["COLOURS", "Block", "canvas_of", "hex_to_rgb"]
 
@@ -57,18 +62,16 @@ class Block:
         maps: maps of the block.
         canvas: the image at print resolution (H, W, 3).
         count: number of representative slots.
-        at: index of the image in the batch.
     """
 
     maps: BlockMaps
     canvas: Array
     count: int
-    at: int = 0
 
     @cached_property
     def assignment(self) -> Tensor:
-        """Assignment of the image, (1, S, N)."""
-        return self.maps.assignment[self.at : self.at + 1].detach().float().cpu()
+        """Assignment of the first image, (1, S, N)."""
+        return self.maps.assignment[:1].detach().float().cpu()
 
     @cached_property
     def slots(self) -> Array:

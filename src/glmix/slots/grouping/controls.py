@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...errors import InputError, MissingExtraError
+from ...errors import InputError, needs_extra
 from ...layers import Bridge
 from ...models import GLNet
+from ..cut import dense_cut
 from ..maps import blocks_with_slots
 
-__all__ = ["BLUR", "Superpixels", "dense_cut", "features_of", "kmeans_segments", "regular_cells", "untrained_like"]
+__all__ = ["BLUR", "Superpixels", "features_cut", "features_of", "kmeans_segments", "regular_cells", "untrained_like"]
 
 Labels = NDArray[np.int64]
 BLUR = 1 / 32  # for superpixels: the best of 1/64, 1/32, 3/64 and 1/16 on training scenes
@@ -116,12 +117,8 @@ class Superpixels:
 
     def _slic(self, number: int) -> Labels:
         """Run SLIC with a requested number of segments, once per number."""
-        try:
+        with needs_extra("slots", "superpixels"):
             from skimage.segmentation import slic
-        except ImportError as error:
-            raise MissingExtraError(
-                f"Superpixels need the extra `slots` ({error}): pip install 'glmix[slots]'."
-            ) from error
         if number not in self.made:
             labels = slic(self.image, n_segments=number, compactness=10, sigma=self.sigma, start_label=0)
             self.made[number] = labels.astype(np.int64)
@@ -143,11 +140,9 @@ def kmeans_segments(features: Tensor, count: int, size: tuple[int, int], seed: i
     Returns:
         Labels of the given size.
     """
-    try:
+    with needs_extra("slots", "k-means"):
         from sklearn.cluster import KMeans  # type: ignore[import-untyped]
         from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingExtraError(f"k-means needs the extra `slots` ({error}): pip install 'glmix[slots]'.") from error
     grid = features.shape[1:]
     points = F.normalize(features.detach().double().flatten(1), dim=0).T.cpu().numpy()  # (N, C)
     with warnings.catch_warnings():
@@ -158,7 +153,7 @@ def kmeans_segments(features: Tensor, count: int, size: tuple[int, int], seed: i
     return nearest
 
 
-def dense_cut(features: Tensor, most: int = 576) -> Tensor:
+def features_cut(features: Tensor, most: int = 576) -> Tensor:
     """Return the normalised cut of the positive part of the cosine between features (B, C, h, w): (B, h', w').
 
     This is SlotCut with an explicit kernel of all pairs of pixels. Grids of more than `most` pixels are averaged to
@@ -168,7 +163,4 @@ def dense_cut(features: Tensor, most: int = 576) -> Tensor:
     grid = (max(1, int(features.shape[2] * smaller)), max(1, int(features.shape[3] * smaller)))
     pixels = F.normalize(F.adaptive_avg_pool2d(features.double(), grid).flatten(2), dim=1)  # (B, C, N)
     weights = (pixels.transpose(1, 2) @ pixels).clamp_min(0) + 1e-9
-    roots = weights.sum(2).sqrt()  # (B, N): of the degrees
-    _, vectors = torch.linalg.eigh(weights / (roots.unsqueeze(1) * roots.unsqueeze(2)))
-    second = vectors[:, :, -2] if vectors.shape[2] > 1 else torch.zeros_like(roots)
-    return (second / roots).unflatten(1, grid).to(features.dtype)
+    return dense_cut(weights).unflatten(1, grid).to(features.dtype)

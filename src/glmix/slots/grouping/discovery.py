@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...errors import InputError, MissingExtraError
+from ...errors import InputError, needs_extra
 from ...models import GLNet
-from ..cam import class_activation
 from ..cut import oriented, slot_kernel
+from ..evidence import class_activation
 from ..maps import BlockMaps, recording
 from . import scores
 from .batch import batches, concat_features, normalised_images, sqrt_assignments
-from .controls import BLUR, Superpixels, dense_cut, features_of, kmeans_segments, regular_cells, untrained_like
+from .controls import BLUR, Superpixels, features_cut, features_of, kmeans_segments, regular_cells, untrained_like
 from .truth import Truth
 
 __all__ = ["CONTROLS", "METHODS", "METRICS", "Discovered", "components", "discover", "on_side"]
@@ -72,12 +72,8 @@ class Discovered:
 
 def components(mask: NDArray[np.bool_]) -> Labels:
     """Label the 4-connected components of a mask: (H, W), numbered from 1 by size, the largest first, and 0 outside."""
-    try:
+    with needs_extra("slots", "connected components"):
         from skimage.measure import label
-    except ImportError as error:
-        raise MissingExtraError(
-            f"Connected components need the extra `slots` ({error}): pip install 'glmix[slots]'."
-        ) from error
     parts = label(mask, connectivity=1)
     sizes = np.bincount(parts.ravel())[1:]
     rank = np.zeros(len(sizes) + 1, np.int64)
@@ -138,7 +134,7 @@ def discover(
         cuts = {
             "cut": slot_kernel(maps).cuts()[1][:, 0],
             "untrained cut": slot_kernel(others).cuts()[1][:, 0],
-            "features cut": dense_cut(features),
+            "features cut": features_cut(features),
         }
         sides = {name: oriented(cut, evidence if sign == "classes" else None) for name, cut in cuts.items()}
         sides["class evidence"] = evidence - evidence.mean((1, 2), keepdim=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import MissingExtraError
+from ...errors import needs_extra
 from ..figure.panels import COLOURS, hex_to_rgb
 from .discovery import CONTROLS, METHODS, METRICS, Discovered
 from .margins import Margin, margins, mean_of
@@ -50,7 +50,7 @@ def discovery_table(found: Sequence[Discovered]) -> str:
         cells = [f"{100 * mean_of(_values(found, name, metric)):.1f}" for metric in shown]
         standing = ["".join(signs.get((method, name, metric), " ") for metric in shown) for method in METHODS]
         rows.append([name, *cells, *(f"`{text}`" if text.strip() else "" for text in standing)])
-    head = ["", *(METRICS[metric] for metric in shown), *(f"{method} to it" for method in METHODS)]
+    head = ["", *(METRICS[metric] for metric in shown), *(f"{method}, compared" for method in METHODS)]
     return markdown_table(head, rows, left=1)
 
 
@@ -93,12 +93,8 @@ def discovery_json(found: Sequence[Discovered], settings: Mapping[str, Any]) -> 
 
 def discovery_sheet(found: Sequence[Discovered], title: str, columns: int = 8) -> "Figure":
     """Draw the first images, one per column: the ground truth, then the objects that some methods found, in colours."""
-    try:
+    with needs_extra("slots", "figures of objects"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            f"Sheets of objects need the extra `slots` ({error}): pip install 'glmix[slots]'."
-        ) from error
     examples = found[:columns]
     names = ["image", "truth", *ROWS]
     cell, gap, left, top = 1.0, 0.06, 1.35, 0.45

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import MissingExtraError
+from ...errors import needs_extra
 from .margins import interval, mean_of
 from .scoring import METRICS, SLOTS, BlockScores, Scores
 
@@ -32,9 +32,12 @@ ARROWS = {1: "higher is better", -1: "lower is better", 0: ""}
 
 def summary(found: Scores) -> str:
     """Format all tables with a sentence before each, and an explanation of the signs at the end."""
-    parts = [f"Each block; a segment is the set of pixels with the same strongest slot:\n\n{table(found.blocks)}"]
+    parts = [
+        f"Scores per block. A segment consists of the pixels with the same strongest slot:\n\n{table(found.blocks)}"
+    ]
     if found.joint:
-        parts.append(f"All blocks together, segmented by k-means on their assignments:\n\n{table(found.joint)}")
+        title = "Scores of all blocks together. The segments are clusters of k-means on the assignments of all blocks:"
+        parts.append(f"{title}\n\n{table(found.joint)}")
     if len(found.blocks[0].values) > 1:
         places = [comparison_table(part) for part in (found.blocks, found.joint) if part]
         parts = [text for pair in zip(parts, places, strict=True) for text in pair]
@@ -111,7 +114,7 @@ def comparison_table(blocks: Sequence[BlockScores]) -> str:
         signs = ["".join(found.get(control, " ") for found in verdicts) for control in controls]
         above = [str(block.place) for block in blocks if _above_all(block, metric)]
         rows.append([about.title, *(f"`{sign}`" for sign in signs), ", ".join(above) or "none"])
-    return markdown_table(["", *controls, "above all in"], rows, left=len(controls) + 2)
+    return markdown_table(["", *controls, "better than all in"], rows, left=len(controls) + 2)
 
 
 def as_numbers(values: NDArray[np.float64]) -> dict[str, Any]:
@@ -151,13 +154,9 @@ def as_json(found: Scores, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def score_plot(blocks: Sequence[BlockScores], title: str) -> "Figure":
     """Plot each metric over blocks, or over the number of segments for all blocks together: slots and controls."""
-    try:
+    with needs_extra("slots", "plots of scores"):
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
-    except ImportError as error:
-        raise MissingExtraError(
-            f"Plots of scores need the extra `slots` ({error}): pip install 'glmix[slots]'."
-        ) from error
     together = blocks[0].together
     shown = [m for m in METRICS if _has(blocks, m) and not (together and m == "segments")]
     columns = 4

@@ -27,13 +27,11 @@ class Metric:
         title: title in plots.
         short: title in tables.
         better: 1 if higher is better, -1 if lower is better, 0 if it is descriptive.
-        of_objects: whether it needs object instances.
     """
 
     title: str
     short: str
     better: int = 1
-    of_objects: bool = False
 
 
 METRICS = {
@@ -42,9 +40,9 @@ METRICS = {
     "undersegmentation_error": Metric("under-segmentation error", "under-seg.", -1),
     "boundary_recall": Metric("boundary recall", "recall"),
     "boundary_precision": Metric("boundary precision", "precision"),
-    "oracle_iou": Metric("slot-oracle instance IoU", "oracle IoU", of_objects=True),
-    "mean_best_overlap": Metric("mean best overlap (mBO)", "mBO", of_objects=True),
-    "foreground_ari": Metric("ARI of the foreground", "ARI-FG", of_objects=True),
+    "oracle_iou": Metric("slot-oracle instance IoU", "oracle IoU"),
+    "mean_best_overlap": Metric("mean best overlap (mBO)", "mBO"),
+    "foreground_ari": Metric("ARI of the foreground", "ARI-FG"),
     "segments": Metric("segments", "segments", 0),
     "effective_per_pixel": Metric("effective slots per pixel", "eff. pixel", 0),
     "effective_per_image": Metric("effective slots per image", "eff. image", 0),

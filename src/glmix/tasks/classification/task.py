@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from timm.data.mixup import Mixup
-from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
@@ -16,6 +15,8 @@ from ...errors import InputError
 from ...training.task import Task
 from ...training.weights import INFO
 from .distillation import Distillation, Teacher, TeacherConfig
+from .losses import ClassWeights, class_weights, training_loss
+from .threshold import F1AtThreshold
 
 __all__ = ["Classification", "MixConfig"]
 
@@ -42,29 +43,47 @@ class MixConfig:
 class Classification(Task):
     """Lightning module for image classification.
 
-    A batch is `(images, targets)`: images (B, 3, H, W), and class indices (B,) or, with `multi_label`, a 0 or 1 per
-    class (B, K).
+    A batch is `(images, targets)`: images (B, C, H, W), and class indices (B,), soft labels (B, K) with a sum of 1, or,
+    with `multi_label`, a 0 or 1 per class (B, K).
 
     Args:
         mix: mixup and cutmix; None disables both.
         smoothing: label smoothing.
-        multi_label: images have several labels: train with binary cross-entropy, evaluate mean average precision.
+        multi_label: images have several labels: train with binary cross-entropy, evaluate mean average precision and
+            F1.
+        class_weights: weights of the classes in the training loss: `balanced`, a weight for each class name, or weights
+            in the order of the classes; with `multi_label` they are weights of the positive labels. None for no
+            weights.
+        threshold: with `multi_label`, threshold on the probabilities for F1 and predictions; None chooses the one with
+            the highest macro F1 on the validation data.
         teacher: distil a teacher; None trains with labels only. Data without labels need it.
         kwargs: arguments of `Task`.
     """
+
+    has_resizing = True
 
     def __init__(
         self,
         mix: MixConfig | None = None,
         smoothing: float = 0.0,
         multi_label: bool = False,
+        class_weights: ClassWeights | None = None,
+        threshold: float | None = None,
         teacher: TeacherConfig | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if multi_label and mix is not None:
             raise InputError("mix (mixup, cutmix) needs one label per image: set mix to null, or multi_label to false.")
+        if threshold is not None and not (multi_label and 0 < threshold < 1):
+            raise InputError(
+                f"threshold must be above 0 and below 1, and needs multi_label, got {threshold} with multi_label "
+                f"{str(multi_label).lower()}."
+            )
         self.mix_config = mix
+        self.class_weights = class_weights
+        self.fixed_threshold = threshold
+        self.thresholds: dict[str, float] = {}  # by network suffix, from the last validation
         self.smoothing = smoothing
         self.multi_label = multi_label
         self.mix: Mixup | None = None
@@ -118,6 +137,10 @@ class Classification(Task):
                 f"model.multi_label is {str(self.multi_label).lower()}, but {type(data).__name__} gives {labels} per "
                 f"image: set it to {str(multi_label).lower()}."
             )
+        if getattr(data, "soft_targets", False) and self.mix_config is not None:
+            raise InputError(
+                "mix (mixup, cutmix) needs one label per image, but the data have scores: set mix to null."
+            )
         if self.teacher is not None:
             assert self.num_classes is not None
             names = getattr(data, "class_names", None)
@@ -139,7 +162,7 @@ class Classification(Task):
             score = self.distillation.score_name
             metrics = {score: MeanMetric()}
         elif self.multi_label:
-            metrics = {score: MultilabelAveragePrecision(classes)}
+            metrics = {score: MultilabelAveragePrecision(classes), "f1": F1AtThreshold(classes)}
         else:
             # micro: accuracy over all images, not the mean of the classes' accuracies
             metrics = {"top1": MulticlassAccuracy(classes, average="micro")}
@@ -160,15 +183,22 @@ class Classification(Task):
                 label_smoothing=self.smoothing,
                 num_classes=classes,
             )
-        self.train_loss: nn.Module = SoftTargetCrossEntropy()
-        if self.multi_label:
-            self.train_loss = BinaryCrossEntropy(smoothing=self.smoothing)
-        elif self.mix is None:
-            self.train_loss = LabelSmoothingCrossEntropy(self.smoothing) if self.smoothing else nn.CrossEntropyLoss()
+        data = self._datamodule()
+        trainer = attached_trainer(self)
+        weight = None
+        if self.class_weights is not None and not (trainer is not None and trainer.evaluating):
+            weight = class_weights(self.class_weights, data, classes, self.multi_label)
+        self.train_loss = training_loss(
+            multi_label=self.multi_label,
+            soft_targets=getattr(data, "soft_targets", False),
+            mixed=self.mix is not None,
+            smoothing=self.smoothing,
+            weight=weight,
+        )
         self.val_loss: nn.Module = nn.BCEWithLogitsLoss() if self.multi_label else nn.CrossEntropyLoss()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        images, targets = batch[0], batch[1]
+        images, targets = self.resized(batch[0], batch[1])
         if self.mix is not None:
             if len(images) % 2:
                 raise InputError(
@@ -181,19 +211,27 @@ class Classification(Task):
         label_loss = partial(_loss, self.train_loss, targets) if self.labelled else None
         return self.check_loss(self.distillation.loss(outputs, self.distillation.targets(images), label_loss))
 
-    def evaluate(self, batch: Any) -> None:
+    def evaluate(self, batch: Any) -> dict[str, Any]:
         images, targets = batch[0], batch[1]
+        predictions: dict[str, Any] = {}
         if self.device_mesh is not None:
             self._last_images = images
             self._any_process(True)
         if not self.labelled:
             self._compare_with_teacher(images)
-            return
+            return predictions
         for suffix, net in self.networks().items():
             logits = net(images).float()
             loss_targets = targets.float() if self.multi_label else targets
             self.losses[f"of{suffix}"].update(self.val_loss(logits, loss_targets), weight=len(images))  # type: ignore[operator]
-            self.metrics[f"of{suffix}"].update(logits, targets.long())  # type: ignore[operator]
+            if self.multi_label:
+                # torchmetrics would take logits from 0 to 1 for probabilities
+                self.metrics[f"of{suffix}"].update(logits.sigmoid(), targets.long())  # type: ignore[operator]
+            else:
+                classes = targets.argmax(1) if targets.ndim == 2 else targets
+                self.metrics[f"of{suffix}"].update(logits, classes)  # type: ignore[operator]
+            predictions[suffix] = logits
+        return predictions
 
     def _compare_with_teacher(self, images: Tensor) -> None:
         """Update the metrics of images without labels."""
@@ -210,10 +248,25 @@ class Classification(Task):
         scores: dict[str, dict[str, Any]] = {}
         for suffix in self.networks():
             metrics, loss = self.metrics[f"of{suffix}"], self.losses[f"of{suffix}"]
+            if self.multi_label and self.labelled:
+                metrics["f1"].threshold = self._evaluated_threshold(suffix)  # type: ignore[index]
             scores[suffix] = {**metrics.compute(), "loss": loss.compute()}  # type: ignore[operator]
             metrics.reset()  # type: ignore[operator]
             loss.reset()  # type: ignore[operator]
+            if self.multi_label and self.labelled and not self._is_checked_or_tested():
+                self.thresholds[suffix] = float(scores[suffix]["threshold"])
         return scores
+
+    def _is_checked_or_tested(self) -> bool:
+        """Return whether the trainer tests, or validates a few batches before the training."""
+        trainer = attached_trainer(self)
+        return trainer is not None and bool(trainer.testing or trainer.sanity_checking)
+
+    def _evaluated_threshold(self, suffix: str) -> float | None:
+        """Return the threshold for F1, or None to choose it on the evaluated data, which must be validation data."""
+        if self.fixed_threshold is not None or not self._is_checked_or_tested():
+            return self.fixed_threshold
+        return self.thresholds.get(suffix, 0.5)
 
     def _any_process(self, value: bool) -> bool:
         """Return whether the value is true on any process."""
@@ -234,6 +287,8 @@ class Classification(Task):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
+        if self.multi_label:
+            checkpoint[INFO]["thresholds"] = dict(self.thresholds)
         if self.teacher is None:
             return
         checkpoint[INFO]["teacher"] = self.teacher.config.checkpoint
@@ -245,6 +300,7 @@ class Classification(Task):
             weights = checkpoint["state_dict"]
             checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("distillation.")}
         super().on_load_checkpoint(checkpoint)
+        self.thresholds = dict(checkpoint.get(INFO, {}).get("thresholds", {}))
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the class probabilities (B, K), predicted by `best_network`."""

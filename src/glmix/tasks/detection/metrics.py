@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ...data.detection.rle import encode_mask
-from ...errors import MissingExtraError
+from ...errors import needs_extra
 
-__all__ = ["CocoScores", "coco_results"]
+__all__ = ["CocoScores", "coco_results", "evaluate_coco", "gather", "summary_of"]
 
 # {name: index in the summary of COCOeval}
 SUMMARY = {"AP": 0, "AP50": 1, "AP75": 2, "AP_small": 3, "AP_medium": 4, "AP_large": 5, "AR100": 8}
@@ -21,16 +21,14 @@ def coco_results(
     image_id: int,
     prediction: Mapping[str, Tensor],
     category_ids: Sequence[int] | None = None,
-    mask_threshold: float = 0.5,
 ) -> list[dict[str, Any]]:
     """Convert the predictions for an image to the COCO results format, with boxes as x, y, width, height.
 
     Args:
         image_id: the id of the image.
         prediction: the output of a torchvision detector: boxes (n, 4), labels (n,) from 1, scores (n,) and optionally
-            masks (n, 1, H, W), which become RLE.
+            masks (n, 1, H, W), which become RLE of the pixels with a probability of at least 0.5.
         category_ids: the category ids of the labels 1, 2, ...; None uses the labels themselves.
-        mask_threshold: the lowest probability of a mask pixel that belongs to the object.
     """
     boxes = prediction["boxes"].detach().float().cpu().clone()
     boxes[:, 2:] -= boxes[:, :2]
@@ -46,12 +44,16 @@ def coco_results(
     ]
     if "masks" in prediction:
         for result, mask in zip(results, prediction["masks"], strict=True):
-            result["segmentation"] = encode_mask((mask[0] >= mask_threshold).cpu().numpy())
+            result["segmentation"] = encode_mask((mask[0] >= 0.5).cpu().numpy())
     return results
 
 
 class CocoScores:
     """Metric that collects predictions and ground truth on every process and computes COCO average precision.
+
+    The scores are equal to those of pycocotools. MeanAveragePrecision of torchmetrics with the same backend is not
+    used: it fails when processes have different numbers of images, and its default IoU thresholds are rounded to
+    float32, which changed scores by up to 5e-4.
 
     Args:
         class_names: the names of the labels 1, 2, ...
@@ -62,6 +64,11 @@ class CocoScores:
         self.class_names = list(class_names)
         self.kinds = ("box", "mask") if masks else ("box",)
         self.reset()
+
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """The categories in the format of COCO, with the ids 1, 2, ..."""
+        return [{"id": k, "name": name} for k, name in enumerate(self.class_names, start=1)]
 
     def reset(self) -> None:
         self.images: list[dict[str, Any]] = []
@@ -103,43 +110,47 @@ class CocoScores:
 
         A score for an object size is omitted if there are no objects of that size.
         """
-        gathered = _gather((self.images, self.ground_truth, self.results))
+        gathered = gather((self.images, self.ground_truth, self.results))
         self.reset()
         scores = None
         if gathered is not None:
             images, ground_truth, results = (
                 [item for process in lists for item in process] for lists in zip(*gathered, strict=True)
             )
+            truth = {"images": images, "annotations": ground_truth, "categories": self.categories}
             scores = {
                 f"{kind}_{name}": score
                 for kind in self.kinds
-                for name, score in self._evaluate(kind, images, ground_truth, results).items()
+                for name, score in summary_of(evaluate_coco(truth, results, kind)).items()
             }
         return _broadcast(scores)
 
-    def _evaluate(
-        self,
-        kind: str,
-        images: list[dict[str, Any]],
-        ground_truth: list[dict[str, Any]],
-        results: list[dict[str, Any]],
-    ) -> dict[str, float]:
-        """Return {name: score} of boxes or masks."""
-        try:
-            from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]
-        except ImportError as error:
-            raise MissingExtraError(f"Evaluating detections needs {error.name}: pip install 'glmix[dense]'") from error
 
-        categories = [{"id": k, "name": name} for k, name in enumerate(self.class_names, start=1)]
-        annotations = [{**item, "id": k} for k, item in enumerate(ground_truth, start=1)]  # the id 0 means no match
-        coco = COCO({"images": images, "annotations": annotations, "categories": categories})
-        # with a box, loadRes takes the area of a result (which decides its size class) from the box, not from the mask
-        unused = "bbox" if kind == "mask" else "segmentation"
-        coco_detections = coco.loadRes([{k: v for k, v in item.items() if k != unused} for item in results])
-        evaluator = COCOeval_faster(coco, coco_detections, IOU_TYPES[kind], print_function=_print_nothing)
-        evaluator.run()
-        scores = {name: float(evaluator.stats[index]) for name, index in SUMMARY.items()}
-        return {name: max(score, 0.0) for name, score in scores.items() if score >= 0 or name == "AP"}
+def evaluate_coco(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: str) -> Any:
+    """Return the evaluator of faster-coco-eval for detections, after its evaluation.
+
+    Args:
+        truth: the ground truth, with images, annotations and categories as in a COCO JSON.
+        results: detections in the results format of COCO.
+        kind: `box` or `mask`.
+    """
+    with needs_extra("dense", "average precision"):
+        from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]
+
+    annotations = [{**item, "id": k} for k, item in enumerate(truth["annotations"], start=1)]  # 0 means no match
+    coco = COCO({**truth, "annotations": annotations})
+    # with a box, loadRes takes the area of a result (which decides its size class) from the box, not from the mask
+    unused = "bbox" if kind == "mask" else "segmentation"
+    coco_detections = coco.loadRes([{k: v for k, v in item.items() if k != unused} for item in results])
+    evaluator = COCOeval_faster(coco, coco_detections, IOU_TYPES[kind], print_function=_print_nothing)
+    evaluator.run()
+    return evaluator
+
+
+def summary_of(evaluator: Any) -> dict[str, float]:
+    """Return {name: score} of an evaluator. A score for an object size is omitted if there are no such objects."""
+    scores = {name: float(evaluator.stats[index]) for name, index in SUMMARY.items()}
+    return {name: max(score, 0.0) for name, score in scores.items() if score >= 0 or name == "AP"}
 
 
 def _print_nothing(*args: object, **kwargs: object) -> None:
@@ -150,7 +161,7 @@ def _world_size() -> int:
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
-def _gather(value: Any) -> list[Any] | None:
+def gather(value: Any) -> list[Any] | None:
     """Return the values of all processes on rank 0, and None on the others."""
     if _world_size() == 1:
         return [value]

@@ -162,6 +162,14 @@ class RegionPool(MultiScaleRoIAlign):  # type: ignore[misc]
         self.map_levels = LevelMapper(*levels, self.canonical_scale, self.canonical_level)
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        if torch.jit.is_tracing():
+            (shape,) = image_shapes
+            maps = {
+                name: _clamp_to_image(x[name], [(side + stride - 1) // stride for side in shape])
+                for name, stride in zip(self.featmap_names, self.strides, strict=True)
+            }
+            traced: Tensor = super().forward(maps, boxes, image_shapes)
+            return traced
         maps = {
             name: _repeat_edges(x[name], [tuple(math.ceil(side / stride) for side in shape) for shape in image_shapes])
             for name, stride in zip(self.featmap_names, self.strides, strict=True)
@@ -179,3 +187,15 @@ def _repeat_edges(x: Tensor, sizes: Sequence[Any]) -> Tensor:
         x[k, :, height : height + 1, :width] = x[k, :, height - 1 : height, :width].clone()
         x[k, :, : height + 1, width : width + 1] = x[k, :, : height + 1, width - 1 : width].clone()
     return x
+
+
+def _clamp_to_image(x: Tensor, size: Sequence[Any]) -> Tensor:
+    """Return x (1, C, H, W) with the last row and column of the image (h, w) repeated in the whole padding.
+
+    This is `_repeat_edges` for traces of one image, in which sizes are tensors.
+    """
+    rows, cols = (
+        torch.arange(length, device=x.device).clamp_max(side - 1)
+        for length, side in zip(x.shape[2:], size, strict=True)
+    )
+    return x[:, :, rows][..., cols]

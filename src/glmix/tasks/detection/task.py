@@ -110,10 +110,12 @@ class Detection(Task):
             self.log_dict(logged, on_step=True, on_epoch=False)
         return self.check_loss(torch.stack(list(losses.values())).sum())
 
-    def evaluate(self, batch: Any) -> None:
+    def evaluate(self, batch: Any) -> dict[str, Any]:
         images, targets = batch
-        for suffix, net in self.networks().items():
-            self.scores[suffix].update(net(images), targets)
+        predictions = {suffix: net(images) for suffix, net in self.networks().items()}
+        for suffix, found in predictions.items():
+            self.scores[suffix].update(found, targets)
+        return predictions
 
     def compute_scores(self) -> dict[str, dict[str, Any]]:
         return {suffix: scores.compute() for suffix, scores in self.scores.items()}

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import InputError
+from ...layers.capture import is_exporting
 
 __all__ = ["Inference", "Network", "label_map", "sliding_window_labels", "pad_to_multiple", "segment", "window_starts"]
 
@@ -59,12 +60,20 @@ WHOLE = Inference()
 def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, Tensor | None]:
     """Pad images (B, C, H, W) with zeros at the bottom and right to multiples of a size.
 
-    Crop predictions back with `[..., :H, :W]`.
+    Crop predictions back with `[..., :H, :W]`. An exported graph always computes the mask, because its sizes are
+    dynamic.
 
     Returns:
         The padded images (B, C, H', W') and a mask (B, H', W'), which is true on the images and None without padding.
     """
     batch, _, height, width = images.shape
+    if is_exporting():
+        rows, cols = (
+            torch.arange((side + multiple - 1) // multiple * multiple, device=images.device) for side in (height, width)
+        )
+        inside = (rows < height)[:, None] & (cols < width)
+        padded = images[:, :, rows.clamp_max(height - 1)][..., cols.clamp_max(width - 1)]
+        return padded.masked_fill(~inside, 0.0), inside.expand(batch, -1, -1)
     bottom, right = -height % multiple, -width % multiple
     if not bottom and not right:
         return images, None

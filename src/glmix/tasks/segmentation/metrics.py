@@ -24,7 +24,11 @@ class SegmentationScores:
 
 
 def scores_of(confusion: Tensor) -> SegmentationScores:
-    """Return the metrics of a confusion matrix (K, K)."""
+    """Return the metrics of a confusion matrix (K, K).
+
+    torchmetrics computes them from label maps only, each from a count of its own: the mean IoU and the IoU per class
+    are equal to those of its MulticlassJaccardIndex.
+    """
     counts = confusion.double()
     intersection = counts.diagonal()
     union = counts.sum(0) + counts.sum(1) - intersection

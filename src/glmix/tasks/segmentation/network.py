@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...compat import encoder_geometry
-from ...errors import InputError, MissingExtraError
+from ...errors import InputError, needs_extra
+from ...layers.capture import is_exporting
+from ...layers.slots import pool_to_grid
 from ...models import MODEL_NAMES, GLNet, Pyramid
 from ...training.weights import build_model, load_weights, nearest
 from .inference import pad_to_multiple
@@ -36,6 +38,19 @@ class PyramidEncoder(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         empty = x.new_empty((x.shape[0], 0, x.shape[2] // 2, x.shape[3] // 2))
         return [x, empty, *self.pyramid(x, mask)]
+
+
+class GridPool(nn.AdaptiveAvgPool2d):
+    """Adaptive average pooling whose exported graph accepts any image size.
+
+    `torch.export` would store the windows of the example image as constants.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not is_exporting():
+            return super().forward(x)
+        rows, cols = self.output_size  # type: ignore[misc]
+        return pool_to_grid(x, rows, cols).transpose(1, 2).unflatten(2, (rows, cols))
 
 
 class AuxiliaryHead(nn.Module):
@@ -75,6 +90,8 @@ class SegmentationNet(nn.Module):
         dropout: channel dropout before the last layer.
         checkpoint: initial weights of a GLNet backbone.
     """
+
+    task = "segmentation"  # what the outputs are, for exported files
 
     def __init__(
         self,
@@ -148,12 +165,8 @@ def _build_smp_network(
     checkpoint: str | Path | None,
 ) -> nn.Module:
     """Build a network of segmentation_models.pytorch, with our pyramid as encoder and with aligned upsampling."""
-    try:
+    with needs_extra("dense", "segmentation networks"):
         import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingExtraError(
-            f"Segmentation needs the extra `dense` ({error}): pip install 'glmix[dense]'."
-        ) from error
     decoders: dict[str, Any] = {name: cls for name, cls in smp.MODEL_ARCHITECTURES_MAPPING.items() if name != "dpt"}
     if decoder not in decoders:
         raise InputError(f"No decoder is named {decoder!r}.{nearest(decoder, decoders)} Known: {', '.join(decoders)}.")
@@ -190,6 +203,7 @@ def _build_smp_network(
     elif checkpoint is not None:
         raise InputError(f"checkpoint must hold the weights of a GLNet or of a whole network, but model is {model}.")
     _align_upsampling(net)
+    _replace_pooling(net.decoder)
     return net
 
 
@@ -226,3 +240,12 @@ def _align_upsampling(net: nn.Module) -> None:
                     block.upsample = False
                     layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
             module.block = nn.Sequential(*layers)
+
+
+def _replace_pooling(decoder: Any) -> None:
+    """Replace adaptive average pooling to grids, as in UPerNet and PSPNet, by `GridPool`."""
+    for module in decoder.modules():
+        for name, child in module.named_children():
+            if type(child) is nn.AdaptiveAvgPool2d and child.output_size != 1:
+                size = child.output_size
+                setattr(module, name, GridPool((size, size) if isinstance(size, int) else size))

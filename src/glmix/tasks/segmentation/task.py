@@ -50,6 +50,7 @@ class Segmentation(Task):
 
     score_name = "mIoU"
     model_is_backbone = True
+    has_resizing = True
 
     def __init__(
         self,
@@ -110,7 +111,7 @@ class Segmentation(Task):
         self.losses = nn.ModuleDict({f"of{s}": MeanMetric() for s in self.networks()})
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        images, masks = batch
+        images, masks = self.resized(*batch)
         try:
             logits, aux_logits = self.model(images, auxiliary=True) if self.auxiliary else (self.model(images), None)
         except ValueError as error:
@@ -125,20 +126,24 @@ class Segmentation(Task):
             loss = loss + self.auxiliary * pixel_cross_entropy(aux_logits, masks)
         return self.check_loss(loss)
 
-    def evaluate(self, batch: Any) -> None:
+    def evaluate(self, batch: Any) -> dict[str, Any]:
         images, masks = batch
         if isinstance(images, list):  # of different sizes
             pairs = [(image.unsqueeze(0), mask.unsqueeze(0)) for image, mask in zip(images, masks, strict=True)]
         else:
             pairs = [(images, masks)]
+        predictions: dict[str, Any] = {suffix: [] for suffix in self.networks()}
         for suffix, net in self.networks().items():
             for x, y in pairs:
                 scores = segment(net, x, self.inference)
-                self.confusions[f"of{suffix}"].update(label_map(scores, tuple(y.shape[1:])), y)  # type: ignore[operator]
+                labels = label_map(scores, tuple(y.shape[1:]))
+                predictions[suffix] += labels
+                self.confusions[f"of{suffix}"].update(labels, y)  # type: ignore[operator]
                 if (y != IGNORE).any():
                     resized = F.interpolate(y.unsqueeze(1).float(), size=scores.shape[2:], mode="nearest-exact")
                     loss = pixel_cross_entropy(self._as_logits(scores), resized.squeeze(1).long())
                     self.losses[f"of{suffix}"].update(loss, weight=len(x))  # type: ignore[operator]
+        return predictions
 
     def _as_logits(self, scores: Tensor) -> Tensor:
         """Return the scores of `segment` as logits: with test-time augmentation they are probabilities."""

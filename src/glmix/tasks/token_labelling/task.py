@@ -35,6 +35,8 @@ class TokenLabelling(Classification):
         kwargs: arguments of `Task`.
     """
 
+    has_resizing = False  # the dense labels are for one size
+
     def __init__(
         self,
         dense_weight: float = 0.5,

@@ -147,7 +147,7 @@ class WeakSeg:
         seeds: how seeds are computed from class activation maps and slots.
         segmenter: last step.
         threshold: background threshold, from 0.02 to 0.98: a pixel whose score is lower is background. `labels` chooses
-            it on the held-out training images without masks, see `threshold.explained_shares`. `masks` chooses the
+            it on the held-out training images without masks, see `metrics.explained_shares`. `masks` chooses the
             threshold with the highest mean IoU on the held-out training images, which needs their masks.
         seed: random seed.
     """

@@ -10,10 +10,11 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ...data.segmentation.files import IGNORE, MaskFiles
 from ...errors import InputError
-from ...files import atomic_write
+from ...files import atomic_write, write_json
 from ...training.short_training import train_on_scenes
 from ...weights import load_trained
 from ..segmentation.inference import label_map, segment
@@ -22,7 +23,7 @@ from ..segmentation.task import Segmentation
 from .config import WeakSeg
 from .data import PseudoMaskData, last_files, with_masks
 from .metrics import THRESHOLDS
-from .pipeline import Log, Progress, curve_of_files, device, load_classifier, write_json
+from .pipeline import Log, Progress, curve_of_files, device, load_classifier
 from .seeding import SeedResult, find_seeds, mask_folder, read_seeds
 
 __all__ = ["compare", "evaluate"]
@@ -122,15 +123,13 @@ def _pseudo_mask_counts(
         found = torch.from_numpy(pseudo.mask(index)).long()
         foreground, pixels = foreground + int((found > 0).sum()), pixels + found.numel()
         if truth is not None:
-            _count(counts, torch.from_numpy(truth.mask(index)).long(), found)
+            counts += _confusion(torch.from_numpy(truth.mask(index)).long(), found, len(counts))
     return (None if truth is None else counts), foreground / pixels
 
 
-def _count(counts: Tensor, truth: Tensor, found: Tensor) -> None:
-    """Add the pixels of one image to a confusion matrix (K, K), ground truth in rows."""
-    known = truth != IGNORE
-    places = truth[known] * len(counts) + found[known]
-    counts += torch.bincount(places, minlength=counts.numel()).view(counts.shape)
+def _confusion(truth: Tensor, found: Tensor, num_classes: int) -> Tensor:
+    """Return the confusion matrix (K, K) of the pixels of one image, ground truth in rows."""
+    return multiclass_confusion_matrix(found, truth, num_classes, ignore_index=IGNORE, validate_args=False)
 
 
 class _SaveAtEnd(Callback):
@@ -187,5 +186,5 @@ def _final_scores(config: WeakSeg, network: nn.Module, files: MaskFiles, progres
         for index in progress(iter(range(len(files))), len(files), "segmenter: validation images"):
             x, truth = transform(files.image(index), files.mask(index))
             found = label_map(segment(network, x[None].to(device())), (truth.shape[0], truth.shape[1]))[0].cpu()
-            _count(counts, truth, found)
+            counts += _confusion(truth, found, len(counts))
     return scores_of(counts)

@@ -9,16 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...data.scenes import Scene, class_colours
-from ...errors import InputError, MissingExtraError
+from ...errors import InputError, needs_extra
 from .methods import SeedConfig, class_maps, seed_maps
 from .metrics import THRESHOLDS, Curve, curve_of
 from .seeds import SeedMaps
 from .views import run_views
 
-try:
+with needs_extra("train", "figures"):
     from matplotlib.figure import Figure
-except ImportError as error:
-    raise MissingExtraError(f"Figures need the extra `train` ({error}): pip install 'glmix[train]'.") from error
 
 __all__ = ["curve_figure", "sheet", "weakseg_sheet"]
 
@@ -123,33 +121,26 @@ def _curve(maps: SeedMaps, masks: Tensor, part: slice, num_classes: int) -> Curv
     return curve_of([(SeedMaps(maps.classes[part], objectness), masks[part])], num_classes + 1)
 
 
-def weakseg_sheet(
-    model: nn.Module,
-    scenes: Sequence[Scene],
-    class_names: Sequence[str],
-    *,
-    count: int = SHOWN,
-    config: SeedConfig | None = None,
-) -> Figure:
+def weakseg_sheet(model: nn.Module, scenes: Sequence[Scene], class_names: Sequence[str]) -> Figure:
     """Draw the first scenes with their CAM and SlotCut pseudo masks, for a classifier of scenes.
 
     The classifier was trained on image labels only. Background thresholds are chosen on the scenes after the drawn
-    ones. The mean IoU in the title is measured on the same number of scenes after those.
+    ones. The mean IoU in the title is measured on the same number of scenes after those. Seeds are computed in eight
+    views, with the sign from the image border, because the class maps of a network for small images are coarser than
+    objects.
 
     Args:
         model: a GLNet classifier of scenes, with the mean and standard deviation of its images in `pretrained_cfg`.
         scenes: more scenes than are drawn; at most a hundred are used to choose thresholds and a hundred to measure.
         class_names: names of the model's outputs.
-        count: number of scenes to draw.
-        config: how seeds are computed. None: SlotCut in eight views with the sign from the image border, because the
-            class maps of a network for small images are coarser than objects.
     """
+    count = SHOWN
     evaluated = min(EVALUATED, (len(scenes) - count) // 2)
     if evaluated < 1:
         raise InputError(f"{len(scenes)} scenes are too few to draw {count} and to evaluate on others.")
     classes = len(class_names)
     tensors = _Tensors(model, scenes[: count + 2 * evaluated], classes)
-    seeds = _seeds(model, tensors, config or SeedConfig(views=8, sign="border"))
+    seeds = _seeds(model, tensors, SeedConfig(views=8, sign="border"))
     columns: dict[str, NDArray[Any]] = {"truth": tensors.masks[:count].numpy()}
     results = []
     for name, maps in seeds.items():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import InputError, MissingExtraError
+from ...errors import InputError, needs_extra
 
 __all__ = ["GRAD_CAMS", "grad_cam"]
 
@@ -22,32 +22,26 @@ GRAD_CAMS = {
 }
 
 
-def grad_cam(
-    model: nn.Module, images: Tensor, present: Tensor, method: str = "gradcam", stages: tuple[int, ...] = (-1,)
-) -> Tensor:
-    """Return class maps (B, K, H, W) from 0 to 1. The maps of classes that are not in an image are zero.
+def grad_cam(model: nn.Module, images: Tensor, present: Tensor, method: str = "gradcam") -> Tensor:
+    """Return class maps (B, K, H, W) from 0 to 1, computed from the output of the last stage.
+
+    The maps of classes that are not in an image are zero.
 
     Args:
         model: a GLNet in evaluation mode.
         images: (B, C, H, W).
         present: image labels (B, K), 1 for each class in an image.
         method: a name in `GRAD_CAMS`.
-        stages: indices of the stages whose outputs are used, negative from the end; the maps of several stages are
-            averaged.
 
     Raises:
         InputError: the method is unknown.
         MissingExtraError: the package pytorch-grad-cam is not installed.
     """
-    try:
+    with needs_extra("slots", "gradient-based CAMs"):
         import pytorch_grad_cam as library  # type: ignore[import-untyped]
         from pytorch_grad_cam.utils.model_targets import (  # type: ignore[import-untyped]
             ClassifierOutputTarget,
         )
-    except ImportError as error:
-        raise MissingExtraError(
-            f"Gradient CAMs need the extra `slots` ({error}): pip install 'glmix[slots]'."
-        ) from error
     if method not in GRAD_CAMS:
         raise InputError(f"method must be one of {', '.join(GRAD_CAMS)}, got {method!r}.")
     net: Any = model
@@ -57,7 +51,7 @@ def grad_cam(
     rows, classes = present.nonzero(as_tuple=True)
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # numpy warns about constant maps
-        with getattr(library, GRAD_CAMS[method])(model, [net.stages[stage] for stage in stages]) as extractor:
+        with getattr(library, GRAD_CAMS[method])(model, [net.stages[-1]]) as extractor:
             found = extractor(images[rows], [ClassifierOutputTarget(k) for k in classes.tolist()])
     model.zero_grad(set_to_none=True)
     on_grid = torch.from_numpy(found).to(maps).nan_to_num()

@@ -6,41 +6,19 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 
 from ...data.classification.readers import open_folder
 from ...data.core.image_files import read_upright
-from ...data.segmentation.files import IGNORE
+from ...data.segmentation.files import IGNORE, MaskFiles
 from ...errors import InputError
 
 __all__ = ["BACKGROUND", "ImagesWithLabels", "LabelFiles", "LabelSource", "read_labels"]
 
 BACKGROUND = "background"
 CSV_HEADER, SEPARATOR = ["file", "labels"], ";"
-
-
-class ImagesWithLabels(Protocol):
-    """Protocol of images with image labels; `LabelFiles` and `MaskFiles` implement it."""
-
-    @property
-    def names(self) -> tuple[str, ...]: ...
-
-    @property
-    def images(self) -> tuple[Path, ...]: ...
-
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-
-    @property
-    def num_classes(self) -> int: ...
-
-    def __len__(self) -> int: ...
-
-    def image(self, index: int) -> Image.Image: ...
-
-    def labels(self, index: int) -> set[int]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +52,9 @@ class LabelFiles:
     def labels(self, index: int) -> set[int]:
         """Return the indices of the classes in an image."""
         return set(self.shown[index])
+
+
+ImagesWithLabels = LabelFiles | MaskFiles
 
 
 @dataclass(frozen=True)

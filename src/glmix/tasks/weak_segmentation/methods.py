@@ -3,18 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import InputError
-from ...slots.cut import oriented, slot_cut, slot_kernel, soft_sign
+from ...slots.cut import dense_cut, oriented, slot_cut, slot_kernel, soft_sign
 from .gradcam import GRAD_CAMS, grad_cam
 from .refine import refine, resized
 from .seeds import SeedMaps, normalise_activation, scale_to_max
 from .views import VIEWS, ViewOutputs, mean_of_views, run_views
 
-__all__ = ["Method", "SeedConfig", "class_maps", "dense_cut", "seed_maps", "seeds_of"]
+__all__ = ["Method", "SeedConfig", "class_maps", "dense_objectness", "seed_maps", "seeds_of"]
 
 Method = Literal[
     "cam",
@@ -78,7 +77,7 @@ class SeedConfig:
             raise InputError(f"views must be one of {', '.join(map(str, VIEWS))}, got {self.views}.")
 
 
-def dense_cut(features: list[Tensor], evidence: Tensor | None, grid: tuple[int, int]) -> Tensor:
+def dense_objectness(features: list[Tensor], evidence: Tensor | None, grid: tuple[int, int]) -> Tensor:
     """Return the normalised cut of the dense N x N cosine kernel between features, (B, *grid) from 0 to 1.
 
     This is the control for SlotCut, which never builds the N x N kernel.
@@ -93,10 +92,8 @@ def dense_cut(features: list[Tensor], evidence: Tensor | None, grid: tuple[int, 
         pixels = F.normalize(resized(view, grid).flatten(2), dim=1)  # (B, C, N)
         kernel = kernel + (pixels.transpose(1, 2) @ pixels).clamp_min(0) / len(features)
     assert isinstance(kernel, Tensor)
-    degrees = kernel.sum(2).clamp_min(torch.finfo(kernel.dtype).tiny).rsqrt()  # (B, N)
-    second = torch.linalg.eigh(kernel * degrees[:, :, None] * degrees[:, None])[1][:, :, -2] * degrees
-    cut = (second - second.mean(1, keepdim=True)).unflatten(1, grid)
-    return soft_sign(oriented(cut, evidence))
+    cut = dense_cut(kernel)
+    return soft_sign(oriented((cut - cut.mean(1, keepdim=True)).unflatten(1, grid), evidence))
 
 
 def class_maps(outputs: ViewOutputs, present: Tensor, config: SeedConfig) -> Tensor:
@@ -124,7 +121,7 @@ def seed_maps(
         blocks = (cut_maps or outputs).maps_of(config.blocks)
         return SeedMaps(classes, slot_cut(slot_kernel(blocks, grid, effective=config.effective), evidence))
     if config.method == "dense":
-        return SeedMaps(classes, dense_cut([view[config.stage] for view in outputs.features], evidence, grid))
+        return SeedMaps(classes, dense_objectness([view[config.stage] for view in outputs.features], evidence, grid))
     return SeedMaps(classes)
 
 

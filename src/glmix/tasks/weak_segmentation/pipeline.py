@@ -11,7 +11,6 @@ Each step writes files that the next step reads, in one folder. NAME is the name
 This module contains the first step and what all steps share; `seeding` and `evaluation` contain the other steps.
 """
 
-import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,9 +25,8 @@ from ...data.core.image_files import upright_size
 from ...data.scenes import write_scenes
 from ...data.segmentation.files import MaskFiles
 from ...errors import InputError
-from ...files import write_atomically
-from ...models import GLNet, save_model
-from ...training.short_training import train_on_scenes
+from ...models import GLNet
+from ...training.short_training import save_classifier, train_on_scenes
 from ..classification import Classification
 from .config import WeakSeg
 from .data import LabelData, label_vectors
@@ -37,10 +35,7 @@ from .methods import SeedConfig, seeds_of
 from .metrics import Curve, curve_of
 from .seeds import SeedMaps
 
-__all__ = [
-    *("Log", "Progress", "curve_of_files", "device", "fit", "image_tensor", "load_classifier", "seeds_of_image"),
-    "write_json",
-]
+__all__ = ["Log", "Progress", "curve_of_files", "device", "fit", "image_tensor", "load_classifier", "seeds_of_image"]
 
 Log = Callable[[str], None]
 Progress = Callable[[Iterator[int], int, str], Iterator[int]]  # wraps a loop in a progress bar
@@ -51,11 +46,6 @@ LAST_OF_MODEL = "README.md"  # the last file that `save_model` writes
 def device() -> torch.device:
     """Return the CUDA device if there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def write_json(path: Path, contents: dict[str, Any]) -> None:
-    """Write a JSON file atomically."""
-    write_atomically(path, json.dumps(contents, indent=2) + "\n")
 
 
 def fit(config: WeakSeg, log: Log) -> None:
@@ -95,17 +85,7 @@ def fit(config: WeakSeg, log: Log) -> None:
     log(f"Mean average precision on the {config.data.held_out} held-out images: {100 * last.score:.1f} %.")
     if not isinstance(task.model, GLNet):
         raise InputError(f"classifier.model must be a GLNet, which has slots; got {config.classifier.model}.")
-    model = task.model.cpu()
-    model.pretrained_cfg.update(
-        num_classes=data.num_classes,
-        label_names=data.class_names,
-        input_size=data.input_size,
-        pool_size=None,
-        crop_pct=1.0,
-        mean=data.mean,
-        std=data.std,
-    )
-    save_model(model, folder)
+    save_classifier(task.model, folder, data)
 
 
 def load_classifier(config: WeakSeg) -> tuple[nn.Module, int]:

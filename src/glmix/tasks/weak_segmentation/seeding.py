@@ -13,13 +13,12 @@ from torch import nn
 
 from ...data.scenes.write import voc_palette
 from ...errors import InputError
-from ...files import atomic_write
+from ...files import atomic_write, write_json
 from .config import WeakSeg
 from .labels import ImagesWithLabels
 from .methods import SeedConfig
-from .metrics import THRESHOLDS
-from .pipeline import Log, Progress, curve_of_files, image_tensor, load_classifier, seeds_of_image, write_json
-from .threshold import explained_shares
+from .metrics import THRESHOLDS, explained_shares
+from .pipeline import Log, Progress, curve_of_files, image_tensor, load_classifier, seeds_of_image
 from .views import run_views
 
 __all__ = ["SeedResult", "find_seeds", "read_seeds", "seeds"]

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .pamr import pamr
-from .refine import resized
+from .refine import pamr, resized
 
 __all__ = ["SeedMaps", "normalise_activation", "scale_to_max"]
 

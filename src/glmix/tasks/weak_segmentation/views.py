@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...compat import uncompiled
 from ...errors import InputError
-from ...slots.cam import class_evidence
+from ...slots.evidence import class_evidence
 from ...slots.maps import BlockMaps, evaluating, recording
 
 __all__ = ["VIEWS", "ViewOutputs", "run_views", "mean_of_views"]
