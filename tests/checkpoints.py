@@ -25,9 +25,9 @@ def detector(root: Path, kind: str) -> Path:
     config = DetectorConfig(kind=kind, frozen_statistics=False, **sizes)  # type: ignore[arg-type]
     content = checkpoint_of(Detection(model="test_glnet", model_args=TINY, detector=config))
     for name, tensor in content["state_dict"].items():
-        if ".head." in name and tensor.ndim == 4:
+        if kind == "retinanet" and ".head." in name and tensor.ndim == 4:
             tensor.normal_(std=0.12)  # keeps the variance: sqrt(2 / (16 * 9))
-        if name.endswith(("cls_score.weight", "bbox_pred.weight")):
+        elif name.endswith(("cls_logits.weight", "cls_score.weight", "bbox_pred.weight")):
             tensor.normal_(std=0.3)
         if name.endswith("mask_fcn_logits.weight"):
             tensor.normal_()

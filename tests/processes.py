@@ -5,6 +5,7 @@ own signals, files, memory and exit code, but it shares the hash seed of the ser
 Python itself matters (hash seed, locale, environment variables that are read at import) uses `subprocess`.
 """
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -48,6 +49,7 @@ class Command:
         target = (words, str(cwd or Path.cwd()), environment, new_session, code, child_out, child_err)
         self._process = _CONTEXT.Process(target=_run, args=target)
         self._process.start()
+        atexit.register(self.kill)
         child_out.close()
         child_err.close()
         self.pid = self._process.pid or 0
@@ -111,6 +113,7 @@ def _run(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background processes without it
     multiprocessing.set_start_method("fork", force=True)  # for the workers of data loaders, as in other processes
     import torch
 

@@ -40,7 +40,7 @@ IMPORTS = {
     | {"data.core", "data.scenes", "data.detection"},
     "tasks.weak_segmentation": {"models", "slots", "training", "weights", "data.core", "data.scenes"}
     | {"data.classification", "data.segmentation", "tasks.classification", "tasks.segmentation"},
-    "reports": {"data.core", "data.scenes", "tasks.segmentation", "tasks.detection"},
+    "reports": {"drawing", "data.core", "tasks.segmentation", "tasks.detection"},
     "tasks": {
         "reports",
         "training",
@@ -116,37 +116,28 @@ def test_layers_import_only_torch_and_timm_layers():
                 assert name.split(".")[0] in {*sys.stdlib_module_names, "torch"} or name == "timm.layers", (path, name)
 
 
-def test_import_prints_nothing_and_needs_no_extra():
+def test_import_prints_nothing_and_needs_no_extra_and_no_compiler():
+    """Imports of the compiler count only in glmix itself: timm may have imported it already."""
     code = f"""
-import sys
-import glmix, timm
+import builtins, sys
+import_module, compiler = builtins.__import__, []
+
+def record(name, globals=None, *args, **kwargs):
+    importer = (globals or {{}}).get("__name__", "")
+    if importer.split(".")[0] == "glmix" and name.startswith(("torch._inductor", "torch._dynamo")):
+        compiler.append((importer, name))
+    return import_module(name, globals, *args, **kwargs)
+
+builtins.__import__ = record
+import glmix, glmix.slots, timm
 assert timm.is_model("glnet_4g")
+assert not compiler, compiler
 loaded = {EXTRAS!r} & {{name.split(".")[0] for name in sys.modules}}
 assert not loaded, loaded
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
-
-
-def test_importing_does_not_import_the_compiler():
-    """Only imports by glmix itself count: timm may have imported these modules already."""
-    code = """
-import builtins
-import_module, compiler = builtins.__import__, []
-
-def record(name, globals=None, *args, **kwargs):
-    importer = (globals or {}).get("__name__", "")
-    if importer.split(".")[0] == "glmix" and name.startswith(("torch._inductor", "torch._dynamo")):
-        compiler.append((importer, name))
-    return import_module(name, globals, *args, **kwargs)
-
-builtins.__import__ = record
-import glmix
-assert not compiler, compiler
-"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))

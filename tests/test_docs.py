@@ -6,6 +6,7 @@ in the README's section on pretrained weights. `deploy/test_export*.py` runs the
 
 import argparse
 import importlib.util
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from tests.runs import trainer
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "studies" / "README.md"]
+VARIABLES = {"IMAGENET": "imagenet", "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "2"}  # of a Slurm job
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?<=\n\n)((?: {4}.*\n|\n)+)")
 COMMAND = re.compile(r"(?:^|\s)(?:glmix|\$\(which glmix\))\s+(?=[a-z-])(.*)")
@@ -146,7 +148,9 @@ def test_documented_commands_are_accepted_by_their_parsers(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(config_path("classification/scenes/single").read_text())
-    words = shlex.split(command)
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    words = shlex.split(os.path.expandvars(command))
     if words[0] in fit.COMMANDS:
         parse_training(words)
     else:
@@ -234,6 +238,16 @@ def slot_names(folder: Path) -> dict[str, Any]:
     }
 
 
+def inference_names(folder: Path) -> dict[str, Any]:
+    """Make one photograph, and results in Parquet files."""
+    pandas = pytest.importorskip("pandas")
+    for name in ("photos", "predictions"):
+        (folder / name).mkdir()
+    Image.new("RGB", (90, 60)).save(folder / "photos" / "a.jpg")
+    pandas.DataFrame({"key": ["a.jpg"]}).to_parquet(folder / "predictions" / "part-00000.parquet")
+    return {}
+
+
 PREPARE: dict[str, Callable[[Path], dict[str, Any]]] = {
     "README.md": lambda folder: {},
     "docs/scenes.md": lambda folder: {},
@@ -242,8 +256,9 @@ PREPARE: dict[str, Callable[[Path], dict[str, Any]]] = {
     "docs/slots.md": slot_names,
     "docs/weak_segmentation.md": slot_names,
     "docs/deploy.md": lambda folder: {},
+    "docs/inference.md": inference_names,
 }
-ELSEWHERE = {"docs/ecosystem.md"}
+ELSEWHERE = {"docs/ecosystem.md", "docs/fine-tuning.md", "docs/own-images.md"}  # tests in integration/
 
 
 def test_every_page_with_python_code_is_run() -> None:

@@ -46,8 +46,8 @@ def test_a_folder_holds_all_of_a_checkpoint(checkpoints: Any, folders: Any, task
 def test_the_predictors_and_commands_take_a_folder(checkpoints: Any, folders: Any, tmp_path: Path) -> None:
     image = Image.effect_noise((70, 50), 90).convert("RGB")
     image.save(tmp_path / "photo.png")
-    labels = [SegmentationPredictor.from_checkpoint(source["Segmentation"])(image) for source in (checkpoints, folders)]
-    assert (labels[0] == labels[1]).all()
+    predictors = [SegmentationPredictor.from_checkpoint(source["Segmentation"]) for source in (checkpoints, folders)]
+    assert (predictors[0](image).labels == predictors[1](image).labels).all()
     assert DetectionPredictor.from_checkpoint(folders["Detection"]).category_ids == CATEGORY_IDS
     command = ["detect", tmp_path / "photo.png", "--checkpoint", folders["Detection"], "-o", tmp_path / "out"]
     assert main([*map(str, command), "--score", "0"]) == 0

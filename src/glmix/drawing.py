@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .data.scenes import class_colours
 
-__all__ = ["draw_detections", "draw_segmentation", "palette_image"]
+__all__ = ["draw_detections", "draw_segmentation", "label_colours", "palette_image"]
 
 Labels = NDArray[np.uint8]
 Colour = tuple[int, ...]
@@ -26,7 +26,7 @@ PIXELS_PER_STRIP = 2**20  # pixels that are blended at once, which bounds the me
 def palette_image(labels: Labels, class_names: Sequence[str]) -> Image.Image:
     """Return a label map (H, W) as an image of class indices with a colour palette, which can be saved as PNG."""
     image = Image.fromarray(labels)
-    image.putpalette(_class_colours(class_names).ravel().tolist())
+    image.putpalette(label_colours(class_names).ravel().tolist())
     return image
 
 
@@ -44,7 +44,7 @@ def draw_segmentation(
         class_names: the names of the K classes.
         strength: opacity of the tint, from 0 to 1.
     """
-    colours = _class_colours(class_names)
+    colours = label_colours(class_names)
     opacity = np.full((len(class_names), 1), strength)
     if class_names[0] == "background":
         opacity[0] = 0
@@ -109,7 +109,7 @@ def draw_detections(
     return canvas
 
 
-def _class_colours(class_names: Sequence[str]) -> Labels:
+def label_colours(class_names: Sequence[str]) -> Labels:
     """Return an RGB colour per class, (K, 3); a first class named `background` has its own colour."""
     num_classes = len(class_names)
     return class_colours(num_classes - 1) if class_names[0] == "background" else class_colours(num_classes)[1:]

@@ -95,8 +95,7 @@ def run(args: argparse.Namespace) -> int:
                     scores.add(places[file], found)
                     found = found.above(args.score)
                 number = len(images) + 1 if scores is None else scores.annotated.image_id(places[file])
-                results = zip(found.coco(number, category_ids), found.areas, strict=True)
-                items = [{**result, "area": area, "iscrowd": 0} for result, area in results]
+                items = found.annotations(number, category_ids)
                 if file in pictures:
                     with atomic_write(pictures[file]) as part:
                         overlay(image, found, detect.class_names).save(part, format="PNG")

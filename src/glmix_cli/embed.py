@@ -30,9 +30,5 @@ def run(args: argparse.Namespace) -> int:
     check_device(args.device)
     network = load_network(args.model, args.checkpoint).to(args.device)
     output = inference.Embedding(network, args.stages, args.normalize, args.dtype, args.view, args.max_pixels)
-    return store(
-        "embed",
-        args,
-        output,
-        inference.open_source(args.images, args.column, arrays=getattr(network, "in_chans", 3) != 3),
-    )
+    source = inference.open_source(args.images, args.column, arrays=output.read.channels != 3)
+    return store("embed", args, output, source)

@@ -1,4 +1,4 @@
-"""Inputs of commands: image files and folders, model names and weight files."""
+"""Inputs of commands: image files, model names and weight files."""
 
 import argparse
 from pathlib import Path

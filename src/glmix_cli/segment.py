@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from glmix.errors import InputError
     from glmix.files import write_atomically
     from glmix.tasks.segmentation.inference import Inference
-    from glmix.tasks.segmentation.predictor import SegmentationPredictor, overlay, palette_image
+    from glmix.tasks.segmentation.predictor import SegmentationPredictor
 
     options: dict[str, Any] = {
         "device": args.device,
@@ -100,22 +99,21 @@ def run(args: argparse.Namespace) -> int:
         for file in images:
             with images.attempt(file):
                 image = images.open(file)
-                in_windows = predict.is_too_large(image)
-                if in_windows and not args.slide:
+                if predict.is_too_large(image) and not args.slide:
                     images.notify(file, f"too large for one pass, segmented in windows of {args.window} pixels")
-                labels = predict(image)
+                found = predict(image)
                 mask, picture = _targets(args.out, names[file])
-                _save(palette_image(labels, predict.class_names), mask)
-                _save(overlay(image, labels, predict.class_names), picture)
+                _save(found.mask(), mask)
+                _save(found.overlay(image), picture)
                 results.append(
                     {
                         "file": str(file),
                         "width": image.width,
                         "height": image.height,
-                        "mode": "slide" if args.slide or in_windows else "whole",
+                        "mode": "slide" if found.in_windows else "whole",
                         "mask": str(mask.relative_to(args.out)),
                         "overlay": str(picture.relative_to(args.out)),
-                        "classes": _shares(labels, predict.class_names),
+                        "classes": found.classes(),
                     }
                 )
     finally:  # write the finished results even after a bug or an interruption
@@ -135,15 +133,6 @@ def _targets(out: Path, name: Path) -> tuple[Path, Path]:
     """Return the paths of the mask and the overlay."""
     mask, picture = (out / f"{name}{suffix}" for suffix in SUFFIXES)
     return mask, picture
-
-
-def _shares(labels: Any, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the classes in an image with their number and share of pixels, the largest first."""
-    from PIL import Image
-
-    counts = Image.fromarray(labels).histogram()
-    order = sorted((k for k, count in enumerate(counts) if count), key=lambda k: -counts[k])
-    return [{"id": k, "name": names[k], "pixels": counts[k], "share": round(counts[k] / labels.size, 6)} for k in order]
 
 
 def _save(image: "Image", path: Path) -> None:

@@ -72,7 +72,7 @@ def plot_predictions(scenes: list[Scene], config: SceneConfig, networks: dict[st
     shown: set[int] = set()
     for column, scene in enumerate(scenes):
         image = Image.fromarray(scene.image)
-        masks = {"truth": scene.semantic, **{name: predict(image) for name, predict in networks.items()}}
+        masks = {"truth": scene.semantic, **{name: predict(image).labels for name, predict in networks.items()}}
         for row, name in enumerate(rows):
             cell = cells[row, column]
             cell.set(xticks=[], yticks=[])
@@ -110,7 +110,7 @@ def main() -> None:
         predict = SegmentationPredictor.from_checkpoint(run / "checkpoints" / "best.ckpt")
         metric = MulticlassConfusionMatrix(config.num_classes + 1)
         for scene in scenes:
-            labels = torch.from_numpy(predict(Image.fromarray(scene.image))).long()
+            labels = torch.from_numpy(predict(Image.fromarray(scene.image)).labels).long()
             metric.update(labels[None], torch.from_numpy(scene.semantic).long()[None])
         scores = scores_of(metric.compute())
         print(

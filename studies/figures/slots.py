@@ -14,12 +14,12 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 from glmix.errors import InputError
 from glmix_cli import main as glmix
 
-WINDOW = {"width": 1240, "height": 1050}
+WINDOW = ViewportSize(width=1240, height=1050)
 PINNED, SELECTED = (0.8, 0.2), (0.4, 0.55)  # points of the image as fractions of its width and height
 
 

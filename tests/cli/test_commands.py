@@ -11,10 +11,7 @@ from PIL import Image
 
 import glmix as library
 from glmix.models import MODEL_NAMES
-from tests.conftest import PARITY
-
-sys.path.insert(0, str(PARITY))
-from official_weights import official_state_dict
+from tests.parity.official_weights import official_state_dict
 
 # Prints the help of every command, and fails if one imports a package that takes long to import.
 HELP = """

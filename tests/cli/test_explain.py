@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,7 @@ from glmix.models import save_model
 from glmix.slots import slot_maps
 from glmix.tasks import ScheduleConfig
 from tests import runs
-from tests.conftest import PARITY
-
-sys.path.insert(0, str(PARITY))
-from official_weights import official_state_dict
+from tests.parity.official_weights import official_state_dict
 
 
 @pytest.fixture

@@ -147,3 +147,9 @@ def test_images_with_other_channels_are_errors_of_single_files(channels: Path, t
     np.save(tmp_path / "four.npy", np.zeros((8, 8, 4)))
     assert glmix_cli.main(["predict", str(tmp_path), "--checkpoint", str(best(channels))]) == 2
     assert "four.npy cannot be read (it has the shape (8, 8, 4)" in capsys.readouterr().err
+
+
+def test_soft_labels_are_validated_by_their_highest_class(channels: Path, capsys: Any) -> None:
+    capsys.readouterr()
+    assert glmix_cli.main(["validate", "--config", str(channels / "config.yaml")]) == 0
+    assert "val/top1" in capsys.readouterr().out

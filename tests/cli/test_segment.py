@@ -89,7 +89,7 @@ def test_masks_overlays_and_json_are_written(run: Here, checkpoint: Path, images
         assert all(NAMES[c["id"]] == c["name"] for c in result["classes"])
         assert Image.open(out / result["overlay"]).width == size[0]
     below = next(result for result in contents["results"] if result["mask"] == "below/a_mask.png")
-    expected = predict(Image.open(images / "below" / "a.png"))
+    expected = predict(images / "below" / "a.png").labels
     assert np.array_equal(np.asarray(Image.open(out / below["mask"])), expected)
     assert not list(out.rglob("*.part"))
 
@@ -207,14 +207,31 @@ def test_segmentation_at_any_size_matches_the_resized_image() -> None:
     network = torch.nn.Conv2d(3, 3, 1)
     predict = SegmentationPredictor(network, NAMES, (0.5,) * 3, (0.5,) * 3, resize=(64, 32))
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8))
-    labels = predict(image)
+    labels = predict(image).labels
     assert labels.shape == (50, 90)
     assert labels.dtype == np.uint8
-    whole = SegmentationPredictor(network, NAMES, (0.5,) * 3, (0.5,) * 3)(image)
+    whole = SegmentationPredictor(network, NAMES, (0.5,) * 3, (0.5,) * 3)(image).labels
     with torch.no_grad():
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
         expected = network((pixels.unsqueeze(0) - 0.5) / 0.5)[0].argmax(0)
     assert np.array_equal(whole, expected.numpy())
+
+
+def test_a_predictor_takes_files_arrays_and_images(images: Path) -> None:
+    torch.manual_seed(0)
+    predict = SegmentationPredictor(torch.nn.Conv2d(3, 3, 1), NAMES, (0.5,) * 3, (0.5,) * 3)
+    found = predict(images / "turned.jpg")
+    assert found.labels.shape == (60, 40)  # upright
+    with Image.open(images / "turned.jpg") as stored:
+        pixels = np.asarray(stored.convert("RGB"))
+    assert np.array_equal(np.rot90(predict(pixels).labels, -1), found.labels)
+    assert not found.in_windows
+    assert sum(one["pixels"] for one in found.classes()) == 60 * 40
+    assert found.mask().size == (40, 60)
+    with pytest.raises(ValueError, match=r"uint8 \(H, W, 3\) or \(H, W\), got float64 \(5, 5, 3\)"):
+        predict(np.zeros((5, 5, 3)))  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError):
+        predict(images / "absent.png")
 
 
 def test_an_overlay_tints_classes_and_names_them() -> None:

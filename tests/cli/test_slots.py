@@ -8,8 +8,10 @@ import timm
 import torch
 from PIL import Image
 
+from glmix import InputError, load
 from glmix.data.scenes import SceneConfig, write_scenes
 from glmix.models import save_model
+from glmix.slots import GroupingData, discover, score
 from glmix_cli import main
 
 
@@ -113,11 +115,12 @@ def test_discover_objects_in_scenes(here, model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--data", "nowhere"], "--data nowhere needs its --layout: ade20k, voc or folder"),
+        (["--data", "nowhere"], "nowhere needs a layout: ade20k, voc, folder"),
         (["--data", "nowhere", "--layout", "voc"], "There is no folder nowhere"),
-        (["--data", "scenes", "--layout", "voc"], "--data ./scenes"),
-        (["--data", "scenes", "--count", "0"], "--batch-size and --count must be 1 or more, got 16 and 0"),
-        (["--data", "scenes", "--size", "16"], "--size must be at least 32 pixels, got 16"),
+        (["--data", "scenes", "--layout", "voc"], "./scenes is a folder"),
+        (["--data", "scenes", "--count", "0"], "count must be 1 or more, got 0"),
+        (["--data", "scenes", "--batch-size", "0"], "batch_size must be 1 or more, got 0"),
+        (["--data", "scenes", "--size", "16"], "size must be at least 32 pixels, got 16"),
         (["--data", "scenes", "--split", "all"], "split must be one of train, val, test, got 'all'"),
         (["--data", "scenes", "--blocks", "7"], "The model has 3 blocks with slots, numbered 0 to 2"),
         (["--data", "scenes", "--objects", "3", "1"], "objects must be two numbers"),
@@ -131,13 +134,34 @@ def test_invalid_input_is_reported(here, model, tmp_path, arguments, words):
     assert not list(tmp_path.rglob("scores.*"))
 
 
-def test_model_without_weights_and_data_without_background_raise(here, model):
+def test_model_without_weights_and_data_without_background_raise(here, model, tmp_path):
     code, _, complaint = here("slots", "score", "--data", "scenes", "--model", "glnet_4g", "-o", "out")
     assert code == 2
     assert "--checkpoint" in complaint
     assert (
         "give --checkpoint, or --model local-dir:FOLDER" in here("slots", "score", "--data", "scenes", "-o", "out")[2]
     )
-    code, _, complaint = here("slots", "discover", "--data", ".", "--layout", "ade20k", "--model", model, "-o", "out")
+    for kind, suffix in (("images", "jpg"), ("annotations", "png")):
+        (tmp_path / "ade" / kind / "validation").mkdir(parents=True)
+        Image.new("L", (64, 64), 1).save(tmp_path / "ade" / kind / "validation" / f"a.{suffix}")
+    (tmp_path / "ade" / "classes.txt").write_text("wall\n")
+    code, _, complaint = here("slots", "discover", "--data", "ade", "--layout", "ade20k", "--model", model, "-o", "out")
     assert code == 2
     assert "has no background class" in complaint
+
+
+def test_reports_are_made_from_python(model, tmp_path):
+    network = load(model.removeprefix("local-dir:")).network
+    data = GroupingData("scenes", count=2, objects=(2, 2))
+    assert len(data) == 2
+    done = []
+    report = score(network, data, blocks=[-1], segments=(4,), controls=["grid"], progress=done.append)
+    assert done == [2]
+    assert report.contents["settings"]["size"] == 48
+    assert report.contents["errors"] == []
+    assert set(report.figures) == {"scores.png", "segments.png"}
+    files = report.save(tmp_path / "new" / "folder")
+    assert all(file.stat().st_size for file in files)
+    assert (tmp_path / "new" / "folder" / "scores.md").read_text() == report.text
+    with pytest.raises(InputError, match="has no classes"):
+        discover(timm.create_model("test_glnet", num_classes=0), data)

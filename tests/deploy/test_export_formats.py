@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 def test_the_documented_export_code_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (block,) = page_blocks()[2:]
+    (block,) = page_blocks()[3:]
     exec(block, {})
     assert capsys.readouterr().out.startswith("['stage1', 'stage2', 'stage3'] 33 ")
 

@@ -16,7 +16,7 @@ from glmix.deploy.fuse import fuse
 from glmix.layers import ResidualConv2d
 from glmix.models import MODEL_NAMES
 from glmix.slots import slot_maps
-from tests.deploy.models import trained
+from tests.deploy.models import FEW, trained
 
 LARGE = ("glnet_9g", "glnet_9g_tklb", "glnet_16g")
 SIZES = [(64, 64), (45, 100), (97, 61)]
@@ -199,8 +199,15 @@ def test_its_state_is_saved_and_loaded(pair, tmp_path):
     agree(torch.load(whole, weights_only=False)(X), fused(X), 0)
 
 
-def test_it_can_be_exported_with_any_size_and_batch(pair):
-    model, fused = pair
+@pytest.fixture(scope="module")
+def few() -> tuple[glmix.GLNet, glmix.GLNet]:
+    """A model with two blocks and its fused copy."""
+    model = trained("test_glnet", layer_scale=0.5, **FEW)
+    return model, fuse(model)
+
+
+def test_it_can_be_exported_with_any_size_and_batch(few):
+    model, fused = few
     sizes = {0: Dim("batch", min=1, max=64), 2: Dim("height", min=64, max=2048), 3: Dim("width", min=64, max=2048)}
     program = torch.export.export(fused, (torch.randn(2, 3, 96, 128),), dynamic_shapes=(sizes,))
     whole = io.BytesIO()
@@ -213,8 +220,8 @@ def test_it_can_be_exported_with_any_size_and_batch(pair):
             agree(exported(x), model(x))
 
 
-def test_it_compiles_without_a_break(pair):
-    model, fused = pair
+def test_it_compiles_without_a_break(few):
+    model, fused = few
     compiled = torch.compile(fused, backend="aot_eager", fullgraph=True)
     with torch.inference_mode():
         agree(compiled(X), model(X))

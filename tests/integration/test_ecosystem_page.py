@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,7 @@ from torch import Tensor, nn
 
 import glmix
 from glmix_cli import main
-from tests.conftest import PARITY
-
-sys.path.insert(0, str(PARITY))
-from official_weights import official_state_dict
+from tests.parity.official_weights import official_state_dict
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ecosystem.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

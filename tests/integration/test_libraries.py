@@ -1,16 +1,11 @@
 """GLNet as a backbone in other libraries."""
 
-import sys
-
 import pytest
 import timm
 import torch
 
 import glmix
-from tests.conftest import PARITY
-
-sys.path.insert(0, str(PARITY))
-from official_weights import official_state_dict
+from tests.parity.official_weights import official_state_dict
 
 X = torch.randn(2, 3, 64, 96)
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -26,8 +26,6 @@ from glmix.layers.slots import (
 SIZE = st.integers(1, 23)
 GRID = st.integers(1, 9)
 SCALE = st.floats(0.01, 50.0)
-settings.register_profile("bridge", deadline=None, max_examples=40)
-settings.load_profile("bridge")
 
 
 def case(height: int, width: int, rows: int, cols: int, channels: int = 6):

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,7 @@ from glmix.deploy import fuse
 from glmix.errors import InputError
 from glmix.models import OFFICIAL_VARIANTS
 from glmix.models.official import read_checkpoint, recognise, to_our_names
-from tests.conftest import PARITY
-
-sys.path.insert(0, str(PARITY))
-from official_weights import image_batch, official_state_dict
+from tests.parity.official_weights import image_batch, official_shapes, official_state_dict
 
 X = image_batch(1, 64, 64)
 
@@ -43,8 +39,11 @@ def logits(model) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("variant", OFFICIAL_VARIANTS)
-def test_each_variant_is_recognised_by_its_weights(variant):
-    assert recognise(to_our_names(official_state_dict(variant))) == variant
+def test_each_variant_is_recognised_by_the_names_and_shapes_of_its_weights(variant):
+    shapes = official_shapes(variant)
+    types = {name: torch.int64 if name.endswith("num_batches_tracked") else torch.float32 for name in shapes}
+    weights = {name: torch.empty(shape, dtype=types[name], device="meta") for name, shape in shapes.items()}
+    assert recognise(to_our_names(weights)) == variant
 
 
 def with_prefix(weights, prefix):
@@ -80,8 +79,8 @@ def test_safetensors_load(weights, expected, tmp_path):
 
 def test_the_default_weights_are_those_that_the_authors_report(tmp_path):
     for variant, chosen in (("glnet_16g", "model_ema"), ("glnet_4g", "model")):
-        small = {n: t for n, t in official_state_dict(variant).items() if n.startswith("downsample_layers.0")}
-        raw, ema = small, {name: tensor + 1 for name, tensor in small.items()}
+        raw = official_state_dict(variant, "downsample_layers.0")
+        ema = {name: tensor + 1 for name, tensor in raw.items()}
         torch.save({"model": raw, "model_ema": ema}, tmp_path / "both.pth")
         taken = read_checkpoint(tmp_path / "both.pth")["stem.layers.conv1.bias"]
         assert torch.equal(taken, {"model": raw, "model_ema": ema}[chosen]["downsample_layers.0.1.bias"])

@@ -1,7 +1,5 @@
 """Numerical parity with the authors' implementation, on random substitutes for the authors' weights."""
 
-import sys
-
 import numpy as np
 import pytest
 import timm
@@ -10,12 +8,9 @@ import torch
 from glmix.layers import SoftBridge
 from glmix.models import OFFICIAL_VARIANTS
 from glmix.models.official import to_our_names
-from tests.conftest import PARITY
+from tests.parity.official_weights import HERE, image_batch, official_state_dict
 
-sys.path.insert(0, str(PARITY))
-from official_weights import image_batch, official_state_dict
-
-GOLDEN = np.load(PARITY / "golden.npz")
+GOLDEN = np.load(HERE / "golden.npz")
 
 
 def golden(key: str) -> torch.Tensor:
@@ -28,8 +23,8 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @pytest.fixture(scope="module", params=OFFICIAL_VARIANTS)
 def loaded(request):
-    model = timm.create_model(request.param).eval()
-    model.load_state_dict(to_our_names(official_state_dict(request.param)))
+    model = timm.create_model(request.param, device="meta").eval()  # without the time to draw initial weights
+    model.load_state_dict(to_our_names(official_state_dict(request.param)), assign=True)
     return request.param, model
 
 

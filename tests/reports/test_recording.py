@@ -4,18 +4,26 @@ import json
 import os
 import shutil
 import socket
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 
+from glmix.data.classification.datamodule import ImageData
+from glmix.data.classification.source import ImageSource
+from glmix.data.classification.transforms import TransformConfig
 from glmix.data.scenes import SceneConfig, draw_scene
 from glmix.reports import ClassPredictions, PixelPredictions, load_predictions
+from glmix.tasks.recording import Recorder
 from glmix_cli import main
 from tests.reports.conftest import TASKS, write
+from tests.runs import task, trainer
 
 
 def report_of(folder: Path, split: str = "val") -> dict[str, Any]:
@@ -191,3 +199,56 @@ def test_predictions_that_are_not_finite_give_no_report(
     with pytest.warns(match="not finite"):
         assert main(["validate", "--config", str(runs["several"] / "config.yaml"), *arguments]) == 0
     assert "val/loss" in capsys.readouterr().out
+
+
+def test_streams_number_their_samples(tmp_path: Path) -> None:
+    pytest.importorskip("webdataset")
+    with tarfile.open(tmp_path / "val.tar", "w") as tar:
+        for number in range(5):
+            Image.new("RGB", (32, 32), (50 * number, 0, 0)).save(tmp_path / "part", "JPEG")
+            tar.add(tmp_path / "part", f"{number}.jpg")
+            (tmp_path / "part").write_text(str(number % 2))
+            tar.add(tmp_path / "part", f"{number}.cls")
+    info = {"name": "val", "num_samples": 5, "filenames": ["val.tar"], "shard_lengths": [5]}
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": {"val": info}}))
+    source = ImageSource(str(tmp_path), "wds", num_classes=2)
+    data = ImageData(source, TransformConfig(size=32), batch_size=2, num_workers=0)
+    recorder = Recorder(tmp_path / "report")
+    trainer(tmp_path, callbacks=[recorder]).validate(task(ema_decay=None), data, verbose=False)
+    assert recorder.written
+    predictions = load_predictions(tmp_path / "report")
+    assert isinstance(predictions, ClassPredictions)
+    assert predictions.names == ["0", "1", "2", "3", "4"]
+    assert predictions.targets.tolist() == [0, 1, 0, 1, 0]
+    assert predictions.class_names == ["class 0", "class 1"]
+    assert predictions.about["weights"] is None
+
+
+class Tensors(L.LightningDataModule):
+    """A data module of another library: scores of the classes as targets, no names of samples."""
+
+    num_classes, class_names = 3, None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets = torch.tensor([[0.1, 0.2, 0.7], [0.8, 0.1, 0.1], [0.2, 0.6, 0.2]])
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(torch.rand(3, 3, 32, 32), self.targets), batch_size=2)
+
+
+def test_data_modules_of_other_libraries(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "report")
+    run = trainer(tmp_path, callbacks=[recorder])
+    run.validate(task(ema_decay=None, mix=None), Tensors(), verbose=False)
+    predictions = load_predictions(tmp_path / "report")
+    assert isinstance(predictions, ClassPredictions)
+    assert (predictions.names, predictions.targets.tolist()) == (["0", "1", "2"], [2, 0, 1])
+
+
+def test_report_names_the_threshold_of_the_model(runs: dict[str, Path]) -> None:
+    report = report_of(runs["several"])
+    assert report["about"]["threshold"] == pytest.approx(report["about"]["scores"][""]["threshold"])
+    text = (runs["several"] / "run" / "reports" / "val" / "report.md").read_text()
+    assert f"Threshold of the model: {report['about']['threshold']:.3f}" in text
+    assert "threshold" not in report_of(runs["single"])["about"]["scores"]["raw"]

@@ -212,7 +212,7 @@ def test_errors_in_image_folders_are_one_line_also_from_workers(
     config.write_text(
         yaml.safe_dump({"model": model, "data": {"class_path": "ImageData", "init_args": data}, "trainer": trainer})
     )
-    with pytest.warns(UserWarning, match="test_glnet starts from random weights.*--model.checkpoint FILE"):
+    with pytest.warns(UserWarning, match="test_glnet starts from random weights.*--model.checkpoint to"):
         assert fit(config) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "4.png cannot be read as an image" in line

@@ -16,7 +16,7 @@ import glmix
 from glmix.compat import BatchNorm
 from glmix.data.scenes import SceneConfig
 from glmix.errors import InputError
-from glmix.tasks import Classification, ScheduleConfig, Segmentation
+from glmix.tasks import Classification, Detection, DetectorConfig, ScheduleConfig, Segmentation
 from glmix.training.checkpoints import Checkpoints
 from glmix.training.freezing import Freezing, frozen_parameters
 from glmix.training.lora import LoraConfig
@@ -76,6 +76,22 @@ def test_freezing_everything_is_an_error_that_names_the_range() -> None:
 def test_contradictions_are_errors(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Freezing(*arguments)
+
+
+def test_layers_that_are_trained_later_need_support_of_the_strategy() -> None:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        network = nn.Linear(2, 2)
+        Freezing(None, 1, None).check_strategy(
+            nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
+        )
+        Freezing(1, 0, None).check_strategy(nn.parallel.DistributedDataParallel(network))
+        with pytest.raises(InputError, match="ddp_find_unused_parameters_true"):
+            Freezing(None, 1, None).check_strategy(nn.parallel.DistributedDataParallel(network))
+    finally:
+        torch.distributed.destroy_process_group()
+    with pytest.raises(InputError, match="sharded"):
+        Freezing(1, 0, None).prepare(network, sharded=True)
 
 
 @pytest.mark.parametrize("model", ["test_glnet", "resnet18"])
@@ -311,3 +327,15 @@ def _convert(*arguments: Any) -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     assert run(parser.parse_args([str(argument) for argument in arguments])) == 0
+
+
+def test_detector_with_a_frozen_backbone() -> None:
+    config = DetectorConfig(kind="retinanet", channels=16, frozen_statistics=False)
+    net = Detection(model="test_glnet", detector=config).build(3)
+    Freezing(1, 0, None).prepare(net)
+    net.train()
+    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+    assert {name.split(".stages.")[-1][0] for name in frozen if ".stages." in name} == {"0", "1", "2"}
+    assert all(name.startswith("backbone.pyramid.model.") for name in frozen)
+    norms = {name for name, m in net.named_modules() if isinstance(m, BatchNorm) and m.training}
+    assert norms == {"backbone.pyramid.model.stages.3.downsample.norm"}

@@ -70,12 +70,13 @@ class OnnxModel:
             (n, H, W). The names of the classes are in `about["class_names"]`.
 
         Raises:
-            ValueError: the file returns feature maps or slots, or needs a kind of crop that is not implemented here.
+            ValueError: the file returns feature maps or slots, or needs other channels or another crop than this class
+                supports.
         """
-        picture = self._open(image)
-        task = self.about["task"]
         if self.about["outputs"] != "classes":
             raise ValueError(f"This file returns {self.about['outputs']}: preprocess the image and call `run`.")
+        picture = self._open(image)
+        task = self.about["task"]
         if task == "classification":
             (logits,) = self.run(self._feed(self._crop(picture))).values()
             return {"probabilities": _probabilities(logits[0], self.about["multi_label"])}
@@ -91,11 +92,14 @@ class OnnxModel:
 
     def _open(self, image: str | Path | Image.Image | Array) -> Image.Image:
         """Return an upright image in the mode that the model needs."""
+        channels = self.about["input_size"][0]
+        if channels not in (1, 3):
+            raise ValueError(f"This file takes images of {channels} channels: preprocess the image and call `run`.")
         if isinstance(image, str | Path):
             image = Image.open(image)
         elif isinstance(image, np.ndarray):
             image = Image.fromarray(image)
-        return ImageOps.exif_transpose(image).convert("L" if self.about["input_size"][0] == 1 else "RGB")
+        return ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
 
     def _crop(self, image: Image.Image) -> Image.Image:
         """Return the resized centre crop of the model's evaluation transform."""

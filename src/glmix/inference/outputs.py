@@ -30,7 +30,9 @@ class Output(Protocol):
     model: nn.Module
     options: dict[str, Any]
     columns: dict[str, str]
-    read: Callable[[Path | BinaryIO], tuple[Tensor, tuple[int, int]]]
+
+    @property
+    def read(self) -> Callable[[Path | BinaryIO], tuple[Tensor, tuple[int, int]]]: ...
 
     def compute(self, inputs: Tensor) -> list[Row]:
         """Return a row of results for each input of a batch (B, C, H, W)."""
@@ -119,16 +121,14 @@ class Embedding(_Classifier):
         self.network: Any = backbone
         self.stages = None if stages is None else list(stages)
         if self.stages is not None:
-            count = len(getattr(backbone, "feature_info", ()))
-            if not all(0 <= stage < count for stage in self.stages):
-                raise InputError(f"stages must be numbers from 0 to {count - 1}, got {self.stages}.")
+            channels = [info["num_chs"] for info in getattr(backbone, "feature_info", ())]
+            if not all(0 <= stage < len(channels) for stage in self.stages):
+                raise InputError(f"stages must be numbers from 0 to {len(channels) - 1}, got {self.stages}.")
+            self.columns = {f"embedding_{stage}": f"{dtype}[{channels[stage]}]" for stage in self.stages}
+        else:
+            self.columns = {"embedding": f"{dtype}[{self.network.head_hidden_size}]"}
         self.normalize, self.dtype = normalize, dtype
         self.options |= {"output": "embedding", "stages": self.stages, "normalize": normalize, "dtype": dtype}
-        if self.stages is None:
-            self.columns = {"embedding": f"{dtype}[{self.network.head_hidden_size}]"}
-        else:
-            channels = [info["num_chs"] for info in self.network.feature_info]
-            self.columns = {f"embedding_{stage}": f"{dtype}[{channels[stage]}]" for stage in self.stages}
 
     def compute(self, inputs: Tensor) -> list[Row]:
         network, inputs = self.network, inputs.to(self.device)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..pages import escaped
 
-__all__ = ["bars", "confusion_matrix", "curves", "reliability_diagram"]
+__all__ = ["bars", "confusion_matrix", "curves", "legend", "reliability_diagram"]
 
 CELLS = 40  # up to this number of classes, the matrix is a chart with numbers, beyond an image
 BLOCKS = 250  # side of the image of a large matrix in blocks of cells
@@ -150,6 +150,16 @@ def bars(items: Sequence[tuple[str, float]]) -> str:
         for name, value in items
     )
     return f'<table class="bars"><tbody>{rows}</tbody></table>'
+
+
+def legend(items: Sequence[tuple[str, Sequence[int]]]) -> str:
+    """Return names of classes beside their RGB colours."""
+    rows = "".join(
+        f'<span><svg aria-hidden="true"><rect width="100%" height="100%" fill="rgb({",".join(map(str, colour))})"/>'
+        f"</svg>{escaped(name)}</span>"
+        for name, colour in items
+    )
+    return f'<p class="colours">{rows}</p>'
 
 
 def _axes(x: str, y: str) -> str:

@@ -1,5 +1,6 @@
 """The numbers of a report on a detector."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +30,13 @@ def detection(predictions: BoxPredictions) -> dict[str, Any]:
     kinds = ("box", "mask") if predictions.masks else ("box",)
     evaluators = {kind: evaluate_coco(truth, predictions.results, kind) for kind in kinds}
     scores = {f"{kind}_{k}": v for kind, evaluator in evaluators.items() for k, v in summary_of(evaluator).items()}
+    objects = Counter(item["category_id"] for item in truth["annotations"] if not item.get("iscrowd", 0))
+    detections = Counter(item["category_id"] for item in predictions.results)
     rows: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
     for index, category in enumerate(_categories(predictions)):
         row: dict[str, Any] = {"class": predictions.class_names[index]}
-        objects = [item for item in truth["annotations"] if item["category_id"] == category]
-        row["objects"] = sum(not item.get("iscrowd", 0) for item in objects)
-        row["detections"] = sum(item["category_id"] == category for item in predictions.results)
+        row["objects"], row["detections"] = objects[category], detections[category]
         for kind, evaluator in evaluators.items():
             row |= _average_precision(evaluator, kind, category)
         curve = _curve(evaluators["box"], category) if row["objects"] else None

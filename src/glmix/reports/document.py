@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ..pages import escaped
 
-__all__ = ["Facts", "Figure", "Format", "Pictures", "Section", "Table", "shown", "to_html", "to_markdown"]
+__all__ = ["Facts", "Figure", "Format", "Part", "Pictures", "Section", "Table", "shown", "to_html", "to_markdown"]
 
 Format = Literal["text", "count", "percent", "number"]
 LONG = 25  # rows above which a table of the page scrolls
@@ -60,6 +60,9 @@ class Pictures:
     wide: bool = False
 
 
+Part = Facts | Table | Figure | Pictures
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of a report.
@@ -72,7 +75,7 @@ class Section:
 
     title: str
     note: str = ""
-    parts: Sequence[Facts | Table | Figure | Pictures] = field(default_factory=tuple)
+    parts: Sequence[Part] = field(default_factory=tuple)
 
 
 def shown(value: Any, style: Format) -> str:
@@ -97,7 +100,7 @@ def to_markdown(title: str, sections: Sequence[Section]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _markdown_of(part: Facts | Table | Figure | Pictures) -> str:
+def _markdown_of(part: Part) -> str:
     if isinstance(part, Facts):
         return "\n".join(f"- {name}: {_markdown_text(value)}" for name, value in part.items)
     if isinstance(part, Table):
@@ -135,7 +138,7 @@ def _html_section(number: int, section: Section) -> str:
     return f"<section><h2>{escaped(section.title)}</h2>{note}\n{parts}</section>"
 
 
-def _html_of(part: Facts | Table | Figure | Pictures, key: str) -> str:
+def _html_of(part: Part, key: str) -> str:
     if isinstance(part, Facts):
         pairs = [f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in part.items]
         return f'<dl class="{"tiles" if part.large else "facts"}">{"".join(pairs)}</dl>'

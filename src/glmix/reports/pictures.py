@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
-from ..data.scenes import class_colours
+from ..drawing import palette_image
 from ..errors import InputError
 from ..files import write_atomically
 from .predictions import PICTURES
@@ -19,7 +19,6 @@ __all__ = ["LabelMaps", "image_opener", "picture_uri", "save_pictures"]
 
 SIDE = 320  # longer side of a thumbnail in pixels
 DETECTED, OBJECT = (240, 130, 30), (60, 140, 240)  # outlines of detections and of objects
-IGNORED = (120, 120, 120)
 
 LabelMaps = Mapping[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]]  # sample -> (ground truth, prediction)
 
@@ -43,7 +42,8 @@ def save_pictures(
         if "box" in item:
             _draw_boxes(thumbnail, image.size, item)
         if item["sample"] in maps:
-            thumbnail = _beside(thumbnail, *maps[item["sample"]], len(report["classes"]))
+            names = [row["class"] for row in report["classes"]]
+            thumbnail = _beside(thumbnail, *maps[item["sample"]], names)
         file = BytesIO()
         thumbnail.save(file, "JPEG", quality=85, optimize=True)
         write_atomically(_path(folder, number, item), file.getvalue())
@@ -79,17 +79,15 @@ def _draw_boxes(thumbnail: Image.Image, size: tuple[int, int], item: Mapping[str
 
 
 def _beside(
-    thumbnail: Image.Image, truth: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int
+    thumbnail: Image.Image, truth: NDArray[np.uint8], predicted: NDArray[np.uint8], class_names: list[str]
 ) -> Image.Image:
-    """Return an image, its ground truth and its prediction side by side."""
-    colours = np.full((256, 3), IGNORED, np.uint8)
-    colours[:classes] = class_colours(classes)[:classes] if classes < 256 else class_colours(255)
+    """Return an image, its ground truth and its prediction side by side. Ignored pixels are black."""
     sheet = Image.new("RGB", (3 * thumbnail.width + 16, thumbnail.height), "white")
     sheet.paste(thumbnail, (0, 0))
     # a prediction is not compared where there is no ground truth
     for place, labels in enumerate((truth, np.where(truth == 255, truth, predicted)), start=1):
-        coloured = Image.fromarray(colours[labels]).resize(thumbnail.size, Image.Resampling.NEAREST)
-        sheet.paste(ImageOps.contain(coloured, thumbnail.size), (place * (thumbnail.width + 8), 0))
+        coloured = palette_image(labels, class_names).resize(thumbnail.size, Image.Resampling.NEAREST)
+        sheet.paste(coloured.convert("RGB"), (place * (thumbnail.width + 8), 0))
     return sheet
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..drawing import label_colours
 from . import charts
-from .document import Facts, Figure, Format, Pictures, Section, Table, shown
+from .document import Facts, Figure, Format, Part, Pictures, Section, Table, shown
 
 __all__ = ["sections_of"]
 
@@ -35,6 +36,7 @@ ABOUT = {
     "model": "Model",
     "data": "Data",
     "split": "Split",
+    "threshold": "Threshold of the model",
     "created": "Created",
     "seconds": "Evaluation time",
     "versions": "Versions",
@@ -60,7 +62,7 @@ def _summary(report: dict[str, Any]) -> Section:
     ]
     about = report["about"]
     facts = [("Images", f"{report['images']:,}"), ("Classes", f"{len(report['classes']):,}")]
-    facts += [(title, _plain(about[key])) for key, title in ABOUT.items() if about.get(key) is not None]
+    facts += [(title, _plain(about[key], key)) for key, title in ABOUT.items() if about.get(key) is not None]
     for network, values in about.get("scores", {}).items():
         if network:  # there are two networks to compare
             facts.append((f"{network} weights", ", ".join(f"{name} {value:.4f}" for name, value in values.items())))
@@ -71,10 +73,12 @@ def _percent(value: float) -> str:
     return shown(value, "percent")
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Any, key: str) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())
-    return f"{value:.1f} s" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.1f} s" if key == "seconds" else f"{value:.3f}"
+    return str(value)
 
 
 def _single_label(report: dict[str, Any], uri: Uri) -> list[Section]:
@@ -164,10 +168,15 @@ def _segmentation(report: dict[str, Any], uri: Uri) -> list[Section]:
         for k, item in enumerate(report["mistakes"])
     ]
     note = "Images with the lowest pixel accuracy. Where there are three pictures: image, ground truth, prediction."
+    names = [row["class"] for row in rows]
+    colours = label_colours(names).tolist()
+    occurring = {name for item in report["mistakes"] for name in item["classes"]}
+    legend = charts.legend([pair for pair in zip(names, colours, strict=True) if pair[0] in occurring])
+    hardest: list[Part] = [Pictures(worst, wide=True), Figure("", [("", legend)])] if worst else []
     return [
         _hardest(rows, "iou", "IoU"),
-        _mistakes("Hardest images", note, worst, wide=True),
-        *_confusion(report, [row["class"] for row in rows], "pixels"),
+        Section("Hardest images", note, hardest),
+        *_confusion(report, names, "pixels"),
         Section("Classes", "", [table]),
     ]
 
@@ -228,10 +237,8 @@ def _hardest(rows: Sequence[dict[str, Any]], key: str, title: str) -> Section:
     return Section("Hardest classes", f"The classes with the lowest {title}.", [Figure("", [("", chart)])])
 
 
-def _mistakes(
-    title: str, note: str, items: Sequence[tuple[str, Sequence[str], str | None]], wide: bool = False
-) -> Section:
-    return Section(title, note, [Pictures(items, wide)] if items else [])
+def _mistakes(title: str, note: str, items: Sequence[tuple[str, Sequence[str], str | None]]) -> Section:
+    return Section(title, note, [Pictures(items)] if items else [])
 
 
 def _confusion(report: dict[str, Any], names: Sequence[str], unit: str, note: str = "") -> list[Section]:
@@ -267,7 +274,7 @@ def _calibration(report: dict[str, Any]) -> Section:
     fitted = f"temperature {temperature:.3f}"
     chart = charts.reliability_diagram([("as predicted", before), (fitted, after)])
     table = Table(
-        [("", "text"), ("ECE", "percent"), ("Negative log-likelihood", "number")],
+        [("", "text"), ("ECE", "percent"), ("NLL", "number")],
         [["As predicted", before["ece"], before["nll"]], [f"With {fitted}", after["ece"], after["nll"]]],
     )
     same = " A temperature that is fitted on other data is a fairer test." if report["fitted_on_itself"] else ""

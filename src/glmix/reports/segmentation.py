@@ -52,8 +52,9 @@ def segmentation(predictions: PixelPredictions) -> dict[str, Any]:
 
 def _images(predictions: PixelPredictions) -> NDArray[np.int64]:
     """Return the number of images with ground truth of each class (K,)."""
-    pairs = np.unique(np.stack([predictions.image, predictions.target]).astype(np.int64), axis=1)
-    return np.bincount(pairs[1], minlength=len(predictions.class_names))
+    classes = len(predictions.class_names)
+    pairs = np.unique(predictions.image.astype(np.int64) * classes + predictions.target)
+    return np.bincount(pairs % classes, minlength=classes)
 
 
 def _worst(predictions: PixelPredictions) -> list[dict[str, Any]]:
@@ -68,6 +69,8 @@ def _worst(predictions: PixelPredictions) -> list[dict[str, Any]]:
     for k in chosen:
         entries = np.flatnonzero(wrong & (predictions.image == k))
         most = entries[predictions.pixels[entries].argmax()]
+        inside = predictions.image == k
+        occurring = np.unique(np.concatenate([predictions.target[inside], predictions.predicted[inside]]))
         result.append(
             {
                 "sample": int(k),
@@ -76,6 +79,7 @@ def _worst(predictions: PixelPredictions) -> list[dict[str, Any]]:
                 "target": names[predictions.target[most]],
                 "predicted": names[predictions.predicted[most]],
                 "share": float(predictions.pixels[most] / total[k]),
+                "classes": [names[c] for c in occurring],
             }
         )
     return result

@@ -234,6 +234,7 @@ class Recorder(L.Callback):
             "model": f"{task.model_name} ({task.task_name})",
             "data": type(data).__name__ + (f", {root}" if root is not None else ""),
             "split": self.split,
+            "threshold": getattr(task, "fixed_threshold", None) or getattr(task, "thresholds", {}).get(suffix),
             "created": datetime.now(UTC).isoformat(" ", "seconds"),
             "seconds": time.perf_counter() - self.began,
             "versions": {"glmix": __version__, "torch": torch.__version__, "timm": timm.__version__},

@@ -55,8 +55,8 @@ def checked_info(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
         A dictionary with the keys model, model_args, num_classes, task, build_args, ema_is_better and all names in
         `DATA_ATTRIBUTES`, whose values are None if the data module did not have them. Segmentation adds `resize`,
         detection adds `category_ids`, multi-label classification adds `thresholds`, the threshold on the probabilities
-        of the raw ("") and the EMA ("_ema") weights, LoRA adds `lora`, its configuration, and distillation adds
-        `teacher`, the file of the teacher.
+        of the raw ("") and the EMA ("_ema") weights, distillation adds `teacher`, the file of the teacher, and LoRA
+        adds `lora`, its configuration.
 
     Raises:
         InputError: if an entry is missing, or has a type or value that `glmix fit` does not write.

@@ -6,7 +6,7 @@ from pathlib import Path
 import lightning.pytorch as L
 import matplotlib.pyplot as plt
 import numpy as np
-from lightning.pytorch.tuner.tuning import Tuner
+from lightning.pytorch.tuner import Tuner
 
 from ..errors import InputError
 from ..files import atomic_write

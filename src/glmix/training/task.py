@@ -11,14 +11,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from ..compat import (
-    attached_trainer,
-    datamodule_of,
-    log_interval,
-    started_batches,
-    total_batches,
-    train_dataloader,
-)
+from ..compat import attached_trainer, datamodule_of, log_interval, started_batches, total_batches, train_dataloader
 from ..errors import InputError
 from .checkpoint_info import BUILD_ARGS, DATA_ATTRIBUTES
 from .finite import NO_STEP, NonFiniteLossError, raise_if_not_finite
@@ -263,10 +256,9 @@ class Task(L.LightningModule):
 
     def resized(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return a training batch in the size of the current epoch."""
-        config = self.progressive_resizing
-        return (
-            (images, targets) if config is None else resize_batch(images, targets, config, self.trainer.current_epoch)
-        )
+        if self.progressive_resizing is None:
+            return images, targets
+        return resize_batch(images, targets, self.progressive_resizing, self.trainer.current_epoch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._seed(batch_idx, 0)
@@ -326,8 +318,7 @@ class Task(L.LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         return self.evaluate(batch)
 
-    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        return self.evaluate(batch)
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         scores = self.compute_scores()
@@ -349,8 +340,7 @@ class Task(L.LightningModule):
     def on_validation_end(self) -> None:
         share_buffers(self.trainer.strategy.model, True)
 
-    def on_test_start(self) -> None:
-        share_buffers(self.trainer.strategy.model, False)
+    on_test_start = on_validation_start
 
     def log_scores(self, name: str, scores: dict[str, Any]) -> None:
         """Log a validation score of all networks, and the best score so far of any network.

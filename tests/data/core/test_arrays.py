@@ -113,3 +113,4 @@ def test_photographs_are_turned_upright() -> None:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", exif=exif)
     assert decode(buffer.getvalue()).size == (20, 30)
+    assert decode(buffer.getvalue(), upright=False).size == (30, 20)

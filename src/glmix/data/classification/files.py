@@ -12,7 +12,6 @@ from timm.data.readers.reader import Reader
 
 from ...errors import InputError
 from ..core.partition import SplitConfig, partition
-from ..scenes import Split
 
 __all__ = ["FileReader", "Targets", "check_trained", "main_classes"]
 
@@ -101,16 +100,6 @@ class FileReader(Reader):  # type: ignore[misc]
                 labels = [names[target]]
             writer.writerow([self.files[index], *labels, splits[index]])
         return text.getvalue()
-
-    def split(self, config: SplitConfig, split: Split) -> "FileReader":
-        """Return the reader of one part of a random split.
-
-        Raises:
-            InputError: if a class of this part has no training image.
-        """
-        splits = self.splits(config)
-        check_trained(self.targets, splits, self.class_to_idx, f"the random split of {self.root}")
-        return self.select(np.flatnonzero(splits == split))
 
 
 def check_trained(targets: Targets, splits: NDArray[np.str_], class_to_idx: Mapping[str, int], source: str) -> None:

@@ -17,7 +17,7 @@ from timm.utils.misc import natural_key
 from ...errors import InputError, nearest
 from ..core.splits import split_of_name
 from ..core.tables import Table, read_table
-from .files import FileReader, Targets, check_trained
+from .files import FileReader, Targets
 
 __all__ = ["ListConfig", "TargetKind", "open_list", "read_class_map"]
 
@@ -121,10 +121,7 @@ def open_list(
                 raise InputError(f"{path} has no labels for training in the column {config.label!r}.")
             classes = {name: index for index, name in enumerate(sorted(found, key=natural_key))}
         targets = _encode(table, labels, classes, config.targets)
-    reader = FileReader(root, files, targets, classes, groups)
-    if splits is not None:
-        check_trained(targets, np.asarray(splits), classes, str(path))
-    return reader, splits
+    return FileReader(root, files, targets, classes, groups), splits
 
 
 def _files(table: Table, config: ListConfig, root: Path) -> list[str]:

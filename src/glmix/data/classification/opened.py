@@ -68,7 +68,7 @@ class OpenSplit:
     def _decoder(self, at_least: int | None = None) -> Any:
         if self.source.channels is not None:
             return functools.partial(decode_array, channels=self.source.channels)
-        return functools.partial(decode, at_least=at_least)
+        return functools.partial(decode, at_least=at_least, upright=self.source.upright)
 
     def _transform(self, transforms: TransformConfig, training: bool) -> Any:
         if self.source.channels is not None:
@@ -102,7 +102,9 @@ class OpenSplit:
         """Return a training loader with augmentation and exact resume; see `train_loader` for the arguments."""
         dataset: Any
         if self.source.streams:
-            dataset = TrainStream(self._open_pass, transforms.train(), self.num_classes, self.bad, seed)
+            dataset = TrainStream(
+                self._open_pass, self._decoder(), transforms.train(), self.num_classes, self.bad, seed
+            )
             length, collate = self.reader.num_samples, default_collate
         else:
             at_least = reduced_side(transforms.size, transforms.scale[0]) if self.source.draft else None
@@ -128,7 +130,7 @@ class OpenSplit:
     def eval_loader(self, transforms: TransformConfig, batch_size: int, num_workers: int) -> DataLoader[Any]:
         """Return a loader that yields each sample once."""
         if self.source.streams:
-            stream = EvalStream(self._open_pass, transforms.eval(), self.num_classes, self.bad)
+            stream = EvalStream(self._open_pass, self._decoder(), transforms.eval(), self.num_classes, self.bad)
             return stream_loader(stream, batch_size, num_workers=num_workers)
         transform = self._transform(transforms, False)
         dataset = ImageSamples(self.reader, self._decoder(), transform, self.num_classes, self.bad)

@@ -20,6 +20,14 @@ __all__ = ["ReaderKind", "open_folder", "open_hfds", "open_hfds_streaming", "ope
 ReaderKind = Literal["folder", "list", "images", "tar", "wds", "hfds", "hfds-streaming"]
 
 
+OTHER_SUFFIXES = (".bmp", ".tif", ".tiff", ".webp")  # of images, besides those of timm
+
+
+def _suffixes(arrays: bool) -> set[str]:
+    """Return the suffixes of image files, with `arrays` also those of files with other channels than RGB."""
+    return {*get_img_extensions(), *OTHER_SUFFIXES, *(ARRAY_SUFFIXES if arrays else ())}
+
+
 def require(module: str) -> Any:
     """Import and return an optional package. Raise MissingExtraError with the pip command if it is not installed."""
     try:
@@ -34,12 +42,12 @@ def open_folder(path: Path, class_map: Mapping[str, int] | str | None = None, *,
     Args:
         path: folder of the split.
         class_map: numbers of the classes, or a text file with the class names; None for the alphabetical order.
-        arrays: also find `.npy` and TIFF files.
+        arrays: also find `.npy` files.
 
     Raises:
         InputError: if there is an empty class folder, an unknown class, or an image outside the class folders.
     """
-    known = {*get_img_extensions(), *(ARRAY_SUFFIXES if arrays else ())}
+    known = _suffixes(arrays)
     classes = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
     if not classes:
         raise InputError(f"{path} has no class folders: images must be in {path / 'CLASS'}.")
@@ -69,7 +77,7 @@ def open_images(path: Path, arrays: bool = False) -> FileReader:
         path: folder.
         arrays: also open files with other channels than RGB.
     """
-    known = get_img_extensions(as_set=True) | (set(ARRAY_SUFFIXES) if arrays else set())
+    known = _suffixes(arrays)
     found = sorted(
         os.path.relpath(os.path.join(folder, file), path)
         for folder, _, files in os.walk(path)

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import InputError
 from ..core.partition import SplitConfig
 from ..core.sampling import process_rank
-from ..core.splits import find_split, split_path
+from ..core.splits import find_split, split_names, split_path
 from ..core.tables import TABLE_SUFFIXES
 from ..scenes import Split
-from .files import FileReader
+from .files import FileReader, check_trained
 from .lists import ListConfig, TargetKind, open_list, read_class_map
 from .opened import OpenSplit
 from .readers import ReaderKind, open_folder, open_hfds, open_hfds_streaming, open_images, open_tar, open_wds
@@ -65,6 +66,8 @@ class ImageSource:
             images with 8 bits per channel, to which other images are converted.
         draft: decode training JPEGs at 1/2, 1/4 or 1/8 of their size if even the smallest crop keeps the resolution of
             the network input. This is faster for photographs of many megapixels; the pixels differ slightly.
+        upright: turn images as their EXIF orientation says. The published models were trained and evaluated without it,
+            as timm does.
     """
 
     root: str | None = None
@@ -84,6 +87,7 @@ class ImageSource:
     max_bad_images: int = 10
     channels: int | None = None
     draft: bool = False
+    upright: bool = True
 
     def __post_init__(self) -> None:
         if self.reader.startswith("hfds"):
@@ -197,11 +201,11 @@ class ImageSource:
                 seed=seed,
                 shuffle_buffer=self.shuffle_buffer,
             )
+        if self.split is not None or (self.list is not None and self.list.file is not None):
+            return self._select(split)
         if self.reader == "list":
             return self._open_list(split, classes)
         assert self.root is not None
-        if self.split is not None:
-            return self._folder().split(self.split, self._part(split))
         if self.reader == "images":
             return open_images(split_path(self.root, name), arrays=self.channels is not None)
         opener: Any = functools.partial(open_folder, arrays=self.channels is not None)
@@ -214,40 +218,52 @@ class ImageSource:
             classes = opener(train).class_to_idx
         return opener(path, classes)
 
-    def _folder(self) -> FileReader:
-        """Return the reader of all images of a folder without splits."""
-        assert self.root is not None
-        path = Path(self.root)
-        if not path.is_dir():
-            raise FileNotFoundError(f"There is no folder {path}: root must be the folder of the data.")
-        return open_folder(path, self.class_map, arrays=self.channels is not None)
+    @functools.cached_property
+    def _undivided(self) -> tuple[FileReader, NDArray[np.str_]]:
+        """All images of a folder or list that has no folder or list per split, and the split of each image."""
+        root = None if self.root is None else Path(self.root)
+        column: list[str] | None = None
+        if self.reader == "list":
+            assert self.list is not None
+            assert self.list.file is not None
+            path, group = Path(self.list.file), None if self.split is None else self.split.group
+            reader, column = open_list(path, self.list, root, group=group, classes=self._known_classes())
+        else:
+            assert root is not None
+            path = root
+            if not path.is_dir():
+                raise FileNotFoundError(f"There is no folder {path}: root must be the folder of the data.")
+            reader = open_folder(path, self.class_map, arrays=self.channels is not None)
+        if self.split is not None:
+            splits = reader.splits(self.split)
+        elif column is not None:
+            splits = np.asarray(column)
+        else:
+            raise InputError(
+                f"{path} is one list for all splits: set list.split to its column with the splits, or set split to "
+                "divide it at random."
+            )
+        check_trained(reader.targets, splits, reader.class_to_idx, str(path))
+        return reader, splits
 
-    def _part(self, split: Split) -> Split:
-        """Return the part of a random split that a split uses."""
-        assert self.split is not None
-        return "val" if split == "test" and not self.split.test else split
+    def _select(self, split: Split) -> FileReader:
+        """Return the reader of a split of `_undivided`. Without test images, testing uses those of validation."""
+        reader, splits = self._undivided
+        if split == "test" and "test" not in splits:
+            split = "val"
+        rows = np.flatnonzero(splits == split)
+        if not len(rows):
+            assert self.list is not None
+            raise InputError(f"{self.list.file} has no rows of the split {split} in the column {self.list.split!r}.")
+        return reader.select(rows)
+
+    def _known_classes(self) -> Mapping[str, int] | None:
+        return None if self.class_map is None else read_class_map(self.class_map)
 
     def _open_list(self, split: Split, classes: Mapping[str, int] | None) -> FileReader:
-        config = self.list or ListConfig()
-        known: Mapping[str, int] | None = read_class_map(self.class_map) if self.class_map is not None else None
-        root = None if self.root is None else Path(self.root)
-        if config.file is not None:
-            group = None if self.split is None else self.split.group
-            reader, splits = open_list(Path(config.file), config, root, group=group, classes=known)
-            if self.split is not None:
-                return reader.split(self.split, self._part(split))
-            if splits is None:
-                raise InputError(
-                    f"{config.file} is one list for all splits: set list.split to its column with the splits, or set "
-                    "split to divide it at random."
-                )
-            if split == "test" and "test" not in splits:
-                split = "val"
-            rows = np.flatnonzero(np.asarray(splits) == split)
-            if not len(rows):
-                raise InputError(f"{config.file} has no rows of the split {split} in the column {config.split!r}.")
-            return reader.select(rows)
-        assert root is not None
+        """Open the list of a split, with the classes of the training list."""
+        assert self.root is not None
+        config, root, known = self.list or ListConfig(), Path(self.root), self._known_classes()
         if known is None and split != "train":
             known = classes or open_list(_find_list(root, self.train), config, root)[0].class_to_idx
         return open_list(_find_list(root, self._name_of(split)), config, root, classes=known)[0]
@@ -259,27 +275,17 @@ class ImageSource:
         """
         if self.split is None:
             raise InputError("The source has no split: only a random split can be written.")
+        reader, splits = self._undivided
         config = self.list or ListConfig()
-        if self.reader == "list":
-            assert config.file is not None
-            reader, _ = open_list(
-                Path(config.file),
-                config,
-                None if self.root is None else Path(self.root),
-                group=self.split.group,
-                classes=read_class_map(self.class_map) if self.class_map is not None else None,
-            )
-        else:
-            reader = self._folder()
-        return reader.table(reader.splits(self.split), config.separator, scores=config.targets == "scores")
+        return reader.table(splits, config.separator, scores=config.targets == "scores")
 
 
 def _find_list(root: Path, name: str) -> Path:
     """Return the list of a split: a file with this name, with or without the suffix."""
     if Path(name).suffix in TABLE_SUFFIXES:
         return root / name
-    found = (find_split(root, name, suffix) for suffix in TABLE_SUFFIXES)
-    path = next((path for path in found if path is not None and path.is_file()), None)
-    if path is None:
-        raise FileNotFoundError(f"{root} has no list {name} ({', '.join(TABLE_SUFFIXES)}).")
-    return path
+    for found in split_names(name):
+        for suffix in TABLE_SUFFIXES:
+            if (root / f"{found}{suffix}").is_file():
+                return root / f"{found}{suffix}"
+    raise FileNotFoundError(f"{root} has no list {name} ({', '.join(TABLE_SUFFIXES)}).")

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ...compat import open_stream
 from ...errors import InputError
-from ..core.decoding import UNREADABLE, BadImages, decode
+from ..core.decoding import UNREADABLE, BadImages
 from ..core.sampling import Draw, process_rank, seed_of, seeded
 from .dataset import checked_label
 from .readers import require
@@ -33,6 +33,7 @@ class RawSample(NamedTuple):
 
 
 Open = Callable[[int, int], Iterator[RawSample]]  # (epoch, pass in the epoch) -> samples of this worker
+Decode = Callable[[Any], Image.Image]
 
 
 def read_wds(reader: Any, seed: int, epoch: int, pass_index: int) -> Iterator[RawSample]:
@@ -83,6 +84,7 @@ class TrainStream(Dataset[Any]):
 
     Args:
         open: function that starts a pass.
+        decode: function that decodes the content of a file.
         transform: transform of an image.
         num_classes: number of classes.
         bad: counter of unreadable images.
@@ -90,9 +92,16 @@ class TrainStream(Dataset[Any]):
     """
 
     def __init__(
-        self, open: Open, transform: Callable[[Image.Image], Tensor], num_classes: int, bad: BadImages, seed: int = 0
+        self,
+        open: Open,
+        decode: Decode,
+        transform: Callable[[Image.Image], Tensor],
+        num_classes: int,
+        bad: BadImages,
+        seed: int = 0,
     ) -> None:
-        self.open, self.transform, self.num_classes, self.bad, self.seed = open, transform, num_classes, bad, seed
+        self.open, self.decode, self.transform = open, decode, transform
+        self.num_classes, self.bad, self.seed = num_classes, bad, seed
         self._position = (-1, -1)  # epoch, and number of its samples that this worker has read
         self._samples: Iterator[RawSample] = iter(())
 
@@ -136,7 +145,7 @@ class TrainStream(Dataset[Any]):
 
     def _decode(self, sample: RawSample) -> Image.Image | None:
         try:
-            return decode(sample.content)
+            return self.decode(sample.content)
         except UNREADABLE as error:
             self.bad.add(sample.name, error)
             return None
@@ -146,14 +155,20 @@ class EvalStream(IterableDataset[Any]):
     """Data set of one pass over a stream. Processes and workers share the shards and yield each sample once."""
 
     def __init__(
-        self, open: Open, transform: Callable[[Image.Image], Tensor], num_classes: int, bad: BadImages
+        self,
+        open: Open,
+        decode: Decode,
+        transform: Callable[[Image.Image], Tensor],
+        num_classes: int,
+        bad: BadImages,
     ) -> None:
-        self.open, self.transform, self.num_classes, self.bad = open, transform, num_classes, bad
+        self.open, self.decode, self.transform = open, decode, transform
+        self.num_classes, self.bad = num_classes, bad
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         for sample in self.open(0, 0):
             try:
-                image = decode(sample.content)
+                image = self.decode(sample.content)
             except UNREADABLE as error:
                 self.bad.add(sample.name, error)
                 continue

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import timm
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
@@ -18,7 +17,6 @@ __all__ = [
     "VIEW_NAMES",
     "View",
     "ViewReader",
-    "array_model_input",
     "class_probabilities",
     "describe_view",
     "input_config",
@@ -96,19 +94,6 @@ def model_input(image: Image.Image, model: nn.Module, size: tuple[int, int] | No
     config = input_config(model, size)
     pixels: Tensor = timm.data.create_transform(**config, is_training=False)(upright(image, config["input_size"][0]))
     return pixels
-
-
-def array_model_input(array: NDArray[Any], model: nn.Module, size: tuple[int, int] | None = None) -> Tensor:
-    """Return the normalised input tensor (C, H, W) of a model for an image (H, W, C) with any number of channels.
-
-    Args:
-        array: image with the channels of the model, from `decode_array`.
-        model: any model of timm.
-        size: height and width to resize the whole image to; None for the input size and centre crop of the model.
-    """
-    config = input_config(model, size)
-    crop_pct = config["crop_pct"] if size is None else None
-    return array_input(array, config["input_size"][1:], config["mean"], config["std"], crop_pct=crop_pct)
 
 
 class ViewReader:

@@ -1,5 +1,6 @@
 """Base class of all data modules: splits, loaders and exact resume."""
 
+from collections.abc import Callable
 from typing import Any
 
 from PIL import Image
@@ -103,13 +104,16 @@ class DataModule(LightningDataModule):
 
     def sample_name(self, split: Split, index: int) -> str | None:
         """Return the name of a sample of evaluation, such as its file below the root; None if it has no name."""
-        found: str | None = self.splits[split].sample_name(index)
-        return found
+        find: Callable[[int], str | None] | None = getattr(self.splits[split], "sample_name", None)
+        return None if find is None else find(index)
 
     def sample_picture(self, split: Split, index: int) -> Image.Image | None:
-        """Return the image of a sample of evaluation without transforms; None if it cannot be read."""
-        found: Image.Image | None = self.splits[split].sample_picture(index)
-        return found
+        """Return the image of a sample of evaluation without transforms; None if it cannot be read.
+
+        A split that leaves out files that cannot be read in evaluation must have a method `sample_picture`.
+        """
+        find: Callable[[int], Image.Image | None] | None = getattr(self.splits[split], "sample_picture", None)
+        return None if find is None else find(index)
 
     def resume_position(self) -> dict[str, Any]:
         """Return the keyword arguments `limit` (batches per epoch) and `epoch` (first epoch) of the training loader.

@@ -34,8 +34,8 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
 
 
-def decode(source: bytes | BinaryIO, at_least: int | None = None) -> Image.Image:
-    """Decode an image file to RGB with Pillow, and turn it upright as its EXIF orientation says.
+def decode(source: bytes | BinaryIO, at_least: int | None = None, upright: bool = True) -> Image.Image:
+    """Decode an image file to RGB with Pillow.
 
     The decoder of torchvision gives the same pixels but is slower if the result must be a Pillow image
     (`studies/timing/loading.py` measures both).
@@ -44,11 +44,13 @@ def decode(source: bytes | BinaryIO, at_least: int | None = None) -> Image.Image
         source: content of the file, or the open file, which is closed.
         at_least: decode a JPEG at 1/2, 1/4 or 1/8 of its size if no side gets shorter than this many pixels. This is
             faster, but the pixels differ.
+        upright: turn the image as its EXIF orientation says.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else source as file, Image.open(file) as image:
         if at_least is not None:
             image.draft("RGB", (at_least, at_least))
-        ImageOps.exif_transpose(image, in_place=True)
+        if upright:
+            ImageOps.exif_transpose(image, in_place=True)
         return to_8_bit(image).convert("RGB")
 
 

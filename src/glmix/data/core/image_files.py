@@ -1,4 +1,4 @@
-"""Reading of image files as upright RGB images, and of mask files as class ids."""
+"""Reading of images as upright RGB images, and of mask files as class ids."""
 
 import os
 
@@ -9,10 +9,29 @@ from PIL import ExifTags, Image, ImageOps
 from ...errors import InputError
 from .decoding import open_image, read_image
 
-__all__ = ["read_ids", "read_upright", "upright_size"]
+__all__ = ["as_image", "read_ids", "read_upright", "upright_size"]
 
 SWAPPED_ORIENTATIONS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 ID_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # modes with one value per pixel
+
+
+def as_image(source: str | os.PathLike[str] | Image.Image | NDArray[np.uint8]) -> Image.Image:
+    """Return an image in RGB.
+
+    Args:
+        source: a file, whose EXIF orientation is applied; a Pillow image; or pixels (H, W, 3) or (H, W) of type uint8.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: the file is not an image, or the array has another shape or type.
+    """
+    if isinstance(source, Image.Image):
+        return source.convert("RGB")
+    if not isinstance(source, np.ndarray):
+        return read_image(source)
+    if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in ((), (3,)):
+        raise InputError(f"Pixels must be uint8 (H, W, 3) or (H, W), got {source.dtype} {source.shape}.")
+    return Image.fromarray(source).convert("RGB")
 
 
 def read_upright(path: str | os.PathLike[str]) -> Image.Image:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..scenes import Split
 
-__all__ = ["find_split", "split_of_name", "split_path"]
+__all__ = ["find_split", "split_names", "split_of_name", "split_path"]
 
 _SYNONYMS = (("train", "training"), ("val", "valid", "validation", "eval"), ("test", "testing"))
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -17,15 +17,15 @@ def split_of_name(name: str) -> Split | None:
     return next((split for split, names in found if name.lower() in names), None)
 
 
+def split_names(name: str) -> tuple[str, ...]:
+    """Return the name of a split and its synonyms."""
+    names = next((names for names in _SYNONYMS if name in names), ())
+    return (name, *(other for other in names if other != name))
+
+
 def find_split(root: str | os.PathLike[str], split: str, suffix: str = "") -> Path | None:
     """Return the folder, or with a suffix the file, of a split or of a synonym of its name; None if there is none."""
-    for names in _SYNONYMS:
-        if split in names:
-            candidates = (split, *(name for name in names if name != split))
-            break
-    else:
-        candidates = (split,)
-    for name in candidates:
+    for name in split_names(split):
         for path in (Path(root, name + suffix), Path(root, name)):
             if path.exists():
                 return path

@@ -44,7 +44,7 @@ class DeployedDetector(nn.Module):
     """A copy of a detector, in float32 on the CPU, with the inputs and outputs of the exported graph.
 
     Args:
-        model: a RetinaNet or Mask R-CNN of torchvision on a GLNet.
+        model: a RetinaNet or Mask R-CNN of `glmix.tasks.detection`.
         preprocess: the input image. `float`: (1, 3, H, W) from 0 to 1. `uint8`: (1, H, W, 3) from 0 to 255.
 
     Raises:
@@ -53,6 +53,10 @@ class DeployedDetector(nn.Module):
 
     def __init__(self, model: nn.Module, preprocess: Preprocess) -> None:
         super().__init__()
+        if getattr(model, "task", None) != "detection":
+            raise InputError(
+                f"{type(model).__name__} cannot be exported; only detectors of `glmix fit` and `build_detector` can."
+            )
         if preprocess == "none":
             raise InputError("preprocess='none' is not for detectors, whose files normalise: use 'uint8' or 'float'.")
         self.preprocess = preprocess
@@ -67,9 +71,8 @@ class DeployedDetector(nn.Module):
         self._original = [network.eval()]  # in a list, so that it is not part of this module
         self.eval()
         self.names = ("boxes", "labels", "scores", *(("masks",) if self.has_masks else ()))
-        self.about = description(model, backbone_of(model), "detection", "classes", preprocess) | {
-            SCORE: str(self.score)
-        }
+        self.about = description(model, backbone_of(model), "detection", "classes", preprocess)
+        self.about[SCORE] = str(self.score)
 
     @property
     def free_dims(self) -> dict[int, str]:

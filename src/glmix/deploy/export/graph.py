@@ -182,7 +182,9 @@ def description(
         outputs: see `Deployed`.
         preprocess: the format of the input.
     """
-    cfg = {**backbone.pretrained_cfg, **(getattr(model, "pretrained_cfg", None) or {})}
+    cfg: dict[str, Any] = {}
+    for part in (backbone, model):
+        cfg |= getattr(part, "pretrained_cfg", None) or {}
     config = timm.data.resolve_model_data_config(backbone)
     about: dict[str, Any] = {
         "architecture": cfg.get("architecture", type(model).__name__),
@@ -192,6 +194,7 @@ def description(
         "glmix_version": __version__,
     }
     about |= {key: config[key] for key in ("mean", "std", "input_size", "interpolation", "crop_pct", "crop_mode")}
+    about["input_size"] = (backbone.in_chans, *config["input_size"][1:])
     if task == "classification":
         about["multi_label"] = backbone.multi_label
     about |= {key: cfg[key] for key in ("resize", "category_ids") if cfg.get(key)}

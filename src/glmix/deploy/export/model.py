@@ -113,6 +113,11 @@ def export_model(
             raise InputError("A detector can only be exported to onnx in float32; its feature maps to all formats.")
         return _export_detector(uncompiled(model), targets, preprocess or "uint8", tolerance, start, log)
     deployed = Deployed(model, outputs, preprocess or "none")
+    if chosen == "pt2" and outputs == "classes" and deployed.task == "segmentation":
+        raise InputError(
+            "A segmentation network cannot be exported to pt2, because torch.export makes a constant of the padding of "
+            "the example image: use onnx, or export its feature maps."
+        )
     log("Capturing the graph with dynamic batch size, height and width.")
     program = capture(deployed)
     proven = smallest_size(program, deployed)

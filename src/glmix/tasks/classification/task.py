@@ -300,7 +300,8 @@ class Classification(Task):
             weights = checkpoint["state_dict"]
             checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("distillation.")}
         super().on_load_checkpoint(checkpoint)
-        self.thresholds = dict(checkpoint.get(INFO, {}).get("thresholds", {}))
+        thresholds = checkpoint.get(INFO, {}).get("thresholds")
+        self.thresholds = dict(thresholds) if isinstance(thresholds, dict) else {}
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the class probabilities (B, K), predicted by `best_network`."""

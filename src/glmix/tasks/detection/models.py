@@ -157,6 +157,7 @@ class _Trainable:
     """Mixin with the methods that a task needs of its model."""
 
     backbone: FeaturePyramid
+    task = "detection"  # what the outputs are, for exported files
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.backbone.pyramid.set_grad_checkpointing(enable)

@@ -1,6 +1,7 @@
 """A trained detector as a predictor for images of any size."""
 
 import copy
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from ...data.core.image_files import as_image
 from ...data.detection.rle import encode_mask
 from ...drawing import draw_detections
 from ...errors import InputError
@@ -75,6 +77,11 @@ class Detections:
             result["segmentation"] = encode_mask(mask)
         return results
 
+    def annotations(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """Return the detections as annotations of a COCO JSON with scores and without ids; see `coco`."""
+        results = zip(self.coco(image_id, category_ids), self.areas, strict=True)
+        return [{**result, "area": area, "iscrowd": 0} for result, area in results]
+
     def above(self, score: float) -> "Detections":
         """Return the detections whose score is at least `score`."""
         kept = self.scores >= score
@@ -121,10 +128,10 @@ class DetectionPredictor:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **options: Any) -> "DetectionPredictor":
-        """Load a predictor from a `.ckpt` of `glmix fit` on a detection task.
+        """Load a predictor from a `.ckpt` of `glmix fit` on a detection task, or a folder of `glmix convert`.
 
         Args:
-            path: the checkpoint.
+            path: the checkpoint or the folder.
             options: further arguments of the constructor.
 
         Raises:
@@ -142,9 +149,20 @@ class DetectionPredictor:
         return self.max_input_pixels is not None and image.width * image.height > self.max_input_pixels
 
     @torch.inference_mode()
-    def __call__(self, image: Image.Image) -> Detections:
-        """Return the detections in an image, with boxes in its pixels."""
-        scaled = image.convert("RGB")
+    def __call__(self, image: str | os.PathLike[str] | Image.Image | NDArray[np.uint8]) -> Detections:
+        """Detect the objects in an image.
+
+        Args:
+            image: a file, a Pillow image, or pixels (H, W, 3) of type uint8.
+
+        Returns:
+            The detections, with boxes in pixels of the upright image.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            InputError: the file is not an image, or the array has another shape or type.
+        """
+        image = scaled = as_image(image)
         if self.max_input_pixels is not None and self.is_too_large(image):
             factor = (self.max_input_pixels / (image.width * image.height)) ** 0.5
             scaled = scaled.resize((max(1, int(image.width * factor)), max(1, int(image.height * factor))))

@@ -1,7 +1,8 @@
 """A trained segmentation network as a predictor for images of any size."""
 
+import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as V
 
+from ...data.core.image_files import as_image
 from ...data.segmentation.transforms import fitted_size
 from ...drawing import draw_segmentation as overlay
 from ...drawing import palette_image
@@ -19,9 +21,42 @@ from ...errors import InputError
 from ...weights import load
 from .inference import WHOLE, Inference, label_map, segment, sliding_window_labels
 
-__all__ = ["SegmentationPredictor", "overlay", "palette_image"]
+__all__ = ["LabelMap", "SegmentationPredictor", "overlay", "palette_image"]
 
 Labels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """The class of each pixel of an image.
+
+    Args:
+        labels: class indices (H, W).
+        class_names: the names of the K classes.
+        in_windows: whether the image was segmented in sliding windows.
+    """
+
+    labels: Labels
+    class_names: tuple[str, ...]
+    in_windows: bool = False
+
+    def classes(self) -> list[dict[str, Any]]:
+        """Return id, name, number of pixels and share of the pixels of each class in the image, the largest first."""
+        counts = Image.fromarray(self.labels).histogram()
+        order = sorted((k for k, count in enumerate(counts) if count), key=lambda k: -counts[k])
+        total = self.labels.size
+        return [
+            {"id": k, "name": self.class_names[k], "pixels": counts[k], "share": round(counts[k] / total, 6)}
+            for k in order
+        ]
+
+    def mask(self) -> Image.Image:
+        """Return an image of class indices with a colour palette; see `glmix.drawing.palette_image`."""
+        return palette_image(self.labels, self.class_names)
+
+    def overlay(self, image: Image.Image, strength: float = 0.5) -> Image.Image:
+        """Draw the classes on the image; see `glmix.drawing.draw_segmentation`."""
+        return overlay(image, self.labels, self.class_names, strength)
 
 
 class SegmentationPredictor:
@@ -58,10 +93,10 @@ class SegmentationPredictor:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **options: Any) -> "SegmentationPredictor":
-        """Load a predictor from a `.ckpt` of `glmix fit` on a segmentation task.
+        """Load a predictor from a `.ckpt` of `glmix fit` on a segmentation task, or a folder of `glmix convert`.
 
         Args:
-            path: the checkpoint.
+            path: the checkpoint or the folder.
             options: arguments of the constructor, which replace those stored in the checkpoint.
 
         Raises:
@@ -85,12 +120,25 @@ class SegmentationPredictor:
         return height * width * max(self.how.scales) ** 2 > self.max_input_pixels
 
     @torch.inference_mode()
-    def __call__(self, image: Image.Image) -> Labels:
-        """Return the class index of each pixel, (H, W) uint8."""
-        x = V.pil_to_tensor(image.convert("RGB")).to(self.device)
+    def __call__(self, image: str | os.PathLike[str] | Image.Image | NDArray[np.uint8]) -> LabelMap:
+        """Segment an image.
+
+        Args:
+            image: a file, a Pillow image, or pixels (H, W, 3) of type uint8.
+
+        Returns:
+            The class of each pixel of the upright image.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            InputError: the file is not an image, or the array has another shape or type.
+        """
+        image = as_image(image)
+        x = V.pil_to_tensor(image).to(self.device)
         height, width = int(x.shape[1]), int(x.shape[2])
         x = V.resize(x, list(fitted_size((height, width), self.resize)), antialias=True).unsqueeze(0)
-        if self.is_too_large(image):
+        too_large = self.is_too_large(image)
+        if too_large:
             how = replace(self.how, mode="whole")
             window_labels = sliding_window_labels(
                 lambda window: segment(self.network, self._normalise(window), how), x, how.window, how.stride
@@ -98,8 +146,8 @@ class SegmentationPredictor:
             labels = V.resize(window_labels, [height, width], V.InterpolationMode.NEAREST)
         else:
             labels = label_map(segment(self.network, self._normalise(x), self.how), (height, width))
-        result: Labels = labels[0].to(torch.uint8).cpu().numpy()
-        return result
+        found: Labels = labels[0].to(torch.uint8).cpu().numpy()
+        return LabelMap(found, self.class_names, too_large or self.how.mode == "slide")
 
     def _normalise(self, x: Tensor) -> Tensor:
         """Convert uint8 images (B, 3, H, W) to normalised float32."""

@@ -201,8 +201,7 @@ def _json(where: str, text: str) -> Any:
 
 def _labels_of_folders(folder: Path) -> dict[str, list[str]]:
     """Return `{file relative to the folder: [name of its class folder]}`."""
-    reader = open_folder(folder)
-    files = [Path(file).relative_to(folder) for file, _ in reader.samples]
+    files = [Path(file) for file in open_folder(folder).files]
     return {file.as_posix(): [file.parts[0]] for file in files}
 
 
