@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import yaml  # type: ignore[import-untyped]
+import yaml
 from tqdm import tqdm
 
 from glmix.data.scenes import Split
