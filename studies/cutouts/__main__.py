@@ -31,6 +31,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         step.add_argument(
             "--root", type=Path, default=Path("out/cutouts"), metavar="DIR", help="folder of the study (%(default)s)"
         )
+        if name in ("classify", "dense", "slots", "report"):
+            step.add_argument("--results", type=Path, metavar="DIR", help="folder of the results (ROOT/results)")
         if name == "build":
             step.add_argument("--size", type=int, default=96, metavar="N", help="side of the images (%(default)s)")
             step.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the data set (%(default)s)")
@@ -58,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Run one step of the study."""
-    packages, data, results = args.root / "packages", args.root / "data", args.root / "results"
+    packages, data = args.root / "packages", args.root / "data"
+    results = getattr(args, "results", None) or args.root / "results"
     teacher = args.root / "teacher" / "efficientnet_lite0.safetensors"
     torch.set_num_threads(getattr(args, "threads", 1))
     if args.step == "download":

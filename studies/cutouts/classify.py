@@ -111,7 +111,11 @@ def classify(root: Path, results: Path, teacher: Path, method: str, seed: int, s
         _, logits, labels = features_of(network, data.eval_dataloader("test"))
         return {**result, "accuracy": float((logits.argmax(1) == labels).mean()), "final": linear_probe(network, data)}
 
-    once(results / "classify" / f"{method}-seed{seed}.json", measure)
+    found = once(results / "classify" / f"{method}-seed{seed}.json", measure)
+    if found["size"] != size:
+        raise InputError(
+            f"The results in {results} are of --size {found['size']}, not {size}: choose another folder with --results."
+        )
 
 
 def _train(kind: str, make: Callable[[int], Any], budget: Budget) -> tuple[nn.Module, dict[str, Any]]:

@@ -14,7 +14,7 @@ from studies.cutouts.classify import METHODS, MODEL, network_file
 
 __all__ = ["best_run", "evaluate_slots"]
 
-COUNT = 150  # test images
+COUNT = 100  # test images
 
 
 def best_run(results: Path) -> dict[str, Any]:

@@ -68,7 +68,13 @@ class Budget:
         self.seconds, self.file = seconds, file
         self.times: dict[str, float] = {}
         if file.is_file():
-            self.times = json.loads(file.read_text())["seconds_per_step"]
+            found = json.loads(file.read_text())
+            if found["seconds"] != seconds:
+                raise InputError(
+                    f"The results in {file.parent} are of --seconds {found['seconds']:g}, not {seconds:g}: choose "
+                    "another folder with --results."
+                )
+            self.times = found["seconds_per_step"]
 
     def steps(self, kind: str, make: Callable[[int], tuple[Task, L.LightningDataModule]]) -> int:
         """Return the number of steps of a kind of training; `make` returns a task and data for a number of steps."""
@@ -77,7 +83,7 @@ class Budget:
             _fit(*make(MEASURED_STEPS), MEASURED_STEPS, [clock])
             self.times[kind] = clock.seconds / (MEASURED_STEPS - SKIPPED_STEPS)
             machine = {**describe_machine("cpu", torch.get_num_threads()), "load_average": os.getloadavg()[0]}
-            content = {"machine": machine, "seconds_per_step": self.times}
+            content = {"machine": machine, "seconds": self.seconds, "seconds_per_step": self.times}
             write_atomically(self.file, json.dumps(content, indent=1) + "\n")
         return max(10, round(self.seconds / self.times[kind]))
 

@@ -191,8 +191,10 @@ def test_results_are_kept_and_the_budget_is_measured_once(tmp_path: Path) -> Non
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(InputError, match=r"a\.json is not a result"):
         once(tmp_path / "a.json", dict)
-    (tmp_path / "steps.json").write_text(json.dumps({"seconds_per_step": {"labels": 0.5}}))
+    (tmp_path / "steps.json").write_text(json.dumps({"seconds": 20.0, "seconds_per_step": {"labels": 0.5}}))
     assert Budget(20.0, tmp_path / "steps.json").steps("labels", lambda steps: 1 / 0) == 40  # type: ignore[arg-type, return-value]
+    with pytest.raises(InputError, match="--seconds 20, not 30"):
+        Budget(30.0, tmp_path / "steps.json")
     with pytest.raises(InputError, match="above 0"):
         Budget(0.0, tmp_path / "steps.json")
 
@@ -228,6 +230,8 @@ def test_all_steps_on_a_tiny_data_set(
     assert set(results) == {"random-seed0", "scratch-seed0", "scenes-seed0", "distilled-seed0", "teacher"}
     assert [training["kind"] for training in results["distilled-seed0"]["trainings"]] == ["teacher", "labels"]
     assert all(training["steps"] == 10 for training in results["scenes-seed0"]["trainings"])
+    assert main(["classify", *root, *quick, "--size", "64"]) == 2
+    assert "--size 32, not 64" in capsys.readouterr().err
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     assert main(["classify", *root, *quick, "--size", "32"]) == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
