@@ -134,7 +134,7 @@ def test_neighbors_command(stored, tmp_path, capsys):
     text = page.read_text()
     assert text.count("<section>") == 12
     assert text.count("data:image/jpeg") == 48
-    assert "http" not in text
+    assert "://" not in text
     assert main(["neighbors", f"{stored}/train-vectors", "-k", "1", "--json"]) == 0
     assert all(row["file"] != row["neighbors"][0]["file"] for row in json.loads(capsys.readouterr().out))
     assert main(["neighbors", f"{stored}/train-vectors", "--duplicates", "2"]) == 2

@@ -1,7 +1,6 @@
 """One HTML page with thumbnails of images in sections. It makes no request."""
 
 import base64
-import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from ..data.core.decoding import read_image
 from ..errors import InputError
 from ..files import write_atomically
+from ..pages import content_policy, escaped
 
 __all__ = ["write_contact_sheet"]
 
@@ -42,16 +42,17 @@ def write_contact_sheet(file: Path, title: str, sections: Sequence[tuple[str, Se
             if path not in thumbnails:
                 thumbnails[path] = _thumbnail(path)
             picture = f'<img alt="" loading="lazy" src="{thumbnails[path]}">' if thumbnails[path] else _ABSENT
-            text = html.escape(path.encode("utf-8", "backslashreplace").decode())
+            text = escaped(path)
             name = text.rpartition("/")[2]
             figures.append(
-                f'<figure title="{text}">{picture}<figcaption><b>{html.escape(caption)}</b>{name}</figcaption></figure>'
+                f'<figure title="{text}">{picture}<figcaption><b>{escaped(caption)}</b>{name}</figcaption></figure>'
             )
-        head = f"<h2>{html.escape(heading)}</h2>" if heading else ""
+        head = f"<h2>{escaped(heading)}</h2>" if heading else ""
         parts.append(f"<section>{head}{''.join(figures)}</section>")
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style><body><h1>{html.escape(title)}</h1>"
+        f'<meta http-equiv="Content-Security-Policy" content="{content_policy(STYLE, "")}">'
+        f"<title>{escaped(title)}</title><style>{STYLE}</style><body><h1>{escaped(title)}</h1>"
         f"{''.join(parts) or '<p>No results.</p>'}</body></html>"
     )
     write_atomically(file, page)
