@@ -58,6 +58,7 @@ __all__ = [
     "open_stream",
     "option_names",
     "restart_finished_iterator",
+    "restart_validation",
     "run_validation",
     "save_compiled_package",
     "save_config_for_hf",
@@ -219,6 +220,15 @@ def start_next_epoch(trainer: "L.Trainer") -> None:
     progress: Any = trainer.fit_loop.epoch_progress.current
     if progress.ready == progress.processed:
         trainer.fit_loop.reset_restart_stage()
+
+
+def restart_validation(trainer: "L.Trainer") -> None:
+    """Let the first validation after a resume read all batches.
+
+    Lightning restores the number of batches of the last validation before the checkpoint, takes these batches for read,
+    and would end the next validation after one batch. There is no public way to reset it.
+    """
+    trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset_on_run()
 
 
 def run_validation(trainer: "L.Trainer") -> None:

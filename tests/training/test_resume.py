@@ -8,10 +8,12 @@ import subprocess
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from glmix.tasks import Classification
 from glmix.training.checkpoint_io import AtomicCheckpointIO, is_intact, newest_intact
 from glmix.training.checkpoints import Checkpoints
 from glmix.training.run_folder import checkpoint_to_resume
@@ -43,13 +45,33 @@ def test_every_checkpoint_resumes_to_the_same_weights(
     files = sorted(kept.iterdir())
     assert len(files) == 2 * (4 if accumulate == 1 else 3)
     last = f"step-{torch.load(max(files), weights_only=True)['global_step']:08d}"
+    seen = _images_of_each_validation(monkeypatch)
     for index, file in enumerate(files):
-        if file.name.startswith(last):
+        if file.name == f"{last}-after.ckpt":
             continue
         resumed = trainer(tmp_path / f"{index}", **options)
         resumed.fit(task(), data(**few), ckpt_path=str(file))
         assert_same(weights(tmp_path / f"{index}"), expected)
         assert _position(tmp_path / f"{index}") == _position(tmp_path / "whole")
+    assert len(seen) >= len(files)
+    assert set(seen[:-1]) == {8}  # two batches
+
+
+def _images_of_each_validation(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which every validation adds the number of images that it evaluates."""
+    seen, evaluate, compute_scores = [0], Classification.evaluate, Classification.compute_scores
+
+    def count(self: Classification, batch: Any) -> Any:
+        seen[-1] += len(batch[0])
+        return evaluate(self, batch)
+
+    def end(self: Classification) -> Any:
+        seen.append(0)
+        return compute_scores(self)
+
+    monkeypatch.setattr(Classification, "evaluate", count)
+    monkeypatch.setattr(Classification, "compute_scores", end)
+    return seen
 
 
 def _position(root: Path) -> object:

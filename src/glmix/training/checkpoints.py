@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_warn
 
-from ..compat import is_accumulating, loops_state, run_validation, start_next_epoch
+from ..compat import is_accumulating, loops_state, restart_validation, run_validation, start_next_epoch
 from ..errors import InputError
 from ..files import PART, atomic_write
 from .checkpoint_io import AtomicCheckpointIO, step_files
@@ -75,6 +75,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         start_next_epoch(trainer)
+        restart_validation(trainer)
         # Replace Lightning's handlers, which were registered before: they save in the middle of a batch.
         for signum in SIGNALS if in_main_thread() else ():
             self._handlers[signum] = signal.signal(signum, self._receive)
