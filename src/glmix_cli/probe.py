@@ -1,7 +1,6 @@
 """`glmix probe`: measure how well embeddings separate classes."""
 
 import argparse
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels",
         type=Path,
         metavar="FILE",
-        help="CSV file with the columns path and label, for the images of both folders (default: the label of an image "
-        "is the name of the folder that contains it)",
+        help="table (.csv, .tsv, .jsonl or .parquet) with the columns path and label, for the images of both folders "
+        "(default: the label of an image is the name of the folder that contains it)",
     )
     parser.add_argument("--column", metavar="NAME", help="column of the vectors (default: the only one)")
     parser.add_argument(
@@ -84,10 +83,8 @@ def _labels(keys: Sequence[str], names: dict[str, str] | None, file: Path | None
 
 
 def _read_labels(file: Path) -> dict[str, str]:
-    from glmix.errors import InputError
+    from glmix.data.core.tables import read_table
 
-    with open(file, encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        if not {"path", "label"} <= set(reader.fieldnames or ()):
-            raise InputError(f"{file} needs the columns path and label, got {', '.join(reader.fieldnames or ())}.")
-        return {row["path"]: row["label"] for row in reader}
+    table = read_table(file)
+    option = "--labels to a table with the columns path and label"
+    return dict(zip(table.column("path", option), table.column("label", option), strict=True))

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.core.tables import pyarrow
 from ..errors import InputError, MissingExtraError
-from .results import pyarrow
 
 __all__ = ["Embeddings", "LinearProbe", "knn_classify", "linear_probe", "load_embeddings", "near_duplicates", "nearest"]
 

@@ -1,16 +1,14 @@
 """Opening of sources from paths, patterns, lists of images and URLs."""
 
-import csv
 import glob
 import io
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from ..data.core.tables import TABLE_SUFFIXES, pyarrow, text_rows
 from ..errors import InputError, MissingExtraError
-from .results import pyarrow
 from .sources import (
     URL,
     Files,
@@ -26,7 +24,7 @@ from .sources import (
 
 __all__ = ["open_source"]
 
-LISTS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
+LISTS = (".txt", *TABLE_SUFFIXES)
 HUGGING_FACE = "hf-dataset:"
 KEY_COLUMNS = ("path", "file", "file_name", "filename", "image", "url", "key")
 
@@ -180,35 +178,11 @@ def _read_list(name: str, content: bytes, column: str | None) -> list[str]:
         raise InputError(f"{name} is not a list of images: it is not UTF-8 text ({error}).") from error
     if suffix == ".txt":
         return [line for line in text.splitlines() if line.strip()]
-    if suffix == ".jsonl":
-        return _read_json_lines(name, text, column)
-    rows = csv.reader(io.StringIO(text), delimiter="\t" if suffix == ".tsv" else ",")
-    try:
-        header = next(rows, [])
-        place = header.index(_path_column(name, header, column))
-        return [_cell(name, number, row, place) for number, row in enumerate(rows, 2) if row]
-    except csv.Error as error:
-        raise InputError(f"{name}, line {rows.line_num}: {error}.") from error
-
-
-def _cell(name: str, number: int, row: list[str], place: int) -> str:
-    if len(row) <= place or not row[place]:
-        raise InputError(f"{name}, row {number}: there is no path.")
-    return row[place]
-
-
-def _read_json_lines(name: str, text: str, column: str | None) -> list[str]:
     paths = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{name}, line {number} is not JSON ({error}).") from error
-        path = entry.get(_path_column(name, list(entry), column)) if isinstance(entry, dict) else entry
-        if not isinstance(path, str):
-            raise InputError(f"{name}, line {number}: expected an object with a path, got {line[:80]}.")
+    for number, row in text_rows(name, io.StringIO(text, newline="")):
+        path = row.get(_path_column(name, list(row), column))
+        if not isinstance(path, str) or not path:
+            raise InputError(f"{name}, line {number}: there is no path.")
         paths.append(path)
     return paths
 

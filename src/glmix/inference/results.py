@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from .._version import __version__
-from ..errors import InputError, MissingExtraError
+from ..data.core.tables import pyarrow
+from ..errors import InputError
 from ..files import PART, atomic_write, write_atomically
 
-__all__ = ["Format", "ResultFolder", "Shard", "model_fingerprint", "pyarrow"]
+__all__ = ["Format", "ResultFolder", "Shard", "model_fingerprint"]
 
 Format = Literal["parquet", "jsonl", "csv"]
 MANIFEST = "_manifest.json"  # readers of Parquet folders skip names that begin with _
@@ -29,20 +30,6 @@ IMAGE_COLUMNS = {
     "input_width": "int32",
     "input_height": "int32",
 }
-
-
-def pyarrow() -> tuple[Any, Any]:
-    """Return the modules pyarrow and pyarrow.parquet.
-
-    Raises:
-        MissingExtraError: pyarrow is not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("Parquet files need pyarrow: pip install 'glmix[inference]'") from error
-    return pyarrow, pyarrow.parquet
 
 
 def model_fingerprint(model: nn.Module) -> str:

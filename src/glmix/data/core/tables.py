@@ -5,11 +5,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from ...errors import InputError, MissingExtraError, nearest
+from ...errors import InputError, nearest, needs_extra
 
-__all__ = ["TABLE_SUFFIXES", "Table", "read_table"]
+__all__ = ["TABLE_SUFFIXES", "Table", "pyarrow", "read_table", "text_rows"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -70,7 +70,7 @@ def read_table(path: Path) -> Table:
     else:
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                numbered = list(_json_rows(path, file) if path.suffix == ".jsonl" else _csv_rows(path, file))
+                numbered = list(text_rows(str(path), file))
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not a text file in UTF-8 ({error.reason} at byte {error.start}).") from error
         numbers, rows = [number for number, _ in numbered], [row for _, row in numbered]
@@ -80,10 +80,35 @@ def read_table(path: Path) -> Table:
     return Table(path, columns, rows, numbers)
 
 
-def _csv_rows(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+def text_rows(name: str, file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the line and the values by column of each row of a `.csv`, `.tsv` or `.jsonl` file.
+
+    Args:
+        name: path or URL of the file, whose suffix decides the format.
+        file: its text, opened with newline="".
+
+    Raises:
+        InputError: if a row cannot be read.
+    """
+    return _json_rows(name, file) if name.lower().endswith(".jsonl") else _csv_rows(name, file)
+
+
+def pyarrow() -> tuple[Any, Any]:
+    """Return the modules pyarrow and pyarrow.parquet.
+
+    Raises:
+        MissingExtraError: if pyarrow is not installed.
+    """
+    with needs_extra("inference", "Parquet files"):
+        import pyarrow
+        import pyarrow.parquet
+    return pyarrow, pyarrow.parquet
+
+
+def _csv_rows(name: str, file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
     header = file.readline()
     file.seek(0)
-    delimiter = "\t" if path.suffix == ".tsv" else max(",;\t", key=header.count)
+    delimiter = "\t" if name.lower().endswith(".tsv") else max(",;\t", key=header.count)
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     names: list[str] = []
     try:
@@ -93,40 +118,36 @@ def _csv_rows(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
             if not names:
                 names = [field.strip() for field in fields]
                 if len(set(names)) != len(names):
-                    raise InputError(f"{path} has two columns of the same name in its first line: {', '.join(names)}.")
+                    raise InputError(f"{name} has two columns of the same name in its first line: {', '.join(names)}.")
                 continue
             if len(fields) != len(names):
                 raise InputError(
-                    f"{path}, line {reader.line_num} has {len(fields)} fields, but the first line names {len(names)} "
+                    f"{name}, line {reader.line_num} has {len(fields)} fields, but the first line names {len(names)} "
                     "columns."
                 )
             yield reader.line_num, dict(zip(names, fields, strict=True))
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num} cannot be read ({error}).") from error
+        raise InputError(f"{name}, line {reader.line_num} cannot be read ({error}).") from error
 
 
-def _json_rows(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_rows(name: str, file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}, line {number} is not JSON ({error}).") from error
+            raise InputError(f"{name}, line {number} is not JSON ({error}).") from error
         if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number} is not a JSON object, but {type(row).__name__}.")
+            raise InputError(f"{name}, line {number} is not a JSON object, but {type(row).__name__}.")
         yield number, row
 
 
 def _read_parquet(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    arrow, parquet = pyarrow()
     try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError(f"Parquet lists need {error.name}: pip install pyarrow") from error
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        table = parquet.read_table(path)
+    except (arrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} cannot be read as a Parquet file ({reason}).") from error
     return tuple(table.column_names), table.to_pylist()
