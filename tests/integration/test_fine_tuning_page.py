@@ -1,6 +1,5 @@
 """The commands and the Python code of docs/fine-tuning.md run on a few small images."""
 
-import re
 import shlex
 from pathlib import Path
 
@@ -11,15 +10,10 @@ import torch
 from PIL import Image
 
 from glmix_cli import main
+from tests.test_docs import ROOT, code_blocks, shell_lines
 
-PAGE = (Path(__file__).parents[2] / "docs" / "fine-tuning.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-COMMANDS = [
-    shlex.split(line)
-    for language, code in BLOCKS
-    if language == "sh"
-    for line in code.replace("\\\n", " ").splitlines()
-]
+PAGE = ROOT / "docs" / "fine-tuning.md"
+COMMANDS = [shlex.split(line) for block in code_blocks(PAGE, "sh") for line in shell_lines(block)]
 SMALL = {
     "model.model": "test_glnet",
     "model.schedule.warmup_epochs": "0",
@@ -66,7 +60,7 @@ def test_every_training_has_its_own_run_folder(folder: Path) -> None:
 def test_python_code_gives_the_trained_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import glmix
 
-    (code,) = [code for language, code in BLOCKS if language == "python"]
+    (code,) = code_blocks(PAGE, "python")
     monkeypatch.chdir(folder)
     names: dict[str, torch.nn.Module] = {}
     load = glmix.load

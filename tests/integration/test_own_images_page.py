@@ -14,15 +14,10 @@ import torch
 from PIL import Image
 
 from glmix_cli import main
+from tests.test_docs import ROOT, code_blocks, shell_lines
 
-PAGE = (Path(__file__).parents[2] / "docs" / "own-images.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-COMMANDS = [
-    shlex.split(line)
-    for language, code in BLOCKS
-    if language == "sh"
-    for line in code.replace("\\\n", " ").splitlines()
-]
+PAGE = ROOT / "docs" / "own-images.md"
+COMMANDS = [shlex.split(line) for block in code_blocks(PAGE, "sh") for line in shell_lines(block)]
 SMALL = {
     "model.model": "test_glnet",
     "data.transforms.size": "64",
@@ -56,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_command_writes_what_the_page_names(folder: Path) -> None:
-    expected = set(re.findall(r"`(out/[\w/.]+)`", PAGE))
+    expected = set(re.findall(r"`(out/[\w/.]+)`", PAGE.read_text()))
     assert len(expected) >= 4
     assert [name for name in expected if not (folder / name).exists()] == []
     assert (folder / "out" / "similar.html").read_text().count("<section>") == 20
@@ -65,7 +60,7 @@ def test_every_command_writes_what_the_page_names(folder: Path) -> None:
 
 
 def test_the_exported_model_runs_without_torch_and_predicts_the_same(folder: Path) -> None:
-    (code,) = [code for language, code in BLOCKS if language == "python"]
+    (code,) = code_blocks(PAGE, "python")
     (folder / "out" / "photo.jpg").write_bytes((folder / "photos" / "dog" / "0001.jpg").read_bytes())
     blocked = "import sys; sys.modules['torch'] = sys.modules['glmix'] = None\n"
     result = subprocess.run(
