@@ -44,7 +44,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if name == "report":
             step.add_argument("--picture", type=Path, metavar="FILE", help="also draw test images with masks")
         if name == "classify":
-            step.add_argument("--methods", nargs="+", metavar="M", help="random, scratch, scenes, distilled (all)")
+            step.add_argument("--methods", nargs="+", metavar="M", help="random, scratch, twice, distilled, scenes (all)")
         if name in ("classify", "slots"):
             step.add_argument("--size", type=int, default=96, metavar="N", help="side of the input (%(default)s)")
         if name in ("classify", "dense", "slots"):
