@@ -13,6 +13,7 @@ from glmix_cli import run_command
 HELP = (
     "Train and evaluate on photographs: cut-outs with exact masks on photographs of landscapes, from Debian packages."
 )
+TASKS = ("segmentation", "detection")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -22,7 +23,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "download": "download and unpack the Debian packages (317 MB) and the weights of the teacher (17 MB)",
         "build": "write the data set in the layouts ImageFolder, Pascal VOC and COCO",
         "classify": "train and evaluate classifiers; finished results are kept",
-        "dense": "train and evaluate segmentation networks with several backbones; finished results are kept",
+        "dense": "train and evaluate segmentation networks and detectors on several backbones",
         "slots": "score the slots of a classifier as segments, and discover objects; finished results are kept",
         "report": "print the tables of all finished results",
     }
@@ -44,7 +45,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if name == "report":
             step.add_argument("--picture", type=Path, metavar="FILE", help="also draw test images with masks")
         if name == "classify":
-            step.add_argument("--methods", nargs="+", metavar="M", help="random, scratch, twice, distilled, scenes (all)")
+            step.add_argument(
+                "--methods", nargs="+", metavar="M", help="random, scratch, twice, distilled, scenes (all)"
+            )
         if name in ("classify", "slots"):
             step.add_argument("--size", type=int, default=96, metavar="N", help="side of the input (%(default)s)")
         if name in ("classify", "dense", "slots"):
@@ -95,15 +98,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dense(args: argparse.Namespace, data: Path, results: Path) -> None:
-    from studies.cutouts.dense import BACKBONES, dense
+    from studies.cutouts.dense import BACKBONES, TASKS
     from studies.cutouts.training import Budget
 
     budget = Budget(args.seconds, results / "dense-steps.json")
-    runs = [(name, seed) for seed in args.seeds for name in BACKBONES]
+    runs = [(task, name, seed) for seed in args.seeds for task in args.tasks for name in BACKBONES]
     with tqdm(runs, unit="run") as bar:
-        for name, seed in bar:
-            bar.set_description(f"{name}, seed {seed}")
-            dense(data, results, name, seed, budget)
+        for task, name, seed in bar:
+            bar.set_description(f"{task}, {name}, seed {seed}")
+            TASKS[task](data, results, name, seed, budget)
 
 
 def _classify(args: argparse.Namespace, data: Path, results: Path, teacher: Path) -> None:
