@@ -1,4 +1,4 @@
-"""Study on real photographs: `python -m studies.cutouts download`, `build`, `classify`, `dense`, `slots`, `report`."""
+"""Study on real photographs: `python -m studies.cutouts STEP`, from `download` to `report`."""
 
 import argparse
 import sys
@@ -25,6 +25,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "classify": "train and evaluate classifiers; finished results are kept",
         "dense": "train and evaluate segmentation networks and detectors on several backbones",
         "slots": "score the slots of a classifier as segments, and discover objects; finished results are kept",
+        "weak": "score class activation maps and SlotCut of the classifiers against exact masks",
         "report": "print the tables of all finished results",
     }
     for name, text in helps.items():
@@ -32,7 +33,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         step.add_argument(
             "--root", type=Path, default=Path("out/cutouts"), metavar="DIR", help="folder of the study (%(default)s)"
         )
-        if name in ("classify", "dense", "slots", "report"):
+        if name in ("classify", "dense", "slots", "weak", "report"):
             step.add_argument("--results", type=Path, metavar="DIR", help="folder of the results (ROOT/results)")
         if name == "build":
             step.add_argument("--size", type=int, default=96, metavar="N", help="side of the images (%(default)s)")
@@ -44,13 +45,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             step.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds (0 1 2)")
         if name == "report":
             step.add_argument("--picture", type=Path, metavar="FILE", help="also draw test images with masks")
+        if name == "dense":
+            step.add_argument(
+                "--tasks", nargs="+", default=TASKS, choices=TASKS, metavar="T", help="segmentation, detection (both)"
+            )
         if name == "classify":
             step.add_argument(
                 "--methods", nargs="+", metavar="M", help="random, scratch, twice, distilled, scenes (all)"
             )
-        if name in ("classify", "slots"):
+        if name in ("classify", "slots", "weak"):
             step.add_argument("--size", type=int, default=96, metavar="N", help="side of the input (%(default)s)")
-        if name in ("classify", "dense", "slots"):
+        if name in ("classify", "dense", "slots", "weak"):
             step.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (%(default)s)")
     return parser.parse_args(argv)
 
@@ -86,6 +91,11 @@ def run(args: argparse.Namespace) -> int:
         from studies.cutouts.slots import evaluate_slots
 
         evaluate_slots(data, results, args.size)
+    elif args.step == "weak":
+        from studies.cutouts.weak import evaluate_weak, trained_networks
+
+        for method, seed in trained_networks(results):
+            evaluate_weak(data, results, args.size, method, seed)
     else:
         from studies.cutouts.report import report
 

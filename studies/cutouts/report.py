@@ -24,7 +24,7 @@ def report(results: Path) -> str:
     """Return the tables of all finished results, with the machine that measured them."""
     parts = [_machine(results), _classification(results)]
     parts += [_dense(results, task, columns) for task, columns in DENSE.items()]
-    parts.append(_slots(results))
+    parts += [_weak(results), _slots(results)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -99,6 +99,29 @@ def _dense(results: Path, task: str, columns: dict[str, str]) -> str:
             )
     head = [f"{task}: backbone", "parameters", "steps", "CPU s", *columns.values(), "seeds"]
     return markdown_table(head, rows, left=1) if rows else ""
+
+
+def _weak(results: Path) -> str:
+    """Return the scores of the seeds of all classifiers, and how often the object side of a cut is right."""
+    runs = _read(results / "weak", "*-seed*.json")
+    if not runs:
+        return ""
+    names = [f"{run['method']} {run['seed']}" for run in runs]
+    scores = [(score, title) for score, title in (("mean_iou", "mIoU"), ("foreground_iou", "foreground IoU"))]
+    seeds = markdown_table(
+        ["seeds", *(f"{title}, {name}" for _, title in scores for name in names)],
+        [
+            [row, *(f"{100 * run['seeds'][row][score]:.1f}" for score, _ in scores for run in runs)]
+            for row in runs[0]["seeds"]
+        ],
+        left=1,
+    )
+    sides = markdown_table(
+        ["in % of the images", *names],
+        [[rule, *(f"{100 * run['right_side'][rule]:.0f}" for run in runs)] for rule in runs[0]["right_side"]],
+        left=1,
+    )
+    return f"{seeds}\n\n{sides}"
 
 
 def _slots(results: Path) -> str:

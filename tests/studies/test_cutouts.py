@@ -220,12 +220,21 @@ def test_all_steps_on_a_tiny_data_set(
     assert main(["classify", *root, *quick, "--size", "32"]) == 0
     assert main(["dense", *root, *quick]) == 0
     assert main(["slots", *root, "--size", "64"]) == 0
+    assert main(["weak", *root, "--size", "64"]) == 0
     capsys.readouterr()
     monkeypatch.setattr("studies.cutouts.figures.COLUMNS", 3)
     assert main(["report", *root, "--picture", str(tmp_path / "sheet.png")]) == 0
     assert Image.open(tmp_path / "sheet.png").width == 3 * 32 * 1.5
     tables = capsys.readouterr().out
-    for words in ("teacher on unlabelled crops", "test_glnet", "foreground IoU", "AP50", "SLIC blurred", "mBO"):
+    for words in (
+        "teacher on unlabelled crops",
+        "test_glnet",
+        "foreground IoU",
+        "AP50",
+        "centre box",
+        "by the border",
+        "mBO",
+    ):
         assert words in tables
     results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results" / "classify").glob("*.json")}
     assert set(results) == {"teacher", *(f"{method}-seed0" for method in METHODS)}
@@ -234,6 +243,8 @@ def test_all_steps_on_a_tiny_data_set(
     assert [training["steps"] for training in results["twice-seed0"]["trainings"]] == [20]
     assert main(["classify", *root, *quick, "--size", "64"]) == 2
     assert "--size 32, not 64" in capsys.readouterr().err
+    seeds = json.loads((tmp_path / "results" / "weak" / "scratch-seed0.json").read_text())["seeds"]
+    assert all(0 <= row["mean_iou"] <= 1 and 0 <= row["foreground_iou"] <= 1 for row in seeds.values())
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     assert main(["classify", *root, *quick, "--size", "32"]) == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
