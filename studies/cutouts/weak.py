@@ -125,9 +125,12 @@ def evaluate_weak(root: Path, results: Path, size: int, method: str, seed: int) 
 def _evenly(files: MaskFiles, count: int) -> MaskFiles:
     """Return `count` files at equal intervals, or all if there are fewer."""
     chosen = range(0, len(files), max(1, len(files) // count))[:count]
-    parts = ([every[i] for i in chosen] for every in (files.names, files.images, files.masks))
-    names, images, masks = map(tuple, parts)
-    return replace(files, names=names, images=images, masks=masks)
+    return replace(
+        files,
+        names=tuple(files.names[i] for i in chosen),
+        images=tuple(files.images[i] for i in chosen),
+        masks=tuple(files.masks[i] for i in chosen),
+    )
 
 
 def _networks(results: Path, method: str, seed: int, classes: int) -> dict[tuple[int, bool], GLNet]:
