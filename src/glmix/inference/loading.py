@@ -1,11 +1,12 @@
 """Decoding of images in worker processes, in batches that never cross the border of two shards."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -17,7 +18,15 @@ from .sources import Source
 
 Reader = Callable[[Path | BinaryIO], tuple[Tensor, tuple[int, int]]]
 
-__all__ = ["LoadedBatch", "default_workers", "load_batches", "out_of_memory_reason"]
+__all__ = [
+    "BatchPositions",
+    "Images",
+    "LoadedBatch",
+    "collate",
+    "default_workers",
+    "load_batches",
+    "out_of_memory_reason",
+]
 
 
 @dataclass
@@ -38,7 +47,14 @@ class LoadedBatch:
         return self
 
 
-class _Images(Dataset[Any]):
+class Images(Dataset[Any]):
+    """Decoded images with random access. An image that cannot be read has a row with its error and no input.
+
+    Args:
+        source: images.
+        read: see `load_batches`.
+    """
+
     def __init__(self, source: Source, read: Reader) -> None:
         self.source, self.read = source, read
 
@@ -61,7 +77,8 @@ def out_of_memory_reason(error: BaseException) -> str:
     return f"out of memory ({str(error).strip().partition(chr(10))[0] or type(error).__name__})"
 
 
-def _collate(samples: Sequence[tuple[dict[str, Any], Tensor | None]]) -> LoadedBatch:
+def collate(samples: Sequence[tuple[dict[str, Any], Tensor | None]]) -> LoadedBatch:
+    """Join images to a batch, with inputs of equal size in one group."""
     places: dict[torch.Size, list[int]] = {}
     for place, (_, pixels) in enumerate(samples):
         if pixels is not None:
@@ -70,19 +87,30 @@ def _collate(samples: Sequence[tuple[dict[str, Any], Tensor | None]]) -> LoadedB
     return LoadedBatch([row for row, _ in samples], groups)
 
 
-class _BatchPositions:
-    """Lists of positions: ranges, cut into batches."""
+class BatchPositions(Sequence[range]):
+    """Ranges of positions, cut into batches. No batch contains positions of two ranges.
+
+    Args:
+        ranges: ranges of positions in a source.
+        batch_size: maximum number of positions in a batch.
+    """
 
     def __init__(self, ranges: Sequence[range], batch_size: int) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}.")
         self.ranges, self.batch_size = ranges, batch_size
+        self._ends = np.cumsum([-(-len(positions) // batch_size) for positions in ranges], dtype=np.int64)
 
     def __len__(self) -> int:
-        return sum(-(-len(positions) // self.batch_size) for positions in self.ranges)
+        return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for positions in self.ranges:
-            for start in range(0, len(positions), self.batch_size):
-                yield list(positions[start : start + self.batch_size])
+    def __getitem__(self, number: Any) -> Any:
+        """Return the positions of a batch."""
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        place = int(np.searchsorted(self._ends, number, side="right"))
+        start = (number - (int(self._ends[place - 1]) if place else 0)) * self.batch_size
+        return self.ranges[place][start : start + self.batch_size]
 
 
 def default_workers(images: int, batch_size: int) -> int:
@@ -113,9 +141,9 @@ def load_batches(
         pin_memory: copy the inputs to pinned memory.
     """
     return DataLoader(
-        _Images(source, read),
-        batch_sampler=_BatchPositions(ranges, batch_size),
-        collate_fn=_collate,
+        Images(source, read),
+        batch_sampler=BatchPositions(ranges, batch_size),
+        collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=leave_signals_to_main_process if num_workers else None,

@@ -37,6 +37,9 @@ class Output(Protocol):
     def compute(self, inputs: Tensor) -> list[Row]:
         """Return a row of results for each input of a batch (B, C, H, W)."""
 
+    def to(self, device: str) -> None:
+        """Move the computation to another device, such as `cuda`."""
+
 
 class _Classifier:
     """Base class of the outputs of classifiers; see `Predictions` for the arguments."""
@@ -46,6 +49,11 @@ class _Classifier:
         self.read = ViewReader(model, view, max_pixels)
         self.options: dict[str, Any] = {"view": view, "max_pixels": max_pixels}
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    def to(self, device: str) -> None:
+        """Move the computation to another device, such as `cuda`."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
 
 
 class Predictions(_Classifier):

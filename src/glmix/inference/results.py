@@ -90,7 +90,7 @@ class ResultFolder:
             pyarrow()  # before the computation
         if format == "csv" and any("[" in kind for kind in columns.values()):
             raise InputError("csv has no column type for vectors: use the format parquet or jsonl.")
-        self.path, self.format, self.columns = Path(path), format, dict(columns)
+        self.path, self.format, self.columns, self.shard_size = Path(path), format, dict(columns), shard_size
         manifest = {
             "glmix": __version__,
             "format": format,
@@ -137,6 +137,10 @@ class ResultFolder:
                 part.unlink(missing_ok=True)
         if not file.exists():
             write_atomically(file, json.dumps(manifest, indent=2))
+
+    def shard_of(self, position: int) -> Shard:
+        """Return the shard of an image, given its position in the source."""
+        return self.shards[position // self.shard_size]
 
     def write(self, shard: Shard, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of a shard atomically."""
