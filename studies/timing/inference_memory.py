@@ -74,7 +74,9 @@ def measure(command: list[str]) -> tuple[int, int, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--counts", type=int, nargs="+", default=[1000, 100_000], help="numbers of images (%(default)s)")
+    parser.add_argument(
+        "--counts", type=int, nargs="+", default=[1000, 100_000], help="numbers of images (%(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     print(f"test_glnet at 32 x 32, {args.workers} workers, PSS\n")
@@ -87,7 +89,14 @@ def main() -> None:
         for count in args.counts:
             write_images(root / str(count), count)
             command = [sys.executable, "-m", "glmix_cli", "embed", str(root / str(count)), "--json"]
-            command += ["--model", f"local-dir:{root}/model", "-o", f"{root}/out-{count}", "--workers", str(args.workers)]
+            command += [
+                "--model",
+                f"local-dir:{root}/model",
+                "-o",
+                f"{root}/out-{count}",
+                "--workers",
+                str(args.workers),
+            ]
             peak, own, summary = measure(command)
             assert summary["computed"] == count
             peaks.append(peak)

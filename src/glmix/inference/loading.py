@@ -1,5 +1,6 @@
 """Decoding of images in worker processes, in batches that never cross the border of two shards."""
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from ..errors import InputError
 from ..memory import is_out_of_memory
 from .sources import Source
 
-Reader = Callable[[Path | BinaryIO], tuple[Tensor, tuple[int, int]]]
+Reader = Callable[[Path | BinaryIO], tuple[Any, tuple[int, int]]]
 
 __all__ = [
     "BatchPositions",
@@ -35,16 +36,23 @@ class LoadedBatch:
 
     Args:
         rows: one row per image with `key`, `width`, `height` and `error`. The last is None for decoded images.
-        groups: inputs (B, C, H, W) of equal size, with the positions of their images in `rows`.
+        groups: inputs (B, C, H, W) of equal size, or one list of inputs of any size, with the positions of their images
+            in `rows`.
     """
 
     rows: list[dict[str, Any]]
-    groups: list[tuple[list[int], Tensor]]
+    groups: list[tuple[list[int], Any]]
 
     def pin_memory(self) -> "LoadedBatch":
         """Copy the inputs to pinned memory. The DataLoader calls this before a transfer to a GPU."""
-        self.groups = [(positions, inputs.pin_memory()) for positions, inputs in self.groups]
+        self.groups = [(positions, _pinned(inputs)) for positions, inputs in self.groups]
         return self
+
+
+def _pinned(inputs: Any) -> Any:
+    if isinstance(inputs, list):
+        return [_pinned(item) for item in inputs]
+    return inputs.pin_memory() if isinstance(inputs, Tensor) else inputs
 
 
 class Images(Dataset[Any]):
@@ -58,7 +66,7 @@ class Images(Dataset[Any]):
     def __init__(self, source: Source, read: Reader) -> None:
         self.source, self.read = source, read
 
-    def __getitem__(self, index: int) -> tuple[dict[str, Any], Tensor | None]:
+    def __getitem__(self, index: int) -> tuple[dict[str, Any], Any]:
         row: dict[str, Any] = {"key": self.source.key(index), "width": None, "height": None, "error": None}
         try:
             pixels, (row["width"], row["height"]) = self.read(self.source.read(index))
@@ -77,8 +85,12 @@ def out_of_memory_reason(error: BaseException) -> str:
     return f"out of memory ({str(error).strip().partition(chr(10))[0] or type(error).__name__})"
 
 
-def collate(samples: Sequence[tuple[dict[str, Any], Tensor | None]]) -> LoadedBatch:
-    """Join images to a batch, with inputs of equal size in one group."""
+def collate(samples: Sequence[tuple[dict[str, Any], Any]], any_size: bool = False) -> LoadedBatch:
+    """Join images to a batch; see `load_batches`."""
+    if any_size:
+        decoded = [place for place, (_, pixels) in enumerate(samples) if pixels is not None]
+        inputs = [samples[place][1] for place in decoded]
+        return LoadedBatch([row for row, _ in samples], [(decoded, inputs)] if decoded else [])
     places: dict[torch.Size, list[int]] = {}
     for place, (_, pixels) in enumerate(samples):
         if pixels is not None:
@@ -129,21 +141,23 @@ def load_batches(
     batch_size: int = 32,
     num_workers: int = 0,
     pin_memory: bool = False,
+    any_size: bool = False,
 ) -> Iterable[LoadedBatch]:
     """Return the decoded images of ranges of positions, in order.
 
     Args:
         source: images.
         ranges: ranges of positions in `source`. No batch contains images of two ranges.
-        read: function from an image file, or its content, to the model input (C, H, W) and the size of the image.
+        read: function from an image file, or its content, to the input (C, H, W) and the (width, height) of the image.
         batch_size: maximum number of images in a batch.
         num_workers: worker processes.
         pin_memory: copy the inputs to pinned memory.
+        any_size: return the inputs of a batch as one list, instead of a tensor for each size.
     """
     return DataLoader(
         Images(source, read),
         batch_sampler=BatchPositions(ranges, batch_size),
-        collate_fn=collate,
+        collate_fn=functools.partial(collate, any_size=any_size),
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=leave_signals_to_main_process if num_workers else None,

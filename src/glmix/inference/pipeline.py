@@ -3,14 +3,15 @@
 import json
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..errors import InputError
 from ..memory import is_out_of_memory
 from .loading import BatchPositions, LoadedBatch, default_workers, load_batches, out_of_memory_reason
 from .outputs import Output, Row
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from .ray_engine import RayEngine
 
 __all__ = ["Summary", "run", "run_to_folder", "share_of_process"]
+
+SAVING_THREADS = 4  # they mostly compress PNG files, which needs no lock of the interpreter
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def run(
         batch_size=batch_size,
         num_workers=workers,
         pin_memory=device.type == "cuda",
+        any_size=output.any_size,
     )
     for batch in loader:
         yield compute_batch(output, batch)
@@ -85,20 +89,21 @@ def compute_batch(output: Output, batch: LoadedBatch) -> list[Row]:
     """Return the rows of decoded images with the results of their inputs."""
     rows: list[Row] = batch.rows
     for places, inputs in batch.groups:
+        sizes = {place: item.shape[-2:] for place, item in zip(places, inputs, strict=True)}
         for chosen, results in _compute_group(output, places, inputs):
             for place, result in zip(chosen, results, strict=True):
-                height, width = inputs.shape[-2:]
+                height, width = sizes[place]
                 rows[place] |= {"input_width": width, "input_height": height, **result}
     return rows
 
 
-def _compute_group(
-    output: Output, places: Sequence[int], inputs: torch.Tensor
-) -> Iterator[tuple[Sequence[int], list[Row]]]:
-    """Yield places and their results; if the memory is exhausted, compute half of the inputs at a time."""
+def _compute_group(output: Output, places: Sequence[int], inputs: Any) -> Iterator[tuple[Sequence[int], list[Row]]]:
+    """Yield places and their results. If the memory is exhausted, or an input is refused, compute half at a time."""
     try:
         with torch.inference_mode():
             results = output.compute(inputs)
+    except InputError as error:
+        reason = str(error)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -112,6 +117,21 @@ def _compute_group(
     half = len(places) // 2
     yield from _compute_group(output, places[:half], inputs[:half])
     yield from _compute_group(output, places[half:], inputs[half:])
+
+
+def _finish(save: Callable[[int, Row], None] | None, position: int, row: Row, columns: Collection[str]) -> None:
+    """Call `save`, and remove what is not stored from the row."""
+    if save is not None and row["error"] is None:
+        save(position, row)
+    for name in row.keys() - columns:
+        del row[name]
+
+
+def _write(folder: ResultFolder, shard: Shard, rows: Sequence[Row], saving: Sequence[Future[None]]) -> None:
+    """Write a shard after the files of its last batch, which earlier tasks of the same threads write."""
+    for task in saving:
+        task.result()
+    folder.write(shard, rows)
 
 
 def share_of_process() -> tuple[int, int]:
@@ -129,6 +149,7 @@ def run_to_folder(
     share: tuple[int, int] | None = None,
     engine: "RayEngine | None" = None,
     progress: bool = False,
+    save: Callable[[int, Row], None] | None = None,
 ) -> Summary:
     """Compute an output for images and store the results; continue what an earlier run began.
 
@@ -145,6 +166,8 @@ def run_to_folder(
             variables of torchrun. Processes need not communicate.
         engine: computes on Ray; None for `run` in this process. Each continues what the other began.
         progress: show a progress bar.
+        save: called in a thread with the position and the row of each image without an error, before its shard is
+            written. It writes files, for example a mask, and may change the row.
 
     Raises:
         OSError: results cannot be written, for example because the disk is full. Run again to continue.
@@ -165,10 +188,19 @@ def run_to_folder(
     writing: Future[None] | None = None
     with (
         closing(batches),
-        ThreadPoolExecutor(1) as thread,
+        ThreadPoolExecutor(SAVING_THREADS if save else 1) as threads,
         tqdm(total=total, initial=total - to_do, unit="image", disable=None if progress else True) as bar,
     ):
+        saving: list[Future[None]] = []
         for positions, rows in batches:
+            for future in saving:  # of the batch before, so that the memory is bounded
+                future.result()
+            tasks = [(save, position, row, folder.all_columns) for position, row in zip(positions, rows, strict=True)]
+            if save is not None:
+                saving = [threads.submit(_finish, *task) for task in tasks]
+            else:
+                for task in tasks:
+                    _finish(*task)
             failed += sum(row["error"] is not None for row in rows)
             bar.update(len(rows))
             bar.set_postfix(errors=failed, refresh=False)
@@ -180,7 +212,8 @@ def run_to_folder(
             del unfinished[shard]
             if writing is not None:
                 writing.result()
-            writing = thread.submit(folder.write, shard, [row for start in sorted(parts) for row in parts[start]])
+            of_shard = [row for start in sorted(parts) for row in parts[start]]
+            writing = threads.submit(_write, folder, shard, of_shard, saving)
         if writing is not None:
             writing.result()
     seconds = time.perf_counter() - started

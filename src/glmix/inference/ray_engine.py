@@ -87,11 +87,12 @@ class RayEngine:
             resources = ray.cluster_resources()
             gpus = float(resources.get("GPU", 0) > 0) if self.gpus is None else self.gpus
             actors = self._actors(resources, gpus)
+            any_size = output.any_size
             work = ray.put((Images(source, output.read), batches))  # once, not for each task
 
             def decode(row: dict[str, Any]) -> dict[str, Any]:
                 images, positions = _fetch(work)
-                batch = collate([images[index] for index in positions[row["id"]]])
+                batch = collate([images[index] for index in positions[row["id"]]], any_size)
                 return {"number": row["id"], "content": pickle.dumps(batch, pickle.HIGHEST_PROTOCOL)}
 
             context = copy.copy(ray.data.DataContext.get_current())

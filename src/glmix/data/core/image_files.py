@@ -1,15 +1,19 @@
 """Reading of images as upright RGB images, and of mask files as class ids."""
 
 import os
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ...errors import InputError
 from .decoding import open_image, read_image
 
-__all__ = ["as_image", "read_ids", "read_upright", "upright_size"]
+__all__ = ["ImageReader", "as_image", "read_ids", "read_upright", "upright_size"]
 
 SWAPPED_ORIENTATIONS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 ID_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # modes with one value per pixel
@@ -32,6 +36,27 @@ def as_image(source: str | os.PathLike[str] | Image.Image | NDArray[np.uint8]) -
     if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in ((), (3,)):
         raise InputError(f"Pixels must be uint8 (H, W, 3) or (H, W), got {source.dtype} {source.shape}.")
     return Image.fromarray(source).convert("RGB")
+
+
+class ImageReader:
+    """Reader of upright RGB images as tensors, for inference in worker processes.
+
+    Args:
+        max_pixels: maximum number of pixels of an image.
+    """
+
+    def __init__(self, max_pixels: int) -> None:
+        self.max_pixels = max_pixels
+
+    def __call__(self, source: Path | BinaryIO) -> tuple[Tensor, tuple[int, int]]:
+        """Return the pixels (3, H, W), uint8, and the (width, height) of an image file, or of its content.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            InputError: the file is not an image, or is too large.
+        """
+        image = read_image(source, max_pixels=self.max_pixels)
+        return pil_to_tensor(image), image.size
 
 
 def read_upright(path: str | os.PathLike[str]) -> Image.Image:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ...errors import needs_extra
 
-__all__ = ["decode_segmentation", "encode_mask", "segmentation_error", "to_rle"]
+__all__ = ["decode_segmentation", "encode_mask", "mask_area", "segmentation_error", "to_rle"]
 
 MAX_COORDINATE = 10  # largest absolute coordinate of a polygon, as a multiple of the longer side of the image
 
@@ -77,6 +77,11 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> NDArray[n
 def encode_mask(mask: NDArray[Any]) -> dict[str, Any]:
     """Return the compressed RLE of a mask (H, W)."""
     return _to_json(_mask_api().encode(np.asfortranarray(mask, dtype=np.uint8)))
+
+
+def mask_area(rle: dict[str, Any]) -> int:
+    """Return the number of pixels of a mask in compressed RLE."""
+    return int(_mask_api().area(rle))
 
 
 def _to_json(rle: dict[str, Any]) -> dict[str, Any]:

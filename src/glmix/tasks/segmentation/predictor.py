@@ -1,8 +1,9 @@
-"""A trained segmentation network as a predictor for images of any size."""
+"""A trained segmentation network as a predictor for images of any size, alone or with `glmix.inference`."""
 
 import os
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as V
 
-from ...data.core.image_files import as_image
+from ...data.core.image_files import ImageReader, as_image
 from ...data.segmentation.transforms import fitted_size
 from ...drawing import draw_segmentation as overlay
 from ...drawing import palette_image
@@ -62,6 +63,10 @@ class LabelMap:
 class SegmentationPredictor:
     """Predict the label map of images of any size.
 
+    A predictor is also an output of `glmix.inference.run`. Its rows have the columns `mode` (`whole` or `slide`) and,
+    with one entry per class in the image, the largest class first, `classes` (indices), `labels` (names), `pixels` and
+    `shares` of the pixels. `found`, the `LabelMap`, and `image`, the pixels (3, H, W), are not stored.
+
     Args:
         network: maps images (B, 3, H, W) to per-class scores (B, K, H, W).
         class_names: the names of the K classes.
@@ -69,10 +74,14 @@ class SegmentationPredictor:
         resize: (longer, shorter) side of a box that images are scaled to fit before inference; None keeps their size.
         how: inference settings: whole images or a sliding window, and test-time augmentation.
         device: the device of the computation.
-        max_input_pixels: segment an image in sliding windows if the network's input would have more pixels than this
-            at the largest scale. The memory then does not grow with the number of classes times the number of pixels.
-            Every window is segmented at all scales. None never switches to sliding windows.
+        max_input_pixels: maximum number of pixels of one forward pass, of one or several images. An image is segmented
+            in sliding windows if the network's input would have more pixels than this at the largest scale. The memory
+            then does not grow with the number of classes times the number of pixels. Every window is segmented at all
+            scales. None has no limit.
+        max_pixels: maximum number of pixels of an image that `glmix.inference` reads.
     """
+
+    any_size = True
 
     def __init__(
         self,
@@ -84,12 +93,30 @@ class SegmentationPredictor:
         how: Inference = WHOLE,
         device: str | torch.device = "cpu",
         max_input_pixels: int | None = None,
+        max_pixels: int = 64_000_000,
     ) -> None:
-        self.network = network.to(device).eval()
+        self.network = self.model = network.to(device).eval()
         self.class_names = tuple(class_names)
         self.max_input_pixels = max_input_pixels
         self.mean, self.std = list(mean), list(std)
         self.resize, self.how, self.device = resize, how, device
+        self.read = ImageReader(max_pixels)
+        self.columns = {
+            "mode": "string",
+            "classes": "list<int32>",
+            "labels": "list<string>",
+            "pixels": "list<int64>",
+            "shares": "list<float64>",
+        }
+        self.options: dict[str, Any] = {
+            "output": "segmentation",
+            "mean": self.mean,
+            "std": self.std,
+            "resize": resize,
+            "inference": asdict(how),
+            "max_input_pixels": max_input_pixels,
+            "max_pixels": max_pixels,
+        }
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **options: Any) -> "SegmentationPredictor":
@@ -112,14 +139,12 @@ class SegmentationPredictor:
         stored = {"class_names": names, "mean": info["mean"], "std": info["std"], "resize": info.get("resize")}
         return cls(loaded.network, **{**stored, **options})
 
-    def is_too_large(self, image: Image.Image) -> bool:
-        """Return whether an image exceeds `max_input_pixels` and is segmented in sliding windows."""
+    def _images_per_pass(self, size: tuple[int, int]) -> int:
+        """Return how many inputs of a size (H, W) fit into `max_input_pixels`."""
         if self.max_input_pixels is None:
-            return False
-        height, width = fitted_size((image.height, image.width), self.resize)
-        return height * width * max(self.how.scales) ** 2 > self.max_input_pixels
+            return sys.maxsize
+        return int(self.max_input_pixels // (size[0] * size[1] * max(self.how.scales) ** 2))
 
-    @torch.inference_mode()
     def __call__(self, image: str | os.PathLike[str] | Image.Image | NDArray[np.uint8]) -> LabelMap:
         """Segment an image.
 
@@ -133,21 +158,69 @@ class SegmentationPredictor:
             FileNotFoundError: there is no such file.
             InputError: the file is not an image, or the array has another shape or type.
         """
-        image = as_image(image)
-        x = V.pil_to_tensor(image).to(self.device)
-        height, width = int(x.shape[1]), int(x.shape[2])
-        x = V.resize(x, list(fitted_size((height, width), self.resize)), antialias=True).unsqueeze(0)
-        too_large = self.is_too_large(image)
-        if too_large:
+        return self.predict_batch([V.pil_to_tensor(as_image(image))])[0]
+
+    @torch.inference_mode()
+    def predict_batch(self, images: Sequence[Tensor]) -> list[LabelMap]:
+        """Segment images; those whose inputs have equal sizes share forward passes.
+
+        Args:
+            images: pixels (3, H, W) of type uint8, of any sizes.
+        """
+        places: dict[tuple[int, int], list[int]] = {}
+        for place, image in enumerate(images):
+            places.setdefault(fitted_size((image.shape[1], image.shape[2]), self.resize), []).append(place)
+        found: dict[int, LabelMap] = {}
+        for size, group in places.items():
+            step = self._images_per_pass(size)
+            for start in range(0, len(group), max(1, step)):
+                chosen = group[start : start + max(1, step)]
+                labels = self._labels([images[place] for place in chosen], size, in_windows=step == 0)
+                found |= zip(chosen, labels, strict=True)
+        return [found[place] for place in range(len(images))]
+
+    def _labels(self, images: Sequence[Tensor], size: tuple[int, int], in_windows: bool) -> list[LabelMap]:
+        """Segment images whose inputs have one size (H, W)."""
+        resized = [V.resize(image.to(self.device), list(size), antialias=True) for image in images]
+        x = torch.stack(resized)
+        if in_windows:
             how = replace(self.how, mode="whole")
             window_labels = sliding_window_labels(
                 lambda window: segment(self.network, self._normalise(window), how), x, how.window, how.stride
             )
-            labels = V.resize(window_labels, [height, width], V.InterpolationMode.NEAREST)
+            maps = [V.resize(window_labels, list(image.shape[1:]), V.InterpolationMode.NEAREST) for image in images]
         else:
-            labels = label_map(segment(self.network, self._normalise(x), self.how), (height, width))
-        found: Labels = labels[0].to(torch.uint8).cpu().numpy()
-        return LabelMap(found, self.class_names, too_large or self.how.mode == "slide")
+            scores = segment(self.network, self._normalise(x), self.how)
+            sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+            maps = [label_map(one, original) for one, original in zip(scores.split(1), sizes, strict=True)]
+        windows = in_windows or self.how.mode == "slide"
+        return [LabelMap(labels[0].to(torch.uint8).cpu().numpy(), self.class_names, windows) for labels in maps]
+
+    def to(self, device: str) -> None:
+        """Move the computation to another device, such as `cuda`."""
+        self.device = device
+        self.model.to(device)
+
+    def compute(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Return a row of results for each image; see `glmix.inference.Output`."""
+        rows = []
+        for image, found in zip(images, self.predict_batch(images), strict=True):
+            classes = found.classes()
+            height, width = fitted_size((image.shape[1], image.shape[2]), self.resize)
+            rows.append(
+                {
+                    "input_width": width,
+                    "input_height": height,
+                    "mode": "slide" if found.in_windows else "whole",
+                    "classes": [one["id"] for one in classes],
+                    "labels": [one["name"] for one in classes],
+                    "pixels": [one["pixels"] for one in classes],
+                    "shares": [one["share"] for one in classes],
+                    "found": found,
+                    "image": image,
+                }
+            )
+        return rows
 
     def _normalise(self, x: Tensor) -> Tensor:
         """Convert uint8 images (B, 3, H, W) to normalised float32."""
