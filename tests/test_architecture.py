@@ -57,7 +57,7 @@ DIVIDED = {"data", "tasks"}
 EXTRAS = {"lightning", "torchmetrics", "torchdata", "jsonargparse", "segmentation_models_pytorch", "transformers"}
 EXTRAS |= {"matplotlib", "onnx", "onnxruntime", "onnxscript", "rich", "tensorboard", "pycocotools", "kmedoids"}
 EXTRAS |= {"faster_coco_eval", "sklearn", "skimage", "scipy", "pytorch_grad_cam", "playwright"}
-EXTRAS |= {"peft", "wandb", "mlflow", "optuna", "pyarrow", "fsspec", "datasets"}
+EXTRAS |= {"peft", "wandb", "mlflow", "optuna", "pyarrow", "fsspec", "datasets", "ray"}
 
 
 def part_of(names: list[str]) -> str:

@@ -214,6 +214,11 @@ class DetectionPredictor:
         """
         return self._detect([self._scaled_down(image) for image in images], [image.shape[1:] for image in images])
 
+    def to(self, device: str) -> None:
+        """Move the computation to another device, such as `cuda`."""
+        self.device = device
+        self.model.to(device)
+
     def compute(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
         """Return a row of results for each image; see `glmix.inference.Output`."""
         scaled = [self._scaled_down(image) for image in images]

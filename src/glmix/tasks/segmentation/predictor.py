@@ -196,6 +196,11 @@ class SegmentationPredictor:
         windows = in_windows or self.how.mode == "slide"
         return [LabelMap(labels[0].to(torch.uint8).cpu().numpy(), self.class_names, windows) for labels in maps]
 
+    def to(self, device: str) -> None:
+        """Move the computation to another device, such as `cuda`."""
+        self.device = device
+        self.model.to(device)
+
     def compute(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
         """Return a row of results for each image; see `glmix.inference.Output`."""
         rows = []
