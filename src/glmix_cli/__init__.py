@@ -15,6 +15,7 @@ from importlib import metadata
 
 from . import (
     bench,
+    completion,
     configs,
     convert,
     demo,
@@ -56,6 +57,7 @@ COMMANDS = {
     "export": export,
     "bench": bench,
     "env": env,
+    "completion": completion,
     "slots": slots,
     "weakseg": weakseg,
 }
