@@ -4,10 +4,17 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
+from glmix.errors import InputError
+from studies.gpu import distill
 from studies.gpu.__main__ import PARTS, Child, main, run_part
+from studies.gpu.photographs import Crops, find_photographs
 from studies.gpu.report import goals, markdown
 from studies.gpu.settings import Settings
 
@@ -117,3 +124,38 @@ def test_a_part_in_its_own_process_returns_its_result_or_the_reason() -> None:
     outcome = killed.outcome(time.monotonic() + 0.1)
     assert (outcome["status"], outcome["reason"]) == ("failed", "it took too long")
     assert not killed.process.is_alive()
+
+
+def test_a_distillation_trains_and_writes_half_precision_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = np.random.default_rng(0)
+    for name, channels in (("photographs", 3), ("cut_outs", 4)):
+        (tmp_path / name).mkdir()
+        for index in range(3):
+            pixels = generator.integers(0, 255, (24, 40, channels), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+    monkeypatch.setattr(distill, "load_teacher", lambda wheel: timm.create_model("test_convnext", num_classes=7))
+    command = ["teacher.whl", str(tmp_path / "photographs"), "--cut-outs", str(tmp_path / "cut_outs")]
+    command += ["--model", "test_glnet", "--seconds", "1", "--batch", "4", "--size", "32", "--stored-size", "32"]
+    distill.main([*command, "--device", "cpu", "-o", str(tmp_path)])
+    report = json.loads((tmp_path / "test_glnet.json").read_text())
+    assert report["photographs"] == {"trained": 2, "held_out": 1}
+    assert report["steps"] >= 1
+    assert json.loads(capsys.readouterr().out) == report["scores"]
+    weights = load_file(tmp_path / "test_glnet.safetensors")
+    model = timm.create_model("test_glnet", num_classes=7)
+    assert weights.keys() == model.state_dict().keys()
+    assert weights["head.fc.weight"].dtype == torch.float16
+
+
+def test_crops_are_images_and_depend_on_the_seed(tmp_path: Path) -> None:
+    photographs = torch.rand(3, 3, 40, 40), torch.tensor([1.0, 2.0, 0.5])
+    cut_outs = torch.rand(2, 4, 20, 20), torch.tensor([1.0, 0.5])
+    first, second, other = (Crops(photographs, cut_outs, 32, seed).batch(8) for seed in (0, 0, 1))
+    assert first.shape == (8, 3, 32, 32)
+    assert 0 <= float(first.min()) < float(first.max()) <= 1
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    with pytest.raises(InputError, match="contains no"):
+        find_photographs(tmp_path)
