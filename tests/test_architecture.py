@@ -28,7 +28,7 @@ IMPORTS = {
     "inference": {"models", "data.core", "data.classification"},
     "deploy": {"models", "layers", "data.core", "data.scenes"},  # the images that calibrate int8
     "bench": {"models", "layers", "deploy"},
-    "training": {"models"},
+    "training": {"layers", "models"},
     "weights": {"models", "training"},  # it imports the task of a checkpoint dynamically
     "tasks.classification": {"training", "weights"},
     "tasks.token_labelling": {"models", "training", "tasks.classification"},
@@ -57,7 +57,7 @@ DIVIDED = {"data", "tasks"}
 EXTRAS = {"lightning", "torchmetrics", "torchdata", "jsonargparse", "segmentation_models_pytorch", "transformers"}
 EXTRAS |= {"matplotlib", "onnx", "onnxruntime", "onnxscript", "rich", "tensorboard", "pycocotools", "kmedoids"}
 EXTRAS |= {"faster_coco_eval", "sklearn", "skimage", "scipy", "pytorch_grad_cam", "playwright"}
-EXTRAS |= {"peft", "wandb", "mlflow", "optuna", "pyarrow", "fsspec", "datasets"}
+EXTRAS |= {"peft", "wandb", "mlflow", "optuna", "pyarrow", "fsspec", "datasets", "ray"}
 
 
 def part_of(names: list[str]) -> str:
@@ -87,7 +87,8 @@ def allowed_parts(path: Path) -> set[str]:
     """Return the parts of `glmix` that a file may import."""
     names = list(path.relative_to(SOURCE / "glmix").with_suffix("").parts)
     if names in (["__init__"], ["__main__"]):
-        return {"deploy", "models", "weights", "errors", "_version"}  # nothing that needs an optional extra
+        # nothing that needs an optional extra
+        return {"deploy", "layers", "models", "weights", "errors", "_version"}
     part = part_of(names)
     return {part} if part in SHARED else IMPORTS[part] | {part}
 

@@ -10,7 +10,7 @@ from .printing import printable
 from .results import print_file
 
 if TYPE_CHECKING:
-    from glmix.inference import Output, ResultFolder, Source, Summary
+    from glmix.inference import Output, RayEngine, ResultFolder, Source, Summary
 
 __all__ = [
     "add_pipeline_arguments",
@@ -104,6 +104,39 @@ def add_reading_arguments(parser: argparse._ActionsContainer) -> None:
         help="report an error for images with more pixels, without decoding them (default: %(default)s)",
     )
 
+    ray = parser.add_argument_group("Ray")
+    ray.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="where to decode and compute: in processes of this machine, or on a Ray cluster, which needs --output "
+        "(default: %(default)s)",
+    )
+    ray.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="address of the cluster (default: that of the variable RAY_ADDRESS, else a cluster on this machine, which "
+        "is started if there is none)",
+    )
+    ray.add_argument(
+        "--ray-actors",
+        type=_actors,
+        metavar="N|MIN-MAX",
+        help="number of processes with a model; Ray adds and removes processes between MIN and MAX (default: one per "
+        "GPU, or without GPUs half of the CPUs)",
+    )
+    ray.add_argument("--ray-cpus", type=positive_integer, metavar="N", help="CPUs of each without a GPU (default: 1)")
+    ray.add_argument(
+        "--ray-gpus", type=float, metavar="N", help="GPUs of each, such as 0.5 (default: 1 if the cluster has GPUs)"
+    )
+
+
+def _actors(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and (last or first).isdecimal() and 1 <= int(first) <= int(last or first)):
+        raise argparse.ArgumentTypeError(f"expected N or MIN-MAX, such as 4 or 1-8, got {text!r}")
+    return int(first), int(last or first)
+
 
 def _share(text: str) -> tuple[int, int]:
     first, _, second = text.partition("/")
@@ -138,6 +171,7 @@ def compute(
     """
     from glmix import inference
 
+    engine = _engine(args)
     share = args.share or inference.share_of_process()
     identity = {
         "source": inference.fingerprint(source),
@@ -164,6 +198,7 @@ def compute(
         batch_size=args.batch_size,
         num_workers=args.workers,
         share=share,
+        engine=engine,
         progress=True,
         save=save,
     )
@@ -197,3 +232,15 @@ def finish(
             print(printable(str(report)))
     print_errors(command, errors)
     return exit_code(summary.images - summary.errors, errors)
+
+
+def _engine(args: argparse.Namespace) -> "RayEngine | None":
+    from glmix.errors import InputError
+    from glmix.inference import RayEngine
+
+    if args.engine == "ray":
+        return RayEngine(args.ray_address, args.ray_actors, args.ray_cpus or 1, args.ray_gpus)
+    for name in ("address", "actors", "cpus", "gpus"):
+        if getattr(args, f"ray_{name}") is not None:
+            raise InputError(f"--ray-{name} needs --engine ray.")
+    return None

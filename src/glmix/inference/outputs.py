@@ -39,6 +39,9 @@ class Output(Protocol):
     def compute(self, inputs: Any) -> list[Row]:
         """Return a row of results for each input of a batch (B, C, H, W), or of a list with `any_size`."""
 
+    def to(self, device: str) -> None:
+        """Move the computation to another device, such as `cuda`."""
+
 
 class _Classifier:
     """Base class of the outputs of classifiers; see `Predictions` for the arguments."""
@@ -50,6 +53,11 @@ class _Classifier:
         self.read = ViewReader(model, view, max_pixels)
         self.options: dict[str, Any] = {"view": view, "max_pixels": max_pixels}
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    def to(self, device: str) -> None:
+        """Move the computation to another device, such as `cuda`."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
 
 
 class Predictions(_Classifier):

@@ -97,7 +97,7 @@ class ResultFolder:
         if format == "csv" and any("[" in kind for kind in columns.values()):
             raise InputError("csv has no column type for vectors: use the format parquet or jsonl.")
         self.path, self.format, self.columns, self.others = Path(path), format, dict(columns), tuple(others)
-        self.subfolder = subfolder
+        self.subfolder, self.shard_size = subfolder, shard_size
         manifest = {
             "glmix": __version__,
             "format": format,
@@ -147,6 +147,10 @@ class ResultFolder:
                 part.unlink(missing_ok=True)
         if not file.exists():
             write_atomically(file, json.dumps(manifest, indent=2))
+
+    def shard_of(self, position: int) -> Shard:
+        """Return the shard of an image, given its position in the source."""
+        return self.shards[position // self.shard_size]
 
     def write(self, shard: Shard, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of a shard atomically."""

@@ -141,6 +141,11 @@ class DetectionPredictor:
         found = iter(self._detect(whole))
         return [self._in_tiles(image) if self._needs_tiles(image) else next(found) for image in images]
 
+    def to(self, device: str) -> None:
+        """Move the computation to another device, such as `cuda`."""
+        self.device = device
+        self.model.to(device)
+
     def compute(self, images: Sequence[Tensor | ImageWindows]) -> list[dict[str, Any]]:
         """Return a row of results for each image; see `glmix.inference.Output`."""
         rows = []

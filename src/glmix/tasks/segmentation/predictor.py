@@ -219,6 +219,11 @@ class SegmentationPredictor:
         windows = in_windows or self.how.mode == "slide"
         return [LabelMap(labels[0].to(torch.uint8).cpu().numpy(), self.class_names, windows) for labels in maps]
 
+    def to(self, device: str) -> None:
+        """Move the computation to another device, such as `cuda`."""
+        self.device = device
+        self.model.to(device)
+
     @torch.inference_mode()
     def segment_file(self, image: ImageWindows, mask: Path) -> list[dict[str, Any]]:
         """Segment an image file in sliding windows that are read from the file, and write its mask from top to bottom.
