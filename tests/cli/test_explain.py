@@ -136,6 +136,33 @@ def test_any_file_name_is_accepted(explain, tmp_path, trained, recwarn):
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
 
+def test_an_interrupted_run_continues_with_the_images_whose_files_are_missing(explain, tmp_path, trained, monkeypatch):
+    import glmix.slots.explanation as explanation
+
+    files = [picture(tmp_path / "images" / f"{number}.png") for number in range(10)]
+    (tmp_path / "images" / "8.png").write_text("no image")
+    options = [tmp_path / "images", *trained, "--blocks", 0, "-o", tmp_path / "out", "--json", "--workers", 2]
+    whole, explained = explanation.explain, []
+
+    def interrupted(image, models, output, **more):
+        if output.name == "3.slots" and not explained:
+            explained.append(output)
+            raise KeyboardInterrupt
+        return whole(image, models, output, **more)
+
+    monkeypatch.setattr(explanation, "explain", interrupted)
+    code, out, _ = explain(*options)
+    assert code == 130
+    assert [Path(result["file"]).name for result in json.loads(out)["results"]] == ["0.png", "1.png", "2.png"]
+    code, out, err = explain(*options, "--skip-existing")
+    assert (code, "8.png" in err) == (1, True)
+    printed = json.loads(out)
+    assert printed["skipped"] == [str(file) for file in files[:3]]
+    assert [Path(result["file"]).name for result in printed["results"]] == [f"{n}.png" for n in (3, 4, 5, 6, 7, 9)]
+    assert explain(*options, "--skip-existing", "--html")[0] == 1
+    assert len(list((tmp_path / "out").glob("*.html"))) == 9
+
+
 def test_exif_orientation_is_applied(explain, tmp_path, trained):
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by 90 degrees
@@ -145,13 +172,13 @@ def test_exif_orientation_is_applied(explain, tmp_path, trained):
 
 
 def test_16_bit_grey_images_are_scaled_and_rotated(tmp_path):
-    from glmix_cli.inputs import open_image
+    from glmix.data.core.decoding import read_image
 
     exif = Image.Exif()
     exif[0x0112] = 6
     levels = np.arange(32, dtype=np.uint16).reshape(4, 8) * 2048
     Image.fromarray(levels).save(tmp_path / "deep.png", exif=exif)
-    seen = np.asarray(open_image(tmp_path / "deep.png", "L", upright=True))
+    seen = np.asarray(read_image(tmp_path / "deep.png", "L"))
     assert np.array_equal(seen, np.rot90(levels >> 8, -1))
 
 
