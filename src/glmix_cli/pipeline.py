@@ -10,7 +10,7 @@ from .printing import printable
 if TYPE_CHECKING:
     from glmix.inference import Output, Source
 
-__all__ = ["add_pipeline_arguments", "store"]
+__all__ = ["add_pipeline_arguments", "add_precision_argument", "store"]
 
 
 def add_pipeline_arguments(parser: argparse.ArgumentParser, output_required: bool) -> None:
@@ -66,6 +66,17 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser, output_required: boo
         default=MAX_PIXELS,
         metavar="N",
         help="report an error for images with more pixels, without decoding them (default: %(default)s)",
+    )
+
+
+def add_precision_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --precision to a parser."""
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="dtype of the computation; bfloat16 has three significant digits and is faster on GPUs, and on processors "
+        "with bfloat16 instructions (default: %(default)s)",
     )
 
 
