@@ -204,7 +204,7 @@ const range = (values) => [Math.min(...values), Math.max(...values)];
     }
     return best;
   }
-  const reach = () => (plot.dataset.pictures === "1" ? 34 : 14);
+  const reach = () => (plot.dataset.pictures === "1" ? 42 : 14);
 
   function zoom(times, x = width / 2, y = height / 2) {
     const scale = Math.min(MOST, Math.max(0.5, view.scale * times));

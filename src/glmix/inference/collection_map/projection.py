@@ -48,7 +48,8 @@ def project(vectors: NDArray[Any], method: Method = "pca", seed: int = 0) -> tup
         )
         return np.asarray(tsne.fit_transform(few), np.float64), "t-SNE"
     pca = PCA(min(2, smaller), random_state=seed)
-    points = np.asarray(pca.fit_transform(unit), np.float64)
+    with np.errstate(invalid="ignore"):  # equal vectors have no variance
+        points = np.asarray(pca.fit_transform(unit), np.float64)
     points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
     return points, f"PCA, {np.nan_to_num(pca.explained_variance_ratio_).sum():.0%} of the variance"
 
