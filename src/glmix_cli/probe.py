@@ -81,6 +81,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"{accuracy:8.2%}  {name}" + (f", C = {probe.regularization:g}" if name == "linear probe" else ""))
     for row in few:
         name = f"linear probe, {row['shots']} per class"
-        spread = "" if row["std"] is None else f", standard deviation {row['std']:.2%} of {args.repeats} choices"
-        print(f"{row['mean']:8.2%}  {name}{spread}")
+        deviation = "" if row["std"] is None else f", standard deviation {row['std']:.2%} of {args.repeats} choices"
+        print(f"{row['mean']:8.2%}  {name}{deviation}")
     return 0

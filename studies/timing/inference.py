@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=600, help="images (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, in which the cases take turns (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="(%(default)s)")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="optimise the model (default: as it is)")
     parser.add_argument("--precisions", action="store_true", help="only compare the precisions of the model")
     args = parser.parse_args()
     keep_freed_memory()  # as the command line does
@@ -90,7 +90,7 @@ def main() -> None:
         if args.precisions:
             outputs = {
                 "as it is": inference.Predictions(model),
-                "optimised, float32": output,
+                "optimised, float32": inference.Predictions(model, precision="float32"),
                 "optimised, bfloat16": inference.Predictions(model, precision="bfloat16"),
             }
             cases = {f"model alone, {name}": functools.partial(compute, one) for name, one in outputs.items()}

@@ -194,6 +194,7 @@ def open_page(browser, page_file):
         page.on("request", lambda request: request.url.startswith(("data:", url)) or trouble.append(request.url))
         page.goto(url)
         page.wait_for_selector("#plot[data-visible]")
+        settle(page)
         return page
 
     yield open_it
@@ -300,7 +301,7 @@ def test_touch_selects_and_the_page_fits_a_telephone(open_page, page_file):
     page = open_page(**TELEPHONE)
     outlier = int(np.argmin(page_data(page_file)["x"]))
     page.touchscreen.tap(*place(page, page_file, outlier))
-    page.wait_for_selector("#selection:not([hidden])")
+    settle(page)
     assert page.locator("#selection .name").inner_text() == page_data(page_file)["keys"][outlier]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     targets = page.locator("#labels button, #buttons button, #search, #close").all()

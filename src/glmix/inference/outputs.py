@@ -57,12 +57,12 @@ class _Classifier:
         self.read = ViewReader(model, view, max_pixels)
         self.options: dict[str, Any] = {"view": view, "max_pixels": max_pixels, "precision": precision}
         parameter = next(self.network.parameters(), torch.empty(0))
-        self._to_model = {"device": parameter.device, "dtype": parameter.dtype}
+        self.device, self._input_dtype = parameter.device, parameter.dtype
 
     def compute(self, inputs: Tensor) -> list[Row]:
         """Return a row of results for each input of a batch (B, C, H, W)."""
         with evaluating(self.network):
-            return self._rows(inputs.to(**self._to_model))
+            return self._rows(inputs.to(self.device, self._input_dtype))
 
     def _rows(self, inputs: Tensor) -> list[Row]:
         raise NotImplementedError

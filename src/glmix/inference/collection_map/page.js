@@ -431,13 +431,15 @@ const range = (values) => [Math.min(...values), Math.max(...values)];
     readTheme();
     redraw();
   });
-  new ResizeObserver(() => {
+  function resize() {
     const ratio = devicePixelRatio || 1;
     [width, height] = [plot.clientWidth, plot.clientHeight];
     canvas.width = Math.round(width * ratio);
     canvas.height = Math.round(height * ratio);
     draw();
-  }).observe(plot);
+  }
   readTheme();
+  resize();
   changed();
+  new ResizeObserver(resize).observe(plot);
 })();
