@@ -27,7 +27,8 @@ from glmix_cli import build_parser, fit, main
 from tests.runs import trainer
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "studies" / "README.md"]
+TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
+PAGES = [*(ROOT / name for name in TOP), *sorted(ROOT.glob("docs/*.md")), ROOT / "studies" / "README.md"]
 VARIABLES = {"IMAGENET": "imagenet", "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "2"}  # of a Slurm job
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?<=\n\n)((?: {4}.*\n|\n)+)")
@@ -63,7 +64,7 @@ def documented_commands() -> list[tuple[str, str]]:
     for place, line in found:
         match = COMMAND.search(line)
         if match and " ... " not in match[0]:
-            commands.setdefault(re.sub(r"\s+#.*", "", match[1]), place)
+            commands.setdefault(re.sub(r"\s+[#>].*", "", match[1]), place)
     return [(place, command) for command, place in commands.items()]
 
 

@@ -5,6 +5,7 @@ from .opening import open_source
 from .outputs import Embedding, Output, Predictions, SlotEmbedding, label_names
 from .pipeline import Summary, run, run_to_folder, share_of_process
 from .probes import LinearProbe, few_shot_probes, knn_classify, linear_probe
+from .ray_engine import RayEngine
 from .results import ResultFolder, model_fingerprint
 from .search import build_index, near_duplicates, nearest, nearest_parts
 from .sources import Files, HuggingFace, Source, Tar, find_images, fingerprint
@@ -17,6 +18,7 @@ __all__ = [
     "LinearProbe",
     "Output",
     "Predictions",
+    "RayEngine",
     "ResultFolder",
     "SlotEmbedding",
     "Slots",

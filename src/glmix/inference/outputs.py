@@ -28,34 +28,47 @@ class Output(Protocol):
 
     `read` returns the input (C, H, W) of the model and the (width, height) of the image, for an image file or its
     content, and raises InputError for an unreadable one. It runs in worker processes, so it must be small when it is
-    pickled. `columns` are the types of the results, see `ResultFolder`. `options` identify the computation, except for
-    the model, so that results of different computations are not mixed.
+    pickled. `columns` are the types of the results, see `ResultFolder`. Other values in the rows, such as arrays, are
+    not stored. `options` identify the computation, except for the model, so that results of different computations are
+    not mixed. `any_size` tells that `compute` takes a list of inputs of different sizes, and not a tensor.
     """
 
     model: nn.Module
     options: dict[str, Any]
     columns: dict[str, str]
+    any_size: bool
 
     @property
-    def read(self) -> Callable[[Path | BinaryIO], tuple[Tensor, tuple[int, int]]]: ...
+    def read(self) -> Callable[[Path | BinaryIO], tuple[Any, tuple[int, int]]]: ...
 
-    def compute(self, inputs: Tensor) -> list[Row]:
-        """Return a row of results for each input of a batch (B, C, H, W)."""
+    def compute(self, inputs: Any) -> list[Row]:
+        """Return a row of results for each input of a batch (B, C, H, W), or of a list with `any_size`."""
+
+    def to(self, device: str) -> None:
+        """Move the computation to another device, such as `cuda`."""
 
 
 class _Classifier:
     """Base class of the outputs of classifiers; see `Predictions` for the arguments."""
 
+    any_size = False
+
     def __init__(
         self, model: nn.Module, view: View, max_pixels: int, precision: Precision | None, *, head: bool = False
     ) -> None:
         self.model = model
-        self.network: Any = model
-        if precision is not None:
-            dtype: torch.dtype = getattr(torch, precision)
-            self.network = optimize_for_inference(model, dtype=dtype, compile=False, keep_memory=False, head=head)
+        self._precision, self._head = precision, head
+        self._prepare()
         self.read = ViewReader(model, view, max_pixels)
         self.options: dict[str, Any] = {"view": view, "max_pixels": max_pixels, "precision": precision}
+
+    def _prepare(self) -> None:
+        """Make the network that computes: the model, or a copy that is optimised for its device."""
+        self.network: Any = self.model
+        if self._precision is not None:
+            dtype: torch.dtype = getattr(torch, self._precision)
+            options: dict[str, Any] = {"dtype": dtype, "compile": False, "keep_memory": False, "head": self._head}
+            self.network = optimize_for_inference(self.model, **options)
         parameter = next(self.network.parameters(), torch.empty(0))
         self.device, self._input_dtype = parameter.device, parameter.dtype
 
@@ -66,6 +79,12 @@ class _Classifier:
 
     def _rows(self, inputs: Tensor) -> list[Row]:
         raise NotImplementedError
+
+    def to(self, device: str) -> None:
+        """Move the computation to another device, such as `cuda`."""
+        if torch.device(device) != self.device:
+            self.model.to(device)
+            self._prepare()
 
 
 class Predictions(_Classifier):
