@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jupytext
 import nbformat
@@ -19,7 +20,17 @@ from traitlets.config import Config
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 DOWNLOAD = "Download this notebook"
-SHELL = re.compile(r"^(!(?:.*\\\n)*.*)$", re.MULTILINE)
+SHELL = re.compile(r"^!((?:.*\\\n)*.*)$", re.MULTILINE)
+# runs a shell command without a terminal, so that it prints no progress bar
+RUN = """def _run(command):
+    import subprocess
+
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    print(done.stdout, end="")
+    assert done.returncode == 0, done.stderr
+
+
+"""
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 
@@ -48,13 +59,17 @@ def execute(notebook: NotebookNode, folder: Path, timeout: float = 600) -> None:
     """
     # the commands of this environment, such as `glmix`
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    resources = {"metadata": {"path": str(folder)}}
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     sources = [cell.source for cell in code]
     for cell in code:
-        cell.source = SHELL.sub(r"\1\nassert _exit_code == 0", cell.source)
+        if SHELL.search(cell.source):
+            cell.source = RUN + SHELL.sub(lambda match: f"_run({match[1]!r})", cell.source)
     try:
-        options = {"resources": resources, "record_timing": False, "coalesce_streams": True}
+        options: dict[str, Any] = {
+            "resources": {"metadata": {"path": str(folder)}},
+            "record_timing": False,
+            "coalesce_streams": True,
+        }
         NotebookClient(notebook, timeout=timeout, kernel_name="python3", **options).execute()
     finally:
         for cell, source in zip(code, sources, strict=True):
