@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-all check fixup bench docs docs-serve notebooks dist clean
+.PHONY: help demo test test-all check fixup bench gpu docs docs-serve notebooks dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +39,12 @@ fixup: $(READY) ## fix lint and format errors automatically
 
 bench: $(READY) ## measure images per second and peak memory of every model
 	$(BIN)/glmix bench
+
+# Some parts only: make gpu PART="agreement inference". `python -m studies.gpu --help` lists them.
+PART ?=
+
+gpu: $(READY) ## check and measure everything on a GPU
+	$(BIN)/python -m studies.gpu $(PART)
 
 docs: $(READY) ## build the documentation site into out/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

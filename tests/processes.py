@@ -31,6 +31,7 @@ class Command:
         merge: send stderr to stdout.
         new_session: start a new process group.
         code: Python code that runs before the command, or alone if there are no arguments.
+        talk: open a pipe to stdin.
     """
 
     def __init__(
@@ -41,18 +42,22 @@ class Command:
         merge: bool = False,
         new_session: bool = False,
         code: str = "",
+        talk: bool = False,
     ) -> None:
+        child_in, into = _CONTEXT.Pipe(duplex=False) if talk else (None, None)
         out, child_out = _CONTEXT.Pipe(duplex=False)
         err, child_err = (out, child_out) if merge else _CONTEXT.Pipe(duplex=False)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(env or {})}
         words = [os.fspath(word) if isinstance(word, Path) else str(word) for word in arguments]
-        target = (words, str(cwd or Path.cwd()), environment, new_session, code, child_out, child_err)
+        target = (words, str(cwd or Path.cwd()), environment, new_session, code, child_in, child_out, child_err)
         self._process = _CONTEXT.Process(target=_run, args=target)
         self._process.start()
         atexit.register(self.kill)
-        child_out.close()
-        child_err.close()
+        for end in (child_in, child_out, child_err):
+            if end is not None:
+                end.close()
         self.pid = self._process.pid or 0
+        self.stdin = None if into is None else _text(into, "w")
         self.stdout = _text(out)
         self.stderr = None if merge else _text(err)
 
@@ -70,6 +75,12 @@ class Command:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._process.join(timeout)
+        if self.poll() is None:
+            raise subprocess.TimeoutExpired("glmix", timeout or 0)
+        return self.poll()
+
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
         """Wait for the end of the process, and return what it has written to stdout and stderr."""
         texts = ["", ""]
@@ -80,17 +91,24 @@ class Command:
         readers = [threading.Thread(target=read, args=item) for item in enumerate((self.stdout, self.stderr))]
         for reader in readers:
             reader.start()
-        self._process.join(timeout)
-        if self.poll() is None:
+        try:
+            self.wait(timeout)
+        except subprocess.TimeoutExpired:
             self.kill()
-            raise subprocess.TimeoutExpired("glmix", timeout)
+            raise
         for reader in readers:
             reader.join(timeout)
         return texts[0], texts[1]
 
 
-def _text(connection: Connection) -> TextIO:
-    return open(os.dup(connection.fileno()), encoding="utf-8", errors="surrogateescape")
+def bench_worker(folder: str, environment: Mapping[str, str], log: object) -> Command:
+    """Start a worker of `glmix bench`; a replacement for `glmix.bench.process._start`."""
+    code = f"import sys; from glmix.bench import worker; sys.argv = ['worker', {folder!r}]; worker.main()"
+    return Command(code=code, env=environment, talk=True)
+
+
+def _text(connection: Connection, mode: str = "r") -> TextIO:
+    return open(os.dup(connection.fileno()), mode, encoding="utf-8", errors="surrogateescape")
 
 
 def _run(
@@ -99,11 +117,16 @@ def _run(
     environment: dict[str, str],
     new_session: bool,
     code: str,
+    into: Connection | None,
     out: Connection,
     err: Connection,
 ) -> None:
     if new_session:
         os.setsid()
+    if into is not None:
+        os.dup2(into.fileno(), 0)
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+        into.close()
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
     sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115

@@ -165,6 +165,6 @@ def _run(command: str, argv: Sequence[str], own_process: bool) -> int:
 
 def _is_user_error(error: Exception) -> bool:
     """Return whether the user can fix the cause of an error; all other errors are bugs and keep their traceback."""
-    from glmix.errors import InputError, MissingExtraError, is_file_error
+    from glmix.errors import InputError, MissingExtraError, is_dead_worker, is_file_error
 
-    return isinstance(error, InputError | MissingExtraError) or is_file_error(error)
+    return isinstance(error, InputError | MissingExtraError) or is_file_error(error) or is_dead_worker(error)

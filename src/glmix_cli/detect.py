@@ -1,27 +1,29 @@
 """`glmix detect`: object detection in images, written as overlays with boxes and masks and as COCO JSON."""
 
 import argparse
-import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .images import ImageLoop, add_image_arguments
+from .images import add_input_limit, positive_integer, print_errors
 from .inputs import check_device
+from .pipeline import add_pipeline_arguments, compute, finish
 from .printing import printable
-from .results import result_names
+from .results import result_names, rows_with_names, write_report
 
 if TYPE_CHECKING:
-    from glmix.tasks.detection.annotated import AnnotatedScores
+    from glmix.inference import Source
+    from glmix.tasks.detection.annotated import Annotated
     from glmix.tasks.detection.predictor import DetectionPredictor
 
-HELP = "Detect objects in images with a model trained by `glmix fit`; write overlays and COCO JSON."
-REPORT = "detections.json"
-RESULTS = "results.json"
-OVERLAY = "_overlay.png"
+HELP = "Detect objects in images with a model trained by `glmix fit`; write overlays, rows and COCO JSON."
+REPORT, RESULTS, OVERLAYS = "detections.json", "results.json", "overlays"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_image_arguments(parser, "larger images are downscaled first")
+    add_pipeline_arguments(parser, True, batch_size=8, shard_size=64, formats=("parquet", "jsonl"))
+    add_input_limit(parser, "larger images are downscaled first")
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -29,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=".ckpt of a detection model from `glmix fit`, or a folder of `glmix convert`",
     )
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder for the results")
     parser.add_argument(
         "--score",
         type=float,
@@ -42,29 +43,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="COCO JSON with the ground truth of these images: use its image and category ids, write all detections to "
-        f"OUT/{RESULTS} for COCO(FILE).loadRes, and print the average precision",
+        f"OUTPUT/{RESULTS} for COCO(FILE).loadRes, and print the average precision",
+    )
+    parser.add_argument(
+        "--tile",
+        type=positive_integer,
+        metavar="N",
+        help="detect objects in larger images by overlapping tiles of N x N pixels (default: whole images)",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=int,
+        metavar="M",
+        help="pixels that neighbouring tiles share, at least the size of the largest objects (default: a quarter of "
+        "--tile)",
     )
     parser.add_argument("--no-overlays", action="store_true", help="write no overlays")
-    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
-    parser.add_argument("--json", action="store_true", help=f"also print OUT/{REPORT}")
-    parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda (default: cpu)")
+    parser.add_argument("--json", action="store_true", help=f"also print OUTPUT/{REPORT}")
 
 
 def run(args: argparse.Namespace) -> int:
+    from torch import Tensor
+    from torchvision.transforms.v2.functional import to_pil_image
+
     from glmix.errors import InputError
-    from glmix.files import atomic_write, write_atomically
-    from glmix.tasks.detection.predictor import DetectionPredictor, overlay
+    from glmix.files import atomic_write
+    from glmix.inference import open_source
+    from glmix.tasks.detection.annotated import AnnotatedScores, AnnotatedSource, read_annotated
+    from glmix.tasks.detection.predictor import DetectionPredictor, Detections, overlay
+    from glmix.tasks.detection.tiles import Tiles
 
     check_device(args.device)
-    loop = ImageLoop("detect", args.images, args.max_pixels)
-    names = result_names(loop.found, len(OVERLAY))
-    report = args.out / REPORT
-    pictures = {} if args.no_overlays else {file: args.out / f"{name}{OVERLAY}" for file, name in names.items()}
-    if not args.overwrite:
-        targets = [report, *pictures.values(), *([] if args.annotations is None else [args.out / RESULTS])]
-        existing = next((path for path in targets if path.exists()), None)
-        if existing is not None:
-            raise InputError(f"{existing} already exists: choose another folder, or replace it with --overwrite.")
+    if args.tile is None and args.overlap is not None:
+        raise InputError("--overlap is the overlap of tiles: it needs --tile.")
     if not 0 <= args.score <= 1:
         raise InputError(f"--score must be from 0 to 1, got {args.score}.")
     detect = DetectionPredictor.from_checkpoint(
@@ -72,76 +83,101 @@ def run(args: argparse.Namespace) -> int:
         score=args.score if args.annotations is None else None,
         device=args.device,
         max_input_pixels=args.max_input_pixels,
+        max_pixels=args.max_pixels,
+        tiles=None if args.tile is None else Tiles(args.tile, args.tile // 4 if args.overlap is None else args.overlap),
     )
-    scores: AnnotatedScores | None = None
-    places: dict[Path, int] = {}
+    source = open_source(args.images, args.column)
+    names = result_names(source, args.images, len(".png"))
+    annotated: Annotated | None = None
+    indices: list[int] = []
+    sizes: str | None = None
     if args.annotations is not None:
-        scores, places = _annotated(args, detect, loop)
-    category_ids = detect.category_ids if scores is None else scores.annotated.category_ids
-    categories = [{"id": number, "name": name} for number, name in zip(category_ids, detect.class_names, strict=True)]
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    try:
-        for file in loop:
-            with loop.attempt(file):
-                if scores is None:
-                    image = loop.open(file)
-                else:
-                    image = scores.annotated.image(file, places[file], args.max_pixels)
-                if detect.is_too_large(image):
-                    loop.notify(file, f"downscaled to {args.max_input_pixels:,} pixels for the detector")
-                found = detect(image)
-                if scores is not None:
-                    scores.add(places[file], found)
-                    found = found.above(args.score)
-                number = len(images) + 1 if scores is None else scores.annotated.image_id(places[file])
-                items = found.annotations(number, category_ids)
-                if file in pictures:
-                    with atomic_write(pictures[file]) as part:
-                        overlay(image, found, detect.class_names).save(part, format="PNG")
-                images.append({"id": number, "file_name": str(file), "width": image.width, "height": image.height})
-                annotations += [{"id": k, **item} for k, item in enumerate(items, len(annotations) + 1)]
-    finally:  # write the finished results even after a bug or an interruption
-        contents: dict[str, Any] = {
-            "images": images,
-            "annotations": annotations,
-            "categories": categories,
-            "errors": loop.errors,
-        }
-        if images and scores is not None:
-            contents["evaluation"] = scores.summary()
-            write_atomically(args.out / RESULTS, json.dumps(scores.results) + "\n")
-        if images:
-            write_atomically(report, json.dumps(contents) + "\n")
-        if args.json:
-            print(json.dumps(contents))
-        elif images:
-            plural = "s" * (len(images) > 1)
-            overlays = "" if args.no_overlays else f", and overlay{plural}"
-            print(printable(f"{report}: {len(annotations)} objects in {len(images)} image{plural}{overlays}"))
-            if scores is not None:
-                print(_format_scores(contents["evaluation"], args.out / RESULTS, len(scores.results), detect.score))
-        loop.print_errors()
-    return loop.exit_code(len(images))
+        annotated, indices = _match(args, detect, source)
+        source = stored = AnnotatedSource(source, annotated, indices, args.max_pixels)
+        detect.read, sizes = read_annotated, stored.fingerprint
+
+    def save(position: int, row: dict[str, Any]) -> None:
+        if not isinstance(row["image"], Tensor):  # it was read in tiles
+            return
+        row["overlay"] = f"{OVERLAYS}/{names[position]}.png"
+        picture = overlay(to_pil_image(row["image"]), row["found"].above(args.score), detect.class_names)
+        with atomic_write(args.output / row["overlay"]) as part:
+            picture.save(part, format="PNG")
+
+    summary, folder, errors = compute(
+        args,
+        detect,
+        source,
+        columns={"overlay": "string"},
+        save=None if args.no_overlays else save,
+        others=(OVERLAYS, REPORT, RESULTS),
+        options={
+            "overlays": None if args.no_overlays else args.score,
+            "annotations": sizes,
+        },
+    )
+    scaled = f"downscaled to {args.max_input_pixels:,} pixels for the detector"
+    smaller = (
+        row["key"]
+        for row in folder.rows(folder.finished_shards())
+        if not row["error"] and row["input_width"] < row["width"]
+    )
+    print_errors("detect", [{"file": name, "error": scaled} for name in smaller])
+    if len(folder.finished_shards()) < len(folder.shards):  # other processes compute the rest
+        return finish("detect", args, summary, errors)
+
+    def found() -> Iterator[tuple[int, int, str, dict[str, Any]]]:
+        """Yield the image id, the index in the annotations, the name and the row of each image without an error."""
+        for count, (position, name, row) in enumerate(rows_with_names(folder, source), start=1):
+            index = indices[position] if annotated else 0
+            yield annotated.image_id(index) if annotated else count, index, name, row
+
+    ids = detect.category_ids if annotated is None else annotated.category_ids
+    contents: dict[str, Any] = {
+        "images": (
+            {"id": number, "file_name": name, "width": row["width"], "height": row["height"]}
+            for number, _, name, row in found()
+        ),
+        "annotations": (
+            {"id": k, **item}
+            for k, item in enumerate(
+                (
+                    item
+                    for number, _, _, row in found()
+                    for item in Detections.from_row(row).above(args.score).annotations(number, ids)
+                ),
+                start=1,
+            )
+        ),
+        "categories": [{"id": number, "name": name} for number, name in zip(ids, detect.class_names, strict=True)],
+        "errors": [*source.problems, *folder.errors()],
+    }
+    if annotated is not None and summary.images > summary.errors:
+        scores = AnnotatedScores(annotated, masks=detect.has_masks)
+        for _, index, _, row in found():
+            scores.add(index, Detections.from_row(row))
+        contents["evaluation"] = scores.summary()
+        write_report(
+            args.output / RESULTS,
+            (item for number, _, _, row in found() for item in Detections.from_row(row).coco(number, ids)),
+        )
+        if not args.json:
+            print(_format_scores(contents["evaluation"], args.output / RESULTS, detect.score))
+    write_report(args.output / REPORT, contents)
+    return finish("detect", args, summary, errors, args.output / REPORT)
 
 
-def _annotated(
-    args: argparse.Namespace, detect: "DetectionPredictor", loop: ImageLoop
-) -> tuple["AnnotatedScores", dict[Path, int]]:
-    """Read --annotations and return an empty collection of scores and {file: its index in the JSON}.
-
-    Files that are not in the JSON are recorded as errors of the loop.
-    """
-    from glmix.tasks.detection.annotated import Annotated, AnnotatedScores
+def _match(args: argparse.Namespace, detect: "DetectionPredictor", source: "Source") -> tuple["Annotated", list[int]]:
+    """Read --annotations, and return them and the index of each image in them, -1 for an image that is not there."""
+    from glmix.tasks.detection.annotated import Annotated
 
     annotated = Annotated.read(args.annotations, detect.class_names)
-    places, missing = annotated.match(list(loop.found), [path for path in args.images if path.is_dir()])
-    for file in missing:
-        loop.skip(file, f"not among the images of {args.annotations}")
-    return AnnotatedScores(annotated, masks=detect.has_masks), places
+    files = [Path(source.key(index)) for index in range(len(source))]
+    matched, _ = annotated.match(files, [Path(name) for name in args.images if os.path.isdir(name)])
+    return annotated, [matched.get(file, -1) for file in files]
 
 
-def _format_scores(evaluation: dict[str, Any], results: Path, count: int, score: float) -> str:
+def _format_scores(evaluation: dict[str, Any], results: Path, score: float) -> str:
     """Format the path of the result file and the average precision."""
     scores = evaluation["scores"]
     kinds = [kind for kind in ("box", "mask") if f"{kind}_AP" in scores]
@@ -152,6 +188,6 @@ def _format_scores(evaluation: dict[str, Any], results: Path, count: int, score:
     images, total = evaluation["images"], evaluation["images_in_file"]
     which = f"all {total}" if images == total else f"{images} of the {total}"
     return (
-        f"{printable(str(results))}: {count} detections with a score of at least {score:g}\n"
+        f"{printable(str(results))}: all detections with a score of at least {score:g}\n"
         f"{'; '.join(parts)}: over {which} images of {printable(evaluation['file'])}"
     )

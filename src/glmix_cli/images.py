@@ -6,7 +6,7 @@ the next image. All other exceptions are bugs or errors of the whole command, an
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ __all__ = [
     "MAX_PIXELS",
     "ImageLoop",
     "add_image_arguments",
+    "add_input_limit",
     "check_enlarged",
     "exit_code",
     "positive_integer",
@@ -63,13 +64,18 @@ def add_image_arguments(parser: argparse.ArgumentParser, larger_inputs: str | No
         help="report an error for images with more pixels, without decoding them (default: %(default)s)",
     )
     if larger_inputs is not None:
-        limits.add_argument(
-            "--max-input-pixels",
-            type=positive_integer,
-            default=MAX_INPUT_PIXELS,
-            metavar="N",
-            help=f"maximum number of pixels of one network input; {larger_inputs} (default: %(default)s)",
-        )
+        add_input_limit(limits, larger_inputs)
+
+
+def add_input_limit(parser: argparse._ActionsContainer, larger_inputs: str) -> None:
+    """Add --max-input-pixels to a parser, with a help text about images with more pixels."""
+    parser.add_argument(
+        "--max-input-pixels",
+        type=positive_integer,
+        default=MAX_INPUT_PIXELS,
+        metavar="N",
+        help=f"maximum number of pixels of one forward pass; {larger_inputs} (default: %(default)s)",
+    )
 
 
 class ImageLoop:
@@ -170,7 +176,7 @@ def check_enlarged(size: Sequence[int], shorter: float, bound: int, option: str)
         )
 
 
-def print_errors(command: str, errors: Sequence[dict[str, Any]], names: int = 20) -> None:
+def print_errors(command: str, errors: Sequence[Mapping[str, Any]], names: int = 20) -> None:
     """Print each distinct error once, with the first files it affects."""
     files: dict[str, list[str]] = {}
     for failure in errors:

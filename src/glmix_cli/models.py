@@ -11,24 +11,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import timm
+    from timm.models import get_pretrained_cfg_value
 
-    from glmix.bench import count_macs
-    from glmix.models import MODEL_NAMES, PUBLISHED_TOP1
+    from glmix.models import MODEL_SIZES, PUBLISHED_TOP1
 
-    rows = []
-    for name in MODEL_NAMES:
-        model = timm.create_model(name, device="meta")
-        input_size = model.pretrained_cfg["input_size"]
-        rows.append(
-            {
-                "name": name,
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "macs": count_macs(model, input_size),
-                "input_size": list(input_size),
-                "published_top1": PUBLISHED_TOP1.get(name),
-            }
-        )
+    rows = [
+        {
+            "name": name,
+            "parameters": parameters,
+            "macs": macs,
+            "input_size": list(get_pretrained_cfg_value(name, "input_size")),
+            "published_top1": PUBLISHED_TOP1.get(name),
+        }
+        for name, (parameters, macs) in MODEL_SIZES.items()
+    ]
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0

@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from glmix import inference
+    from glmix.errors import InputError
 
+    if args.engine == "ray" and args.output is None:
+        raise InputError("--engine ray needs --output FOLDER.")
     check_device(args.device)
     model = load_classifier(args.model, args.checkpoint).to(args.device)
     output = inference.Predictions(model, args.topk, args.view, args.max_pixels)

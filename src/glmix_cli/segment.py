@@ -1,24 +1,26 @@
 """`glmix segment`: semantic segmentation of images, written as masks, overlays and JSON."""
 
 import argparse
-import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .images import ImageLoop, add_image_arguments
+from .images import add_input_limit, print_errors
 from .inputs import check_device
-from .printing import printable
-from .results import result_names
+from .pipeline import add_pipeline_arguments, compute, finish
+from .results import result_names, rows_with_names, write_report
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-HELP = "Segment images with a model trained by `glmix fit`; write masks, overlays and JSON."
-SUFFIXES = ("_mask.png", "_overlay.png")
+HELP = "Segment images with a model trained by `glmix fit`; write masks, overlays, rows and JSON."
+REPORT, MASKS, OVERLAYS = "segments.json", "masks", "overlays"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_image_arguments(parser, "larger images are segmented with a sliding window")
+    add_pipeline_arguments(parser, True, batch_size=8, shard_size=64, formats=("parquet", "jsonl"))
+    add_input_limit(parser, "larger images are segmented with a sliding window")
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -26,10 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=".ckpt of a segmentation model from `glmix fit`, or a folder of `glmix convert`",
     )
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder for the results")
-    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
-    parser.add_argument("--json", action="store_true", help="also print OUT/segments.json")
-    parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda (default: cpu)")
+    parser.add_argument("--no-overlays", action="store_true", help="write no overlays")
+    parser.add_argument("--json", action="store_true", help=f"also print OUTPUT/{REPORT}")
     inference = parser.add_argument_group("inference")
     inference.add_argument(
         "--resize",
@@ -56,6 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="distance between sliding windows in pixels (default: two thirds of --window)",
     )
     inference.add_argument(
+        "--blend",
+        choices=("mean", "centre"),
+        default="mean",
+        help="where windows overlap: the mean of their scores, or the scores of the window whose centre is nearest, "
+        "which takes less memory with many classes (default: %(default)s)",
+    )
+    inference.add_argument(
         "--scales",
         nargs="+",
         type=float,
@@ -67,16 +74,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from torchvision.transforms.v2.functional import to_pil_image
+
     from glmix.errors import InputError
-    from glmix.files import write_atomically
+    from glmix.inference import open_source
     from glmix.tasks.segmentation.inference import Inference
     from glmix.tasks.segmentation.predictor import SegmentationPredictor
 
     options: dict[str, Any] = {
         "device": args.device,
         "max_input_pixels": args.max_input_pixels,
+        "max_pixels": args.max_pixels,
+        "scratch": args.output / MASKS,
         "how": Inference(
-            "slide" if args.slide else "whole", args.window, args.stride, tuple(args.scales), flip=args.flip
+            "slide" if args.slide else "whole",
+            args.window,
+            args.stride,
+            tuple(args.scales),
+            flip=args.flip,
+            blend=args.blend,
         ),
     }
     if args.resize is not None:
@@ -84,55 +100,55 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--resize takes LONGER SHORTER with 1 <= SHORTER <= LONGER, or 0 0; got {args.resize}.")
         options["resize"] = None if args.resize == [0, 0] else tuple(args.resize)
     check_device(args.device)
-    images = ImageLoop("segment", args.images, args.max_pixels)
-    names = result_names(images.found, max(map(len, SUFFIXES)))
-    report = args.out / "segments.json"
-    if not args.overwrite:
-        targets = [report, *(file for name in names.values() for file in _targets(args.out, name))]
-        existing = next((file for file in targets if file.exists()), None)
-        if existing is not None:
-            raise InputError(f"{existing} already exists: choose another folder, or replace it with --overwrite.")
     predict = SegmentationPredictor.from_checkpoint(args.checkpoint, **options)
+    source = open_source(args.images, args.column)
+    names = result_names(source, args.images, len(".png"))
 
-    results: list[dict[str, Any]] = []
-    try:
-        for file in images:
-            with images.attempt(file):
-                image = images.open(file)
-                if predict.is_too_large(image) and not args.slide:
-                    images.notify(file, f"too large for one pass, segmented in windows of {args.window} pixels")
-                found = predict(image)
-                mask, picture = _targets(args.out, names[file])
-                _save(found.mask(), mask)
-                _save(found.overlay(image), picture)
-                results.append(
-                    {
-                        "file": str(file),
-                        "width": image.width,
-                        "height": image.height,
-                        "mode": "slide" if found.in_windows else "whole",
-                        "mask": str(mask.relative_to(args.out)),
-                        "overlay": str(picture.relative_to(args.out)),
-                        "classes": found.classes(),
-                    }
-                )
-    finally:  # write the finished results even after a bug or an interruption
-        contents = {"classes": list(predict.class_names), "results": results, "errors": images.errors}
-        if results:
-            write_atomically(report, json.dumps(contents, indent=2) + "\n")
-        if args.json:
-            print(json.dumps(contents, indent=2))
-        elif results:
-            plural = "s" * (len(results) > 1)
-            print(printable(f"{args.out}: masks and overlays of {len(results)} image{plural}, and segments.json"))
-        images.print_errors()
-    return images.exit_code(len(results))
+    def save(position: int, row: dict[str, Any]) -> None:
+        if "mask_file" in row:  # of an image that was read in windows
+            row["mask"] = f"{MASKS}/{names[position]}.tif"
+            (args.output / row["mask"]).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(row["mask_file"], args.output / row["mask"])
+            return
+        row["mask"] = f"{MASKS}/{names[position]}.png"
+        _save(row["found"].mask(), args.output / row["mask"])
+        if not args.no_overlays:
+            row["overlay"] = f"{OVERLAYS}/{names[position]}.png"
+            _save(row["found"].overlay(to_pil_image(row["image"])), args.output / row["overlay"])
 
+    summary, folder, errors = compute(
+        args,
+        predict,
+        source,
+        columns={"mask": "string", "overlay": "string"},
+        save=save,
+        others=(MASKS, OVERLAYS, REPORT),
+        options={"overlays": not args.no_overlays},
+    )
 
-def _targets(out: Path, name: Path) -> tuple[Path, Path]:
-    """Return the paths of the mask and the overlay."""
-    mask, picture = (out / f"{name}{suffix}" for suffix in SUFFIXES)
-    return mask, picture
+    def results() -> Iterator[dict[str, Any]]:
+        for position, name, row in rows_with_names(folder, source):
+            classes = zip(row["classes"], row["labels"], row["pixels"], row["shares"], strict=True)
+            yield {
+                "file": name,
+                "width": row["width"],
+                "height": row["height"],
+                "mode": row["mode"],
+                "mask": f"{MASKS}/{names[position]}{Path(row['mask']).suffix}",
+                "overlay": f"{OVERLAYS}/{names[position]}.png" if row["overlay"] else None,
+                "classes": [{"id": k, "name": label, "pixels": n, "share": x} for k, label, n, x in classes],
+            }
+
+    if not args.slide:
+        windows = f"too large for one pass, segmented in windows of {args.window} pixels"
+        slid = (row["key"] for row in folder.rows(folder.finished_shards()) if row["mode"] == "slide")
+        print_errors("segment", [{"file": name, "error": windows} for name in slid])
+    if len(folder.finished_shards()) < len(folder.shards):  # other processes compute the rest
+        return finish("segment", args, summary, errors)
+    every_error = [*source.problems, *folder.errors()]
+    contents = {"classes": list(predict.class_names), "results": results(), "errors": every_error}
+    write_report(args.output / REPORT, contents)
+    return finish("segment", args, summary, errors, args.output / REPORT)
 
 
 def _save(image: "Image", path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Study on real photographs: `python -m studies.cutouts download`, `build`, `classify`, `dense`, `slots`, `report`."""
+"""Study on real photographs: `python -m studies.cutouts STEP`, from `download` to `report`."""
 
 import argparse
 import sys
@@ -13,6 +13,7 @@ from glmix_cli import run_command
 HELP = (
     "Train and evaluate on photographs: cut-outs with exact masks on photographs of landscapes, from Debian packages."
 )
+TASKS = ("segmentation", "detection")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -22,8 +23,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "download": "download and unpack the Debian packages (317 MB) and the weights of the teacher (17 MB)",
         "build": "write the data set in the layouts ImageFolder, Pascal VOC and COCO",
         "classify": "train and evaluate classifiers; finished results are kept",
-        "dense": "train and evaluate segmentation networks with several backbones; finished results are kept",
+        "dense": "train and evaluate segmentation networks and detectors on several backbones",
         "slots": "score the slots of a classifier as segments, and discover objects; finished results are kept",
+        "weak": "score class activation maps and SlotCut of the classifiers against exact masks",
         "report": "print the tables of all finished results",
     }
     for name, text in helps.items():
@@ -31,7 +33,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         step.add_argument(
             "--root", type=Path, default=Path("out/cutouts"), metavar="DIR", help="folder of the study (%(default)s)"
         )
-        if name in ("classify", "dense", "slots", "report"):
+        if name in ("classify", "dense", "slots", "weak", "report"):
             step.add_argument("--results", type=Path, metavar="DIR", help="folder of the results (ROOT/results)")
         if name == "build":
             step.add_argument("--size", type=int, default=96, metavar="N", help="side of the images (%(default)s)")
@@ -43,11 +45,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             step.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds (0 1 2)")
         if name == "report":
             step.add_argument("--picture", type=Path, metavar="FILE", help="also draw test images with masks")
+        if name == "dense":
+            step.add_argument(
+                "--tasks", nargs="+", default=TASKS, choices=TASKS, metavar="T", help="segmentation, detection (both)"
+            )
         if name == "classify":
-            step.add_argument("--methods", nargs="+", metavar="M", help="random, scratch, scenes, distilled (all)")
-        if name in ("classify", "slots"):
+            step.add_argument(
+                "--methods", nargs="+", metavar="M", help="random, scratch, twice, distilled, scenes (all)"
+            )
+        if name in ("classify", "slots", "weak"):
             step.add_argument("--size", type=int, default=96, metavar="N", help="side of the input (%(default)s)")
-        if name in ("classify", "dense", "slots"):
+        if name in ("classify", "dense", "slots", "weak"):
             step.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (%(default)s)")
     return parser.parse_args(argv)
 
@@ -83,6 +91,11 @@ def run(args: argparse.Namespace) -> int:
         from studies.cutouts.slots import evaluate_slots
 
         evaluate_slots(data, results, args.size)
+    elif args.step == "weak":
+        from studies.cutouts.weak import evaluate_weak, trained_networks
+
+        for method, seed in trained_networks(results):
+            evaluate_weak(data, results, args.size, method, seed)
     else:
         from studies.cutouts.report import report
 
@@ -95,15 +108,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dense(args: argparse.Namespace, data: Path, results: Path) -> None:
-    from studies.cutouts.dense import BACKBONES, dense
+    from studies.cutouts.dense import BACKBONES, TASKS
     from studies.cutouts.training import Budget
 
     budget = Budget(args.seconds, results / "dense-steps.json")
-    runs = [(name, seed) for seed in args.seeds for name in BACKBONES]
+    runs = [(task, name, seed) for seed in args.seeds for task in args.tasks for name in BACKBONES]
     with tqdm(runs, unit="run") as bar:
-        for name, seed in bar:
-            bar.set_description(f"{name}, seed {seed}")
-            dense(data, results, name, seed, budget)
+        for task, name, seed in bar:
+            bar.set_description(f"{task}, {name}, seed {seed}")
+            TASKS[task](data, results, name, seed, budget)
 
 
 def _classify(args: argparse.Namespace, data: Path, results: Path, teacher: Path) -> None:

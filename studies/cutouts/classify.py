@@ -29,8 +29,9 @@ PROBE_SIZE = 128  # input of the teacher in its linear probe
 METHODS = {
     "random": "random weights",
     "scratch": "labels",
-    "scenes": "generated scenes, then labels",
+    "twice": "labels, twice the time",
     "distilled": "teacher on unlabelled crops, then labels",
+    "scenes": "generated scenes, then labels",
 }
 
 
@@ -89,7 +90,7 @@ def classify(root: Path, results: Path, teacher: Path, method: str, seed: int, s
         if method == "random":
             torch.manual_seed(seed)
             return {**result, "features": linear_probe(timm.create_model(MODEL, num_classes=data.num_classes), data)}
-        if method != "scratch":
+        if method not in ("scratch", "twice"):
             kind, make = _first_training(method, root, teacher, seed, size)
             network, times = _train(kind, make, budget)
             result["trainings"].append({"kind": kind, **times})
@@ -104,7 +105,7 @@ def classify(root: Path, results: Path, teacher: Path, method: str, seed: int, s
                 root, size, seed
             )
 
-        network, times = _train("labels", make_second, budget)
+        network, times = _train("labels", make_second, budget, 2 if method == "twice" else 1)
         result["trainings"].append({"kind": "labels", **times})
         with atomic_write(network_file(results, method, seed)) as part:
             torch.save(network.state_dict(), part)
@@ -118,8 +119,10 @@ def classify(root: Path, results: Path, teacher: Path, method: str, seed: int, s
         )
 
 
-def _train(kind: str, make: Callable[[int], Any], budget: Budget) -> tuple[nn.Module, dict[str, Any]]:
-    steps = budget.steps(kind, make)
+def _train(
+    kind: str, make: Callable[[int], Any], budget: Budget, times_budget: int = 1
+) -> tuple[nn.Module, dict[str, Any]]:
+    steps = times_budget * budget.steps(kind, make)
     task, data = make(steps)
     times = train(task, data, steps)
     return task.model, times

@@ -14,11 +14,17 @@ from studies.cutouts.dense import BACKBONES
 __all__ = ["report"]
 
 PROBES = ("probe_val", "probe")  # accuracy of linear probes on the validation and the test split
+DENSE = {
+    "segmentation": {"mean_iou": "mIoU", "foreground_iou": "foreground IoU"},
+    "detection": {"box_AP50": "AP50", "box_AP": "AP"},
+}
 
 
 def report(results: Path) -> str:
     """Return the tables of all finished results, with the machine that measured them."""
-    parts = [_machine(results), _classification(results), _segmentation(results), _slots(results)]
+    parts = [_machine(results), _classification(results)]
+    parts += [_dense(results, task, columns) for task, columns in DENSE.items()]
+    parts += [_weak(results), _slots(results)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -75,10 +81,11 @@ def _spread(values: Sequence[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
 
 
-def _segmentation(results: Path) -> str:
+def _dense(results: Path, task: str, columns: dict[str, str]) -> str:
+    """Return the table of the backbones in a dense task; `columns` are {score in the results: title}."""
     rows = []
     for name in BACKBONES:
-        runs = _read(results / "dense", f"{name}-seed*.json")
+        runs = _read(results / task, f"{name}-seed*.json")
         if runs:
             rows.append(
                 [
@@ -86,13 +93,35 @@ def _segmentation(results: Path) -> str:
                     f"{runs[0]['parameters'] / 1e6:.1f}M",
                     str(runs[0]["steps"]),
                     f"{np.mean([run['cpu_seconds'] for run in runs]):.0f}",
-                    _spread([run["mean_iou"] for run in runs]),
-                    _spread([run["foreground_iou"] for run in runs]),
+                    *(_spread([run[score] for run in runs]) for score in columns),
                     str(len(runs)),
                 ]
             )
-    head = ["backbone", "parameters", "steps", "CPU s", "mIoU", "foreground IoU", "seeds"]
+    head = [f"{task}: backbone", "parameters", "steps", "CPU s", *columns.values(), "seeds"]
     return markdown_table(head, rows, left=1) if rows else ""
+
+
+def _weak(results: Path) -> str:
+    """Return the scores of the seeds of all classifiers, and how often the object side of a cut is right."""
+    runs = _read(results / "weak", "*-seed*.json")
+    if not runs:
+        return ""
+    names = [f"{run['method']} {run['seed']}" for run in runs]
+    scores = [(score, title) for score, title in (("mean_iou", "mIoU"), ("foreground_iou", "foreground IoU"))]
+    seeds = markdown_table(
+        ["seeds", *(f"{title}, {name}" for _, title in scores for name in names)],
+        [
+            [row, *(f"{100 * run['seeds'][row][score]:.1f}" for score, _ in scores for run in runs)]
+            for row in runs[0]["seeds"]
+        ],
+        left=1,
+    )
+    sides = markdown_table(
+        ["in % of the images", *names],
+        [[rule, *(f"{100 * run['right_side'][rule]:.0f}" for run in runs)] for rule in runs[0]["right_side"]],
+        left=1,
+    )
+    return f"{seeds}\n\n{sides}"
 
 
 def _slots(results: Path) -> str:

@@ -23,8 +23,8 @@ from glmix.training.task import Task
 
 __all__ = ["Budget", "features_of", "linear_probe", "once", "settings", "train"]
 
-MEASURED_STEPS = 8  # steps of the training that measures the time of a step
-SKIPPED_STEPS = 2  # of these, the first ones are slower and not counted
+MEASURED_STEPS = 24  # steps of the training that measures the time of a step
+SKIPPED_STEPS = 4  # of these, the first ones are slower and not counted
 Features = NDArray[np.float32]
 
 

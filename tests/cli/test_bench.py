@@ -1,10 +1,11 @@
 """Tests of `glmix bench`."""
 
 import json
+import sys
 
 import pytest
 
-from tests.processes import Command
+from tests.processes import bench_worker
 
 
 @pytest.fixture
@@ -13,10 +14,13 @@ def command(capsys, tmp_path, monkeypatch):
     from glmix_cli import main
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("glmix.bench.process._start", bench_worker)
 
     def run(*arguments):
+        words = ["bench", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", ["glmix", *words])
         try:
-            code = main(["bench", *map(str, arguments)])
+            code = main(words)
         except SystemExit as exit_:  # argparse ends the process
             code = exit_.code
         told = capsys.readouterr()
@@ -28,9 +32,8 @@ def command(capsys, tmp_path, monkeypatch):
 def test_scaling_writes_files_that_can_be_rendered_again(command, tmp_path):
     pytest.importorskip("matplotlib")
     arguments = ["--scaling", 64, 96, "--stages", "--runs", 2, "--threads", 1, "-o", "out/bench"]
-    process = Command("bench", "test_glnet", *arguments, cwd=tmp_path)
-    report, errors = process.communicate()
-    assert process.returncode == 0, errors
+    code, report, errors = command("test_glnet", *arguments)
+    assert code == 0, errors
     folder = tmp_path / "out" / "bench"
     assert sorted(file.name for file in folder.iterdir()) == ["bench.json", "bench.md", "bench.png"]
     told = json.loads((folder / "bench.json").read_text())
@@ -120,8 +123,6 @@ def test_an_unwritable_folder_is_reported_before_anything_is_measured(command, t
 
 
 def test_a_missing_matplotlib_is_reported_with_the_install_command(command, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, _, complaint = command("test_glnet", "-o", "out")
     assert code == 2

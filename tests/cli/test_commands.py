@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import glmix as library
-from glmix.models import MODEL_NAMES
+from glmix.models import MODEL_NAMES, MODEL_SIZES
 from tests.parity.official_weights import official_state_dict
 
 # Prints the help of every command, and fails if one imports a package that takes long to import.
@@ -65,7 +65,8 @@ def test_models_are_listed_as_text_and_json(glmix):
     rows = {row["name"]: row for row in json.loads(glmix("models", "--json").stdout)}
     assert set(rows) == set(MODEL_NAMES)
     assert rows["glnet_4g"]["published_top1"] == 83.7
-    assert rows["glnet_4g"]["parameters"] == sum(p.numel() for p in timm.create_model("glnet_4g").parameters())
+    assert (rows["glnet_4g"]["parameters"], rows["glnet_4g"]["macs"]) == MODEL_SIZES["glnet_4g"]
+    assert rows["test_glnet"]["input_size"] == [3, 160, 160]
     assert rows["glnet_nano"]["macs"] < 1e9
     assert 4.5e6 < rows["glnet_nano"]["parameters"] < 5.5e6
     assert rows["glnet_nano"]["published_top1"] is None

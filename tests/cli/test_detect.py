@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from glmix import inference
 from glmix.data.detection.datamodule import DetectionScenes
 from glmix.data.detection.files import open_coco
 from glmix.data.detection.rle import decode_segmentation, encode_mask
@@ -85,7 +87,8 @@ def test_a_folder_becomes_overlays_and_a_json_that_coco_reads(glmix, checkpoint,
     assert "broken.png" in result.stderr
     out = tmp_path / "out"
     written = {file.relative_to(out).as_posix() for file in out.rglob("*.*")}
-    assert written == {"detections.json", "a.jpg_overlay.png", "a.png_overlay.png", "deep/b_overlay.png"}
+    overlays = {"overlays/a.jpg.png", "overlays/a.png.png", "overlays/deep/b.png"}
+    assert written == {"_manifest.json", "rows/part-00000.parquet", "detections.json", *overlays}
     content = json.loads((out / "detections.json").read_text())
     assert json.loads(result.stdout) == content
     assert [image["width"] for image in content["images"]] == [80, 60, 100]
@@ -116,26 +119,25 @@ def test_the_command_agrees_with_the_predictor(run, checkpoint, photos, tmp_path
     for item, box, score in zip(items, found.boxes, found.scores, strict=True):
         assert item["bbox"][:2] == pytest.approx(box[:2].tolist(), abs=1e-3)
         assert item["score"] == pytest.approx(float(score), abs=1e-5)
-    assert (tmp_path / "out" / "a_overlay.png").is_file()
+    assert (tmp_path / "out" / "overlays" / "a.png").is_file()
 
 
 def test_an_image_that_the_network_cannot_process_does_not_affect_the_others(
     run, checkpoint, photos, tmp_path, monkeypatch
 ):
-    whole, count = DetectionPredictor.__call__, sum(file.is_file() for file in photos.rglob("*"))
-    seen = []
+    whole = DetectionPredictor.compute
 
-    def no_room(self, image):
-        seen.append(image)
-        if len(seen) == 1:
+    def no_room(self, images):
+        if any(image.shape[2] == 80 for image in images):
             raise torch.OutOfMemoryError("no room for it")
-        return whole(self, image)
+        return whole(self, images)
 
-    monkeypatch.setattr(DetectionPredictor, "__call__", no_room)
+    monkeypatch.setattr(DetectionPredictor, "compute", no_room)
     result = run("detect", photos, "--checkpoint", checkpoint, "-o", "out", "--no-overlays")
     assert result.returncode == 1
     assert "no room for it" in result.stderr
-    assert len(json.loads((tmp_path / "out" / "detections.json").read_text())["images"]) == len(seen) - 1 < count
+    images = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
+    assert [image["width"] for image in images] == [60, 100]
 
 
 IDS = [31, 7, 90, 4, 12, 55]  # of the classes, in another order than the labels
@@ -298,13 +300,41 @@ def test_annotations_refer_to_the_pixels_that_are_stored(run, checkpoint, photos
     assert (image["width"], image["height"]) == (50, 60)
 
 
-def test_existing_results_are_not_overwritten_by_default(run, checkpoint, photos):
-    arguments = ["detect", photos / "a.png", "--checkpoint", checkpoint, "-o", "out", "--no-overlays"]
-    assert run(*arguments).returncode == 0
-    again = run(*arguments)
+def test_a_repeated_command_continues_and_another_one_is_refused(run, checkpoint, photos, tmp_path):
+    options = ["--checkpoint", checkpoint, "-o", "out", "--no-overlays", "--score", 0, "--shard-size", 1]
+    assert run("detect", photos, *options, "--share", "1/2").returncode == 0
+    assert [file.name for file in (tmp_path / "out" / "rows").glob("part-*")] == ["part-00001.parquet"]
+    assert not (tmp_path / "out" / "detections.json").exists()
+    continued = run("detect", photos, *options)
+    assert "3 images in out, 0 of them with errors; 2 computed" in continued.stdout
+    found = (tmp_path / "out" / "detections.json").read_bytes()
+    assert run("detect", photos, *options).returncode == 0
+    assert (tmp_path / "out" / "detections.json").read_bytes() == found
+    again = run("detect", photos, *options, "--score", 0.3)
     assert again.returncode == 2
-    assert "out/detections.json already exists" in again.stderr
-    assert run(*arguments, "--overwrite").returncode == 0
+    assert "score was 0.0 and is now 0.3" in again.stderr
+    assert run("detect", photos / "a.png", *options, "--overwrite").returncode == 0
+    assert [file.name for file in (tmp_path / "out" / "rows").glob("part-*")] == ["part-00000.parquet"]
+
+
+def test_batches_give_the_results_of_single_images(checkpoint, photos):
+    """Images of different sizes share forward passes, with padding that the pixel mask hides."""
+    predict = DetectionPredictor.from_checkpoint(checkpoint, score=0.0, max_input_pixels=9_000)
+    files = [*sorted(photos.rglob("*.*")), photos / "a.png"]
+    passes = []
+    predict.network.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
+    rows = [*chain(*inference.run(predict, inference.Files(files), batch_size=8, num_workers=0))]
+    assert len(passes) < len(files) == sum(passes)
+    assert max(passes) > 1
+    for file, row in zip(files, rows, strict=True):
+        alone = predict(file)
+        np.testing.assert_allclose(row["boxes"], alone.boxes, atol=1e-3)
+        np.testing.assert_allclose(row["scores"], alone.scores, atol=1e-4)
+        assert row["classes"] == alone.labels.tolist()
+        stored = Detections.from_row({**row, "masks": row["masks"]}).segmentations()
+        for ours, theirs in zip(stored, alone.segmentations(), strict=True):
+            masks = [decode_segmentation(one, row["height"], row["width"]) for one in (ours, theirs)]
+            assert (masks[0] != masks[1]).mean() < 0.001
 
 
 @pytest.mark.parametrize(
@@ -321,6 +351,25 @@ def test_invalid_arguments_are_reported(run, checkpoint, photos, arguments, word
     assert result.returncode == 2
     assert words in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_tiles_are_read_from_a_large_file(run, checkpoint, tmp_path):
+    pixels = np.asarray(Image.effect_noise((150, 110), 90).convert("RGB").resize((300, 220)))
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    np.save(tmp_path / "large.npy", pixels)
+    options = ["--checkpoint", checkpoint, "--score", 0, "--tile", 100, "--max-input-pixels", 20_000, "--json"]
+    found = []
+    for name, more in (("large.png", []), ("large.npy", ["--max-pixels", 100])):
+        result = run("detect", name, *options, *more, "-o", name.replace(".", "-"))
+        assert result.returncode == 0, result.stderr
+        content = json.loads(result.stdout)
+        assert (content["images"][0]["width"], content["images"][0]["height"]) == (300, 220)
+        found.append(content["annotations"])
+    assert found[0] == found[1]
+    assert max(x + w for x, _, w, _ in (item["bbox"] for item in found[0])) > 200
+    assert (tmp_path / "large-png" / "overlays" / "large.png").is_file()
+    assert not (tmp_path / "large-npy" / "overlays").exists()
+    assert run("detect", "large.png", *options[:4], "-o", "x", "--overlap", 5).returncode == 2
 
 
 def test_a_checkpoint_of_another_task_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Tests of the image loop of predict, segment, detect and explain."""
+"""Tests of predict, segment, detect and explain on files of all kinds."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import timm
 import torch
@@ -201,7 +202,8 @@ def test_an_extreme_aspect_ratio_is_limited_after_resizing(here: Run, tmp_path: 
 def test_the_limit_can_be_raised(here: Run, tmp_path: Path, command: str) -> None:
     file = picture(tmp_path / "a.png", (400, 300))
     assert here(command, file, "--max-pixels", 119_999, "--json").code == 2
-    result = here(command, file, "--max-pixels", 120_000, "--json")
+    again = ["--overwrite"] if command in ("segment", "detect") else []
+    result = here(command, file, "--max-pixels", 120_000, "--json", *again)
     assert (result.code, result.files) == (0, ["a.png"])
     with pytest.raises(SystemExit) as stopped:
         here(command, file, "--max-pixels", "0")
@@ -215,12 +217,12 @@ def test_a_large_image_is_segmented_in_windows_with_a_message(here: Run, tmp_pat
     assert whole.json["results"][0]["mode"] == "whole"
     assert whole.err == ""
     asked = here("segment", file, "--json", "--overwrite", "--slide", "--window", 64)
-    expected = np.asarray(Image.open("out/large_mask.png"))
+    expected = np.asarray(Image.open("out/masks/large.png"))
     result = here("segment", file, "--json", "--overwrite", "--max-input-pixels", 59_999, "--window", 64)
     assert result.json["results"][0]["mode"] == asked.json["results"][0]["mode"] == "slide"
     assert "large.png" in result.err
     assert "windows of 64 pixels" in result.err
-    assert (np.asarray(Image.open("out/large_mask.png")) == expected).mean() > 0.999  # sums are not divided
+    assert (np.asarray(Image.open("out/masks/large.png")) == expected).mean() > 0.999  # sums are not divided
 
 
 def test_a_large_image_is_downscaled_for_the_detector_but_its_boxes_and_masks_are_not(
@@ -231,13 +233,13 @@ def test_a_large_image_is_downscaled_for_the_detector_but_its_boxes_and_masks_ar
     file = picture(tmp_path / "large.png", (400, 300))
     result = here("detect", file, "--json", "--max-input-pixels", 10_000)
     assert result.code == 0, result.err
-    assert "downscaled to 10,000 pixels" in result.err
+    assert "large.png: downscaled to 10,000 pixels" in result.err
     assert (result.json["images"][0]["width"], result.json["images"][0]["height"]) == (400, 300)
     assert result.json["annotations"]
     for item in result.json["annotations"]:
         assert decode_segmentation(item["segmentation"], 300, 400).sum() == item["area"]
     assert max(x + w for x, _, w, _ in (item["bbox"] for item in result.json["annotations"])) > 150
-    assert Image.open("out/large_overlay.png").width < 400
+    assert Image.open("out/overlays/large.png").width < 400
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
@@ -277,19 +279,21 @@ def test_out_of_memory_errors_are_recognised() -> None:
 def test_a_bug_keeps_its_traceback_and_the_finished_results(
     here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = SegmentationPredictor.__call__
+    whole = SegmentationPredictor.predict_batch
 
-    def wrong(self: SegmentationPredictor, image: Image.Image) -> Any:
-        if image.width == 33:
+    def wrong(self: SegmentationPredictor, images: Any) -> Any:
+        if any(image.shape[2] == 33 for image in images):
             raise ValueError("zip() argument 2 is shorter than argument 1")
-        return whole(self, image)
+        return whole(self, images)
 
-    monkeypatch.setattr(SegmentationPredictor, "__call__", wrong)
-    with pytest.raises(ValueError, match="zip"):
-        here("segment", picture(tmp_path / "a.png"), picture(tmp_path / "b.png", (33, 33)), "--json")
-    printed = json.loads(capsys.readouterr().out)
-    assert [Path(entry["file"]).name for entry in printed["results"]] == ["a.png"]
-    assert json.loads((tmp_path / "out" / "segments.json").read_text()) == printed
+    files = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", (33, 33))
+    with monkeypatch.context() as patched:
+        patched.setattr(SegmentationPredictor, "predict_batch", wrong)
+        with pytest.raises(ValueError, match="zip"):
+            here("segment", *files, "--json", "--shard-size", 1, "--batch-size", 1)
+    (row,) = pyarrow.parquet.read_table(tmp_path / "out" / "rows").to_pylist()
+    assert Path(row["key"]).name == "a.png"
+    assert here("segment", *files, "--json", "--shard-size", 1).files == ["a.png", "b.png"]
 
 
 @pytest.mark.parametrize(("commands", "locale"), [(COMMANDS[:2], "C"), (COMMANDS[2:], "POSIX")])
@@ -317,7 +321,8 @@ def test_any_file_name_works_in_the_c_locale(
     assert result.stderr == b""
     assert b"\x1b" not in result.stdout
     for command in set(commands) - {"predict", "detect"}:
-        assert any("\N{CAT FACE}" in file for file in os.listdir(tmp_path / "out" / command))
+        folder = tmp_path / "out" / command / ("masks" if command == "segment" else "")
+        assert any("\N{CAT FACE}" in file for file in os.listdir(folder))
 
 
 def test_file_names_are_escaped_in_text_and_exact_in_json(here: Run, tmp_path: Path) -> None:

@@ -1,20 +1,28 @@
 """Tests of `glmix segment`."""
 
 import json
+import tarfile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
+from glmix import inference
 from glmix.data.scenes import SceneConfig, draw_scene
 from glmix.data.segmentation.datamodule import SceneMaskData
+from glmix.errors import InputError
+from glmix.inference import open_source
 from glmix.tasks import Segmentation
 from glmix.tasks.segmentation.inference import Inference
 from glmix.tasks.segmentation.predictor import SegmentationPredictor, overlay, palette_image
 from glmix_cli import main
+from glmix_cli.results import result_names
 from tests.runs import task as classification
 from tests.runs import trainer
 
@@ -77,18 +85,23 @@ def test_masks_overlays_and_json_are_written(run: Here, checkpoint: Path, images
     assert json.loads(printed) == contents
     assert contents["classes"] == NAMES
     sizes = {"a": (70, 50), "below/a": (48, 48), "turned": (40, 60)}
-    assert {result["mask"].removesuffix("_mask.png") for result in contents["results"]} == set(sizes)
+    names = [result["mask"].removeprefix("masks/").removesuffix(".png") for result in contents["results"]]
+    assert set(names) == set(sizes)
+    rows = pyarrow.parquet.read_table(out / "rows").to_pylist()
+    assert [row["mask"] for row in rows] == [result["mask"] for result in contents["results"]]
     predict = SegmentationPredictor.from_checkpoint(checkpoint)
-    for result in contents["results"]:
-        size = sizes[result["mask"].removesuffix("_mask.png")]
+    for name, result, row in zip(names, contents["results"], rows, strict=True):
+        size = sizes[name]
         mask = Image.open(out / result["mask"])
         assert (mask.mode, mask.size) == ("P", size) == ("P", (result["width"], result["height"]))
         labels = np.asarray(mask)
         shares = {c["id"]: c["pixels"] for c in result["classes"]}
         assert shares == {k: int(n) for k, n in enumerate(np.bincount(labels.ravel())) if n}
         assert all(NAMES[c["id"]] == c["name"] for c in result["classes"])
+        assert {c["id"]: c["share"] for c in result["classes"]} == dict(zip(row["classes"], row["shares"], strict=True))
+        assert sum(row["shares"]) == pytest.approx(1, abs=1e-5)
         assert Image.open(out / result["overlay"]).width == size[0]
-    below = next(result for result in contents["results"] if result["mask"] == "below/a_mask.png")
+    below = next(result for result in contents["results"] if result["mask"] == "masks/below/a.png")
     expected = predict(images / "below" / "a.png").labels
     assert np.array_equal(np.asarray(Image.open(out / below["mask"])), expected)
     assert not list(out.rglob("*.part"))
@@ -103,20 +116,20 @@ def test_a_bad_file_does_not_affect_the_others(run: Here, checkpoint: Path, imag
     assert [Path(error["file"]).name for error in contents["errors"]] == ["broken.jpg", "nowhere.png"]
     assert "broken.jpg cannot be read" in errors
     assert run("segment", images / "broken.jpg", "--checkpoint", checkpoint, "-o", "none")[0] == 2
-    assert not (tmp_path / "none").exists()
+    assert not list((tmp_path / "none").rglob("*.png"))
 
 
 def test_an_image_that_the_network_cannot_process_does_not_affect_the_others(
     run: Here, checkpoint: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = SegmentationPredictor.__call__
+    whole = SegmentationPredictor.predict_batch
 
-    def no_room(self: SegmentationPredictor, image: Image.Image) -> Any:
-        if image.size == (70, 50):
+    def no_room(self: SegmentationPredictor, images: Any) -> Any:
+        if any(image.shape == (3, 50, 70) for image in images):
             raise torch.OutOfMemoryError("no room for it")
-        return whole(self, image)
+        return whole(self, images)
 
-    monkeypatch.setattr(SegmentationPredictor, "__call__", no_room)
+    monkeypatch.setattr(SegmentationPredictor, "predict_batch", no_room)
     code, _, errors = run("segment", images, "--checkpoint", checkpoint, "-o", "out")
     assert code == 1
     assert "a.jpg: out of memory (no room for it)" in errors
@@ -142,25 +155,60 @@ def test_a_damaged_checkpoint_is_reported(run: Here, checkpoint: Path, images: P
         assert "checkpoint" in errors or "not a dict with weights" in errors
 
 
-def test_results_of_another_image_are_never_replaced_silently(
+def named(*inputs: object) -> list[str]:
+    words = [*map(str, inputs)]
+    return list(result_names(open_source(words), words))
+
+
+def test_result_names_are_relative_to_the_inputs_and_unique(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.open(images / "a.jpg").save(images / "a.png")
+    expected = ["a.jpg", "a.png", "below/a", "turned"]  # the suffix tells two images apart
+    assert named(images) == named(f"{images}/") == named(images / "**") == expected
+    assert named(images / "turned.jpg", images / "below") == ["turned", "a"]
+    (images / "list.txt").write_text("turned.jpg\nbelow/a.png\nturned.jpg\n../images/a.jpg\n")
+    assert named(images / "list.txt") == ["turned", "below/a", "turned", "images/a"]
+    with tarfile.open(tmp_path / "shard-0.tar", "w") as archive:
+        archive.add(images / "a.png", "x/../one.png")
+    assert named(tmp_path / "shard-0.tar") == ["shard-0.tar/x/one"]
+    monkeypatch.chdir(images)
+    assert named(".") == ["a.jpg", "a.png", "below/a", "turned"]
+    Image.open(images / "a.jpg").save(images / "below" / "a.jpg")
+    with pytest.raises(InputError, match=r"images/a\.jpg and .*below/a\.jpg would have the same name"):
+        named(images / "a.jpg", images / "below" / "a.jpg")
+
+
+def test_a_repeated_command_continues_and_another_one_is_refused(
     run: Here, checkpoint: Path, images: Path, tmp_path: Path
 ) -> None:
-    from glmix.inference import find_images
-    from glmix_cli.results import result_names
-
-    Image.open(images / "a.jpg").save(images / "a.png")
-    names = result_names(find_images([images], []))
-    assert sorted(map(str, names.values())) == ["a.jpg", "a.png", "below/a", "turned"], "the suffix tells them apart"
-    (images / "a.png").unlink()
-    Image.open(images / "a.jpg").save(images / "below" / "a.jpg")
-    with pytest.raises(ValueError, match=r"images/a\.jpg and .*below/a\.jpg would have the same name"):
-        result_names(find_images([images / "a.jpg", images / "below" / "a.jpg"], []))
-    options = ("segment", images / "turned.jpg", "--checkpoint", checkpoint, "-o", "out")
+    options = ("segment", images, "--checkpoint", checkpoint, "-o", "out", "--shard-size", 1)
     assert run(*options)[0] == 0
+    out = tmp_path / "out"
+    first = {file.relative_to(out): file.read_bytes() for file in out.rglob("*.*")}
+    kept = (out / "rows" / "part-00000.parquet").stat().st_mtime_ns
+    for name in ("rows/part-00001.parquet", "segments.json", "masks/below/a.png"):
+        (out / name).unlink()
+    assert run(*options)[0] == 0
+    assert (out / "rows" / "part-00000.parquet").stat().st_mtime_ns == kept
+    assert {file.relative_to(out): file.read_bytes() for file in out.rglob("*.*")} == first
+    code, _, errors = run(*options, "--flip")
+    assert (code, "'flip': True" in errors) == (2, True)
+    Image.open(images / "a.jpg").save(images / "more.png")
     code, _, errors = run(*options)
-    assert code == 2
-    assert "segments.json already exists: choose another folder, or replace it with --overwrite" in errors
-    assert run(*options, "--overwrite")[0] == 0
+    assert (code, "images was 3 and is now 4" in errors) == (2, True)
+    assert run(*options, "--overwrite", "--no-overlays", "--format", "jsonl")[0] == 0
+    assert not (out / "overlays").exists()
+    assert len(list(out.glob("rows/part-*.jsonl"))) == len(list((out / "masks").rglob("*.png"))) == 4
+
+
+def test_batches_give_the_results_of_single_images(checkpoint: Path, images: Path) -> None:
+    predict = SegmentationPredictor.from_checkpoint(checkpoint, max_input_pixels=10_000)
+    files = [*sorted(images.rglob("*.*")), images / "below" / "a.png", images / "a.jpg"]
+    rows = [*chain(*inference.run(predict, inference.Files(files), batch_size=8, num_workers=0))]
+    for file, row in zip(files, rows, strict=True):
+        assert (row["found"].labels == predict(file).labels).mean() > 0.999  # sums in another order
+        assert (row["input_width"], row["input_height"]) == (row["width"], row["height"])
 
 
 def test_inference_options_reach_the_network(checkpoint: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +235,33 @@ def test_inference_options_reach_the_network(checkpoint: Path, images: Path, mon
     assert seen[2]["resize"] is None
     with pytest.raises(ValueError, match="--resize takes LONGER SHORTER"):
         segment.run(parser.parse_args((words + " --resize 60 90").split()))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_a_large_file_is_read_in_windows_and_its_mask_equals_that_of_the_whole_image(
+    run: Here, checkpoint: Path, tmp_path: Path, suffix: str
+) -> None:
+    pixels = np.asarray(Image.effect_noise((150, 110), 90).convert("RGB").resize((300, 220)))
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    if suffix == ".npy":
+        np.save(tmp_path / "large.npy", pixels)
+    else:
+        tifffile.imwrite(tmp_path / "large.tif", pixels, photometric="rgb", tile=(64, 64))
+    options = ["--checkpoint", checkpoint, "--resize", 0, 0, "--window", 64, "--stride", 32, "--blend", "centre"]
+    options += ["--max-input-pixels", 20_000]
+    refused = run("segment", f"large{suffix}", *options[:2], "--resize", 64, 64, "--max-pixels", 100, "-o", "no")
+    assert refused[0] == 2
+    code, printed, errors = run("segment", f"large{suffix}", *options, "--max-pixels", 100, "-o", "windows", "--json")
+    assert code == 0, errors
+    assert "segmented in windows of 64 pixels" in errors
+    (result,) = json.loads(printed)["results"]
+    assert (result["mode"], result["mask"], result["overlay"]) == ("slide", "masks/large.tif", None)
+    assert run("segment", "large.png", *options, "-o", "whole")[0] == 0
+    with Image.open(tmp_path / "windows/masks/large.tif") as mask, Image.open("whole/masks/large.png") as expected:
+        assert (np.asarray(mask) == np.asarray(expected)).mean() > 0.999
+        counts = np.bincount(np.asarray(mask).ravel(), minlength=3)
+    assert {one["id"]: one["pixels"] for one in result["classes"]} == {k: int(n) for k, n in enumerate(counts) if n}
+    assert not list((tmp_path / "windows").rglob(".*.part"))
 
 
 def test_a_checkpoint_of_another_task_raises_an_error(run: Here, images: Path, tmp_path: Path) -> None:

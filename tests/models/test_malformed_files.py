@@ -1,6 +1,7 @@
 """Malformed checkpoint files cause an error message with the file name in all functions that read them."""
 
 import argparse
+import functools
 import io
 import pickle
 import random
@@ -18,8 +19,13 @@ from glmix.errors import InputError
 from glmix.tasks import load_trained, load_weights
 
 
+@functools.cache
+def model() -> torch.nn.Module:
+    return timm.create_model("test_glnet", num_classes=3)
+
+
 def good_weights() -> dict[str, torch.Tensor]:
-    return dict(timm.create_model("test_glnet", num_classes=3).state_dict())
+    return dict(model().state_dict())
 
 
 def saved(content: Any, **kwargs: Any) -> bytes:
@@ -130,15 +136,24 @@ def commands(path: Path) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".ckpt", ".safetensors"])
-@pytest.mark.parametrize("case", CASES)
+# Files are known by their content. Each case has one suffix in turn, some have all, and the slow tests all pairs.
+SUFFIXES = (".pth", ".ckpt", ".safetensors")
+ALL_SUFFIXES = ("numbers", "empty", "text", "prefixed", "no header", "truncated at 0.5", "safetensors truncated at 0.5")
+FILES = [
+    pytest.param(case, suffix, marks=() if case in ALL_SUFFIXES or n % 3 == k else pytest.mark.slow)
+    for n, case in enumerate(CASES)
+    for k, suffix in enumerate(SUFFIXES)
+]
+
+
+@pytest.mark.parametrize(("case", "suffix"), FILES)
 def test_a_malformed_file_raises_an_error_with_its_name(case, suffix, tmp_path, capsys):
     path = tmp_path / f"malformed{suffix}"
     path.write_bytes(CASES[case]())
     overlay = {"file": str(path)}
     readers = {
         "load_official": lambda: glmix.load_official(path, "test_glnet"),
-        "load_weights": lambda: load_weights(timm.create_model("test_glnet", num_classes=3), path),
+        "load_weights": lambda: load_weights(model(), path),
         "load_trained": lambda: load_trained(path),
         "create_model": lambda: timm.create_model(
             "test_glnet", num_classes=3, pretrained=True, pretrained_cfg_overlay=overlay

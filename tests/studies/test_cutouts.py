@@ -25,6 +25,7 @@ from glmix.tasks import Classification
 from glmix.tasks.classification.distillation import Teacher, TeacherConfig
 from studies.cutouts.__main__ import main
 from studies.cutouts.build import BuildConfig, build
+from studies.cutouts.classify import METHODS
 from studies.cutouts.compose import Composer, CompositionConfig
 from studies.cutouts.sources import Photographs, Sources, divide, read_sources, unpack
 from studies.cutouts.teacher import download_teacher, model_name
@@ -219,19 +220,31 @@ def test_all_steps_on_a_tiny_data_set(
     assert main(["classify", *root, *quick, "--size", "32"]) == 0
     assert main(["dense", *root, *quick]) == 0
     assert main(["slots", *root, "--size", "64"]) == 0
+    assert main(["weak", *root, "--size", "64"]) == 0
     capsys.readouterr()
     monkeypatch.setattr("studies.cutouts.figures.COLUMNS", 3)
     assert main(["report", *root, "--picture", str(tmp_path / "sheet.png")]) == 0
     assert Image.open(tmp_path / "sheet.png").width == 3 * 32 * 1.5
     tables = capsys.readouterr().out
-    for words in ("teacher on unlabelled crops", "test_glnet", "foreground IoU", "SLIC blurred", "mBO"):
+    for words in (
+        "teacher on unlabelled crops",
+        "test_glnet",
+        "foreground IoU",
+        "AP50",
+        "centre box",
+        "by the border",
+        "mBO",
+    ):
         assert words in tables
     results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results" / "classify").glob("*.json")}
-    assert set(results) == {"random-seed0", "scratch-seed0", "scenes-seed0", "distilled-seed0", "teacher"}
+    assert set(results) == {"teacher", *(f"{method}-seed0" for method in METHODS)}
     assert [training["kind"] for training in results["distilled-seed0"]["trainings"]] == ["teacher", "labels"]
-    assert all(training["steps"] == 10 for training in results["scenes-seed0"]["trainings"])
+    assert [training["steps"] for training in results["scenes-seed0"]["trainings"]] == [10, 10]
+    assert [training["steps"] for training in results["twice-seed0"]["trainings"]] == [20]
     assert main(["classify", *root, *quick, "--size", "64"]) == 2
     assert "--size 32, not 64" in capsys.readouterr().err
+    seeds = json.loads((tmp_path / "results" / "weak" / "scratch-seed0.json").read_text())["seeds"]
+    assert all(0 <= row["mean_iou"] <= 1 and 0 <= row["foreground_iou"] <= 1 for row in seeds.values())
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     assert main(["classify", *root, *quick, "--size", "32"]) == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before

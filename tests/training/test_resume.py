@@ -1,5 +1,6 @@
 """Resume: an interrupted training ends with the same weights as an uninterrupted one."""
 
+import copy
 import os
 import random
 import shutil
@@ -10,16 +11,20 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 
-from glmix.tasks import Classification
+from glmix.layers import DepthwiseConv2d, ShortAttention
+from glmix.tasks import Classification, ScheduleConfig
 from glmix.training.checkpoint_io import AtomicCheckpointIO, is_intact, newest_intact
 from glmix.training.checkpoints import Checkpoints
 from glmix.training.run_folder import checkpoint_to_resume
 from glmix_cli import main
 from tests.processes import Command
-from tests.runs import assert_same, data, start, task, trainer, weights, write_config
+from tests.runs import CONFIG, assert_same, data, start, task, trainer, weights, write_config
 
 
 @pytest.mark.parametrize(("workers", "accumulate"), [(0, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
@@ -55,6 +60,25 @@ def test_every_checkpoint_resumes_to_the_same_weights(
         assert _position(tmp_path / f"{index}") == _position(tmp_path / "whole")
     assert len(seen) >= len(files)
     assert set(seen[:-1]) == {8}  # two batches
+
+
+def test_optimized_training_resumes_exactly_and_agrees_with_plain_training(tmp_path: Path) -> None:
+    """The layers are replaced, and gradients are clipped with the fused optimizer under autocast."""
+    options = {"max_epochs": 1, "precision": "bf16-mixed"}
+    few = {"train_count": 12}  # three batches
+    losses = {}
+    for name, optimize in (("fast", True), ("plain", False)):
+        trained = task(optimize_training=optimize, schedule=ScheduleConfig(warmup_epochs=0))
+        trainer(tmp_path / name, **options).fit(trained, data(**few))
+        losses[name] = float(trained.last_loss)
+        kinds = {type(layer) for layer in trained.model.modules()}
+        assert ({DepthwiseConv2d, ShortAttention} <= kinds) == optimize
+        assert bool(trained.trainer.optimizers[0].defaults["fused"]) == optimize
+    first = min((tmp_path / "fast" / "checkpoints").glob("step-*.ckpt"))
+    again = task(schedule=ScheduleConfig(warmup_epochs=0))
+    trainer(tmp_path / "resumed", **options).fit(again, data(**few), ckpt_path=str(first))
+    assert_same(weights(tmp_path / "resumed"), weights(tmp_path / "fast"))
+    assert losses["fast"] == pytest.approx(losses["plain"], rel=1e-2)
 
 
 def _images_of_each_validation(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -116,16 +140,15 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.T
     return weights(folder / "run")
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
-def test_resume_after_repeated_sigkill(tmp_path: Path, uninterrupted: dict[str, torch.Tensor], kills: int) -> None:
-    config = str(write_config(tmp_path / "c.yaml", tmp_path / "run"))
+def _killed_and_resumed(config: str, root: Path, kills: int) -> str:
+    """Kill a training after it has saved a checkpoint, `kills` times, finish it and return its last output."""
     draw = random.Random(kills)
-    folder = tmp_path / "run" / "checkpoints"
+    folder = root / "checkpoints"
     killed = 0
     for _ in range(kills):
         process = start("fit", "--config", config)
-        before = set(os.listdir(folder)) if folder.exists() else set()
-        while process.poll() is None and not (folder.exists() and set(os.listdir(folder)) - before):
+        before = set(folder.glob("step-*.ckpt"))
+        while process.poll() is None and not set(folder.glob("step-*.ckpt")) - before:
             time.sleep(0.01)  # until the training has saved another checkpoint
         time.sleep(draw.uniform(0, 0.3))
         if process.poll() is None:
@@ -135,7 +158,43 @@ def test_resume_after_repeated_sigkill(tmp_path: Path, uninterrupted: dict[str, 
     output = _finish(start("fit", "--config", config))
     assert killed > 0
     assert "Resuming from" in output
+    return output
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
+def test_resume_after_repeated_sigkill(tmp_path: Path, uninterrupted: dict[str, torch.Tensor], kills: int) -> None:
+    _killed_and_resumed(str(write_config(tmp_path / "c.yaml", tmp_path / "run")), tmp_path / "run", kills)
     assert_same(weights(tmp_path / "run"), uninterrupted)
+
+
+def test_lora_with_balanced_sampling_resumes_after_sigkill(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    draw = np.random.default_rng(0)
+    for split, name, count in (("train", "many", 18), ("train", "few", 3), ("val", "many", 2), ("val", "few", 2)):
+        (tmp_path / split / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
+    content = copy.deepcopy(CONFIG)
+    content["model"]["init_args"] |= {"lora": {"rank": 2, "dropout": 0.1}, "mix": None}
+    content["data"] = {
+        "class_path": "ImageData",
+        "init_args": {
+            "source": {"root": str(tmp_path)},
+            "transforms": {"size": 32},
+            "balanced": True,
+            "batch_size": 2,
+            "num_workers": 0,
+        },
+    }
+    for name in ("whole", "killed"):
+        content["trainer"]["default_root_dir"] = str(tmp_path / name)
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    _finish(start("fit", "--config", str(tmp_path / "whole.yaml")))
+    _killed_and_resumed(str(tmp_path / "killed.yaml"), tmp_path / "killed", 1)
+    expected = weights(tmp_path / "whole")
+    assert any("lora" in name for name in expected)
+    assert_same(weights(tmp_path / "killed"), expected)
 
 
 @pytest.mark.slow

@@ -7,9 +7,21 @@ import subprocess
 import sys
 import tempfile
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 __all__ = ["Worker", "WorkerError"]
+
+
+def _start(folder: str, environment: dict[str, str], log: IO[str]) -> "subprocess.Popen[str]":
+    """Start a process that reads requests from its standard input."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "glmix.bench.worker", folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env=environment,
+    )
 
 
 class WorkerError(Exception):
@@ -29,14 +41,7 @@ class Worker:
             environment["OMP_NUM_THREADS"] = str(threads)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (output of libraries; open while the process runs)
         self._folder = tempfile.TemporaryDirectory(prefix="glmix-bench-")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "glmix.bench.worker", self._folder.name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            env=environment,
-        )
+        self._process = _start(self._folder.name, environment, self._log)
 
     @property
     def pid(self) -> int:

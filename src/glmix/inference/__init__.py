@@ -4,6 +4,7 @@ from .embeddings import Embeddings, LinearProbe, knn_classify, linear_probe, loa
 from .opening import open_source
 from .outputs import Embedding, Output, Predictions, label_names
 from .pipeline import Summary, run, run_to_folder, share_of_process
+from .ray_engine import RayEngine
 from .results import ResultFolder, model_fingerprint
 from .sources import Files, HuggingFace, Source, Tar, find_images, fingerprint
 
@@ -15,6 +16,7 @@ __all__ = [
     "LinearProbe",
     "Output",
     "Predictions",
+    "RayEngine",
     "ResultFolder",
     "Source",
     "Summary",

@@ -1,11 +1,13 @@
 """Decoding of images in worker processes, in batches that never cross the border of two shards."""
 
+import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -15,9 +17,17 @@ from ..errors import InputError
 from ..memory import is_out_of_memory
 from .sources import Source
 
-Reader = Callable[[Path | BinaryIO], tuple[Tensor, tuple[int, int]]]
+Reader = Callable[[Path | BinaryIO], tuple[Any, tuple[int, int]]]
 
-__all__ = ["LoadedBatch", "default_workers", "load_batches", "out_of_memory_reason"]
+__all__ = [
+    "BatchPositions",
+    "Images",
+    "LoadedBatch",
+    "collate",
+    "default_workers",
+    "load_batches",
+    "out_of_memory_reason",
+]
 
 
 @dataclass
@@ -26,23 +36,37 @@ class LoadedBatch:
 
     Args:
         rows: one row per image with `key`, `width`, `height` and `error`. The last is None for decoded images.
-        groups: inputs (B, C, H, W) of equal size, with the positions of their images in `rows`.
+        groups: inputs (B, C, H, W) of equal size, or one list of inputs of any size, with the positions of their images
+            in `rows`.
     """
 
     rows: list[dict[str, Any]]
-    groups: list[tuple[list[int], Tensor]]
+    groups: list[tuple[list[int], Any]]
 
     def pin_memory(self) -> "LoadedBatch":
         """Copy the inputs to pinned memory. The DataLoader calls this before a transfer to a GPU."""
-        self.groups = [(positions, inputs.pin_memory()) for positions, inputs in self.groups]
+        self.groups = [(positions, _pinned(inputs)) for positions, inputs in self.groups]
         return self
 
 
-class _Images(Dataset[Any]):
+def _pinned(inputs: Any) -> Any:
+    if isinstance(inputs, list):
+        return [_pinned(item) for item in inputs]
+    return inputs.pin_memory() if isinstance(inputs, Tensor) else inputs
+
+
+class Images(Dataset[Any]):
+    """Decoded images with random access. An image that cannot be read has a row with its error and no input.
+
+    Args:
+        source: images.
+        read: see `load_batches`.
+    """
+
     def __init__(self, source: Source, read: Reader) -> None:
         self.source, self.read = source, read
 
-    def __getitem__(self, index: int) -> tuple[dict[str, Any], Tensor | None]:
+    def __getitem__(self, index: int) -> tuple[dict[str, Any], Any]:
         row: dict[str, Any] = {"key": self.source.key(index), "width": None, "height": None, "error": None}
         try:
             pixels, (row["width"], row["height"]) = self.read(self.source.read(index))
@@ -61,7 +85,12 @@ def out_of_memory_reason(error: BaseException) -> str:
     return f"out of memory ({str(error).strip().partition(chr(10))[0] or type(error).__name__})"
 
 
-def _collate(samples: Sequence[tuple[dict[str, Any], Tensor | None]]) -> LoadedBatch:
+def collate(samples: Sequence[tuple[dict[str, Any], Any]], any_size: bool = False) -> LoadedBatch:
+    """Join images to a batch; see `load_batches`."""
+    if any_size:
+        decoded = [place for place, (_, pixels) in enumerate(samples) if pixels is not None]
+        inputs = [samples[place][1] for place in decoded]
+        return LoadedBatch([row for row, _ in samples], [(decoded, inputs)] if decoded else [])
     places: dict[torch.Size, list[int]] = {}
     for place, (_, pixels) in enumerate(samples):
         if pixels is not None:
@@ -70,19 +99,30 @@ def _collate(samples: Sequence[tuple[dict[str, Any], Tensor | None]]) -> LoadedB
     return LoadedBatch([row for row, _ in samples], groups)
 
 
-class _BatchPositions:
-    """Lists of positions: ranges, cut into batches."""
+class BatchPositions(Sequence[range]):
+    """Ranges of positions, cut into batches. No batch contains positions of two ranges.
+
+    Args:
+        ranges: ranges of positions in a source.
+        batch_size: maximum number of positions in a batch.
+    """
 
     def __init__(self, ranges: Sequence[range], batch_size: int) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}.")
         self.ranges, self.batch_size = ranges, batch_size
+        self._ends = np.cumsum([-(-len(positions) // batch_size) for positions in ranges], dtype=np.int64)
 
     def __len__(self) -> int:
-        return sum(-(-len(positions) // self.batch_size) for positions in self.ranges)
+        return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for positions in self.ranges:
-            for start in range(0, len(positions), self.batch_size):
-                yield list(positions[start : start + self.batch_size])
+    def __getitem__(self, number: Any) -> Any:
+        """Return the positions of a batch."""
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        place = int(np.searchsorted(self._ends, number, side="right"))
+        start = (number - (int(self._ends[place - 1]) if place else 0)) * self.batch_size
+        return self.ranges[place][start : start + self.batch_size]
 
 
 def default_workers(images: int, batch_size: int) -> int:
@@ -101,21 +141,23 @@ def load_batches(
     batch_size: int = 32,
     num_workers: int = 0,
     pin_memory: bool = False,
+    any_size: bool = False,
 ) -> Iterable[LoadedBatch]:
     """Return the decoded images of ranges of positions, in order.
 
     Args:
         source: images.
         ranges: ranges of positions in `source`. No batch contains images of two ranges.
-        read: function from an image file, or its content, to the model input (C, H, W) and the size of the image.
+        read: function from an image file, or its content, to the input (C, H, W) and the (width, height) of the image.
         batch_size: maximum number of images in a batch.
         num_workers: worker processes.
         pin_memory: copy the inputs to pinned memory.
+        any_size: return the inputs of a batch as one list, instead of a tensor for each size.
     """
     return DataLoader(
-        _Images(source, read),
-        batch_sampler=_BatchPositions(ranges, batch_size),
-        collate_fn=_collate,
+        Images(source, read),
+        batch_sampler=BatchPositions(ranges, batch_size),
+        collate_fn=functools.partial(collate, any_size=any_size),
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=leave_signals_to_main_process if num_workers else None,

@@ -23,29 +23,41 @@ class Output(Protocol):
 
     `read` returns the input (C, H, W) of the model and the (width, height) of the image, for an image file or its
     content, and raises InputError for an unreadable one. It runs in worker processes, so it must be small when it is
-    pickled. `columns` are the types of the results, see `ResultFolder`. `options` identify the computation, except for
-    the model, so that results of different computations are not mixed.
+    pickled. `columns` are the types of the results, see `ResultFolder`. Other values in the rows, such as arrays, are
+    not stored. `options` identify the computation, except for the model, so that results of different computations are
+    not mixed. `any_size` tells that `compute` takes a list of inputs of different sizes, and not a tensor.
     """
 
     model: nn.Module
     options: dict[str, Any]
     columns: dict[str, str]
+    any_size: bool
 
     @property
-    def read(self) -> Callable[[Path | BinaryIO], tuple[Tensor, tuple[int, int]]]: ...
+    def read(self) -> Callable[[Path | BinaryIO], tuple[Any, tuple[int, int]]]: ...
 
-    def compute(self, inputs: Tensor) -> list[Row]:
-        """Return a row of results for each input of a batch (B, C, H, W)."""
+    def compute(self, inputs: Any) -> list[Row]:
+        """Return a row of results for each input of a batch (B, C, H, W), or of a list with `any_size`."""
+
+    def to(self, device: str) -> None:
+        """Move the computation to another device, such as `cuda`."""
 
 
 class _Classifier:
     """Base class of the outputs of classifiers; see `Predictions` for the arguments."""
+
+    any_size = False
 
     def __init__(self, model: nn.Module, view: View, max_pixels: int) -> None:
         self.model = model.eval()
         self.read = ViewReader(model, view, max_pixels)
         self.options: dict[str, Any] = {"view": view, "max_pixels": max_pixels}
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    def to(self, device: str) -> None:
+        """Move the computation to another device, such as `cuda`."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
 
 
 class Predictions(_Classifier):

@@ -4,8 +4,10 @@ import csv
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +69,8 @@ class ResultFolder:
         shard_size: number of images in a shard.
         overwrite: delete earlier results first.
         exclusive: no other process writes to the folder, so temporary files of killed runs can be deleted.
+        subfolder: name of a subfolder for the shards, if the folder has other files, which readers of Parquet refuse.
+        others: names of these files and of subfolders, which `overwrite` deletes, too.
 
     Raises:
         InputError: the folder contains results of another computation, or other files.
@@ -83,6 +87,8 @@ class ResultFolder:
         shard_size: int = 2048,
         overwrite: bool = False,
         exclusive: bool = True,
+        subfolder: str = "",
+        others: Sequence[str] = (),
     ) -> None:
         if shard_size < 1:
             raise InputError(f"shard_size must be at least 1, got {shard_size}.")
@@ -90,7 +96,8 @@ class ResultFolder:
             pyarrow()  # before the computation
         if format == "csv" and any("[" in kind for kind in columns.values()):
             raise InputError("csv has no column type for vectors: use the format parquet or jsonl.")
-        self.path, self.format, self.columns = Path(path), format, dict(columns)
+        self.path, self.format, self.columns, self.others = Path(path), format, dict(columns), tuple(others)
+        self.subfolder, self.shard_size = subfolder, shard_size
         manifest = {
             "glmix": __version__,
             "format": format,
@@ -102,7 +109,7 @@ class ResultFolder:
         digits = max(5, len(str(len(starts))))
         self.shards = [
             Shard(
-                self.path / f"part-{number:0{digits}d}.{format}",
+                self.path / subfolder / f"part-{number:0{digits}d}.{format}",
                 range(start, min(start + shard_size, images)),
             )
             for number, start in enumerate(starts)
@@ -130,13 +137,20 @@ class ResultFolder:
         elif any(entry.name[:1] != "." for entry in self.path.iterdir()):
             raise InputError(f"{self.path} contains other files: use a new folder.")
         if overwrite:
-            for old in [file, *self.path.glob("part-*.*")]:
+            for old in [file, *(self.path / self.subfolder).glob("part-*.*")]:
                 old.unlink(missing_ok=True)
+            for other in (self.path / name for name in self.others):
+                shutil.rmtree(other) if other.is_dir() else other.unlink(missing_ok=True)
         if exclusive:
-            for part in self.path.glob(f".*{PART}"):
+            folders = [(self.path / name).rglob(f".*{PART}") for name in self.others]
+            for part in chain(self.path.glob(f".*{PART}"), (self.path / self.subfolder).glob(f".*{PART}"), *folders):
                 part.unlink(missing_ok=True)
         if not file.exists():
             write_atomically(file, json.dumps(manifest, indent=2))
+
+    def shard_of(self, position: int) -> Shard:
+        """Return the shard of an image, given its position in the source."""
+        return self.shards[position // self.shard_size]
 
     def write(self, shard: Shard, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of a shard atomically."""
@@ -173,6 +187,10 @@ class ResultFolder:
         writer.writeheader()
         writer.writerows(table)
         return text.getvalue()
+
+    def finished_shards(self) -> list[Shard]:
+        """Return the shards that are written."""
+        return [shard for shard in self.shards if shard.path.exists()]
 
     def rows(self, shards: Sequence[Shard] | None = None) -> Iterator[dict[str, Any]]:
         """Yield all rows, or those of some shards, in the order of the source. The values of CSV files are strings."""

@@ -7,11 +7,13 @@ from .official import OFFICIAL_VARIANTS, PUBLISHED_TOP1, load_official, read_che
 from .pyramid import Pyramid
 from .slot_grid import set_slot_grid
 from .token_label import GLNetTokenLabel
+from .variants import MODEL_SIZES
 
 MODEL_NAMES: tuple[str, ...] = tuple(variants.default_cfgs)
 
 __all__ = [
     "MODEL_NAMES",
+    "MODEL_SIZES",
     "OFFICIAL_VARIANTS",
     "PUBLISHED_TOP1",
     "GLNet",

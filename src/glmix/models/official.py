@@ -175,7 +175,11 @@ def recognise(state_dict: StateDict, source: object = "The checkpoint") -> str:
     Raises:
         InputError: no variant fits.
     """
-    differences = {variant: mismatches(state_dict, _skeleton(variant, state_dict)) for variant in OFFICIAL_VARIANTS}
+    differences = {}
+    for variant in OFFICIAL_VARIANTS:
+        differences[variant] = mismatches(state_dict, _skeleton(variant, state_dict))
+        if not differences[variant]:
+            return variant
     variant = min(differences, key=lambda name: len(differences[name]))
     raise_on_mismatches(differences[variant], source, f"any official model; the closest one is {variant}")
     return variant

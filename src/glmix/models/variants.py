@@ -8,7 +8,7 @@ from .glnet import GLNet
 from .official import checkpoint_filter_fn, resolve_weights
 from .token_label import GLNetTokenLabel
 
-__all__ = ["default_cfgs"]
+__all__ = ["MODEL_SIZES", "default_cfgs"]
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
@@ -47,6 +47,18 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
+# Parameters, and multiply-accumulates for one image of the default size, as counted by tests/bench/test_macs.py.
+MODEL_SIZES: dict[str, tuple[int, int]] = {
+    "glnet_stl": (30_296_786, 4_364_856_576),
+    "glnet_stl_paramslot": (30_481_106, 4_363_501_824),
+    "glnet_4g": (27_001_593, 4_507_486_720),
+    "glnet_9g": (60_010_617, 9_626_201_856),
+    "glnet_16g": (106_055_161, 16_654_898_176),
+    "glnet_4g_tklb": (27_514_593, 4_532_574_720),
+    "glnet_9g_tklb": (60_779_617, 9_663_833_856),
+    "glnet_nano": (5_128_564, 929_644_800),
+    "test_glnet": (397_003, 54_017_664),
+}
 
 _NOT_MODEL_ARGS = ("device", "dtype", "cache_dir", "pretrained_cfg", "pretrained_model_args")
 

@@ -1,4 +1,4 @@
-"""Detectors with a GLNet backbone: padding, sizes, precision, training, evaluation and checkpoints."""
+"""Detectors: padding, sizes, precision, training, evaluation and checkpoints."""
 
 import warnings
 from pathlib import Path
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from glmix.data.detection.datamodule import DetectionScenes
 from glmix.data.scenes import SceneConfig
+from glmix.errors import InputError
 from glmix.models import GLNet
 from glmix.tasks import Detection, DetectorConfig, OptimizerConfig, ScheduleConfig, load_trained, read_info
 from glmix.tasks.detection import padding
+from glmix.tasks.detection.backbones import build_backbone
 from glmix.tasks.detection.models import build_detector
 from glmix.tasks.detection.predictor import DetectionPredictor
 from tests.runs import assert_same, trainer, weights
@@ -203,9 +205,19 @@ def test_invalid_configurations_are_rejected(options: dict[str, Any], message: s
         DetectorConfig(**options)
 
 
-def test_the_backbone_must_be_a_glnet() -> None:
-    with pytest.raises(ValueError, match=r"must be a GLNet .*resnet18"):
-        Detection(model="resnet18").build(3)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "test_vit"}, r"strides 4, 8, 16, 32, but those of test_vit have 16, 16"),
+        ({"model": "inception_v3"}, r"inception_v3 cannot be the backbone.*stride 2 has 45 x 61 .*96 x 128 pixels"),
+        ({"model": "test_resnet", "model_args": {"depht": 3}}, "test_resnet cannot be the backbone.*depht"),
+        ({"model": "test_resnet", "checkpoint": "weights.pth"}, "weights of a GLNet or .*model is test_resnet"),
+        ({"model": "test_resmet"}, "No model is named 'test_resmet'.*test_resnet"),
+    ],
+)
+def test_backbones_without_a_feature_pyramid_are_rejected(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Detection(**changes).build(3)
 
 
 def test_strides_and_anchor_sizes_equal_those_of_the_papers() -> None:
@@ -215,6 +227,43 @@ def test_strides_and_anchor_sizes_equal_those_of_the_papers() -> None:
     sizes = {kind: detector(kind) for kind in KINDS}
     assert [s[0] for s in sizes["retinanet"].anchor_generator.sizes] == [32, 64, 128, 256, 512]
     assert [s[0] for s in sizes["mask_rcnn"].rpn.anchor_generator.sizes] == [32, 64, 128, 256, 512]
+
+
+# ---- other backbones of timm
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [("mask_rcnn", "test_resnet"), ("retinanet", "test_convnext"), ("retinanet", "test_efficientnet")],
+)
+def test_a_detector_with_a_backbone_of_timm_trains_and_loads(kind: str, model: str, tmp_path: Path) -> None:
+    chosen = task(kind, model=model, model_args={}, grad_checkpointing=True)
+    module = data(train_count=4)
+    trainer(tmp_path, max_steps=2).fit(chosen, module)
+    (path,) = (tmp_path / "checkpoints").glob("step-*2.ckpt")
+    net: Any = load_trained(path, use_ema=False)
+    trained: Any = chosen.model.eval()
+    assert_same(net.state_dict(), trained.state_dict())
+    again = task(kind, model=model, model_args={}, checkpoint=str(path)).build(6)  # training starts from a detector
+    assert_same(again.state_dict(), trained.state_dict())
+    assert DetectionPredictor(net, ["a"] * 6, score=0.0)(Image.new("RGB", (80, 64))).boxes.shape[1:] == (4,)
+    losses: dict[str, Tensor] = chosen.model.train()(*next(iter(module.train_dataloader())))
+    torch.stack(list(losses.values())).sum().backward()
+    assert [name for name, p in chosen.model.named_parameters() if p.grad is None] == []
+
+
+def test_frozen_statistics_and_padding_with_a_backbone_of_timm() -> None:
+    net: Any = build_detector(config("retinanet"), build_backbone("test_resnet", {}), 3)
+    norms = [module for module in net.backbone.pyramid.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert not any(norm.training for norm in norms)
+    net.eval().backbone.pyramid.model.requires_grad_(False)
+    maps = net.backbone(
+        torch.cat([torch.rand(1, 3, 64, 96), torch.ones(1, 1, 64, 96).index_fill(3, torch.arange(64, 96), 0)], 1)
+    )
+    for (name, features), stride in zip(maps.items(), net.backbone.strides, strict=True):
+        assert not features[..., -(-64 // stride) :].any(), name  # zeros in the padding
+        assert features[..., : -(-64 // stride)].any()
 
 
 # ---- training

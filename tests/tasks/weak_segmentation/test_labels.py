@@ -147,17 +147,22 @@ def test_read_labels_from_csv_json_and_json_lines(name: str, text: str, tmp_path
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("labels.txt", "a.png cat", [".csv, .json or .jsonl"]),
-        ("labels.csv", "", ["file,labels"]),
-        ("labels.csv", "file,labels\n", ["lists no image"]),
-        ("labels.csv", "image,labels\na.png,cat\n", ["['image', 'labels']", "file,labels"]),
+        ("labels.txt", "a.png cat", [".json, .csv", ".jsonl"]),
+        ("labels.csv", "", ["no rows"]),
+        ("labels.csv", "file,labels\n", ["no rows"]),
+        ("labels.json", "{}", ["lists no image"]),
+        ("labels.csv", "image,labels\na.png,cat\n", ["image, labels", "file and labels"]),
         ("labels.csv", "file,labels\na.png,cat,dog\n", ["line 2", "3 fields"]),
         ("labels.csv", "file,labels\na.png,cat\na.png,dog\n", ["line 3", "a.png is listed twice"]),
         ("labels.csv", "file,labels\n../a.png,cat\n", ["line 2", "below the folder"]),
         ("labels.json", '{"a.png": "cat"}', ["a.png", "list of class names"]),
         ("labels.json", '["a.png"]', ["holds a list"]),
         ("labels.json", "{", ["not valid JSON"]),
-        ("labels.jsonl", '{"file": "a.png", "labels": ["cat"]}\n{"file": "b.png"}\n', ["line 2", '"labels"']),
+        (
+            "labels.jsonl",
+            '{"file": "a.png", "labels": ["cat"]}\n{"file": "b.png"}\n',
+            ["line 2", "labels of b.png are None"],
+        ),
     ],
 )
 def test_malformed_labels_raise_with_file_and_line(name: str, text: str, words: Sequence[str], tmp_path: Path) -> None:

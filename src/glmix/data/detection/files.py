@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -213,7 +213,12 @@ def _check_images_exist(images: Sequence[dict[str, Any]], folder: Path, path: Pa
         raise FileNotFoundError(f"{len(missing)} of {len(images)} images of {path} are missing in {folder}: {examples}")
 
 
-def read_stored(path: Path, size: tuple[int, int] | None = None, source: Path | None = None) -> Image.Image:
+def read_stored(
+    path: Path | BinaryIO,
+    size: tuple[int, int] | None = None,
+    source: Path | None = None,
+    name: str | None = None,
+) -> Image.Image:
     """Load an image as RGB in the orientation of its annotations.
 
     COCO annotations refer to the pixels as they are stored, whatever the EXIF tag. Annotation tools that show images
@@ -221,13 +226,15 @@ def read_stored(path: Path, size: tuple[int, int] | None = None, source: Path | 
     rotated. CMYK, 8- and 16-bit greyscale, palettes and transparency are supported.
 
     Args:
-        path: the image file.
+        path: the image file, or its content.
         size: (width, height) that the JSON states; None accepts any size and does not rotate.
         source: the JSON file, for error messages.
+        name: the name of the image in error messages; None for `path`.
 
     Raises:
         InputError: the image cannot be read or has another size.
     """
+    name = str(path) if name is None else name
     try:
         with Image.open(path) as image:
             stored_size = image.size
@@ -235,10 +242,10 @@ def read_stored(path: Path, size: tuple[int, int] | None = None, source: Path | 
                 ImageOps.exif_transpose(image, in_place=True)
             rgb = to_8_bit(image).convert("RGB")
     except UNREADABLE as error:
-        raise InputError(f"The image {path} cannot be read ({type(error).__name__}: {error}).") from error
+        raise InputError(f"The image {name} cannot be read ({type(error).__name__}: {error}).") from error
     if size is not None and rgb.size != size:
         raise InputError(
-            f"The image {path} is {stored_size[0]} x {stored_size[1]} pixels (width x height), but {source} says "
+            f"The image {name} is {stored_size[0]} x {stored_size[1]} pixels (width x height), but {source} says "
             f"{size[0]} x {size[1]}."
         )
     return rgb

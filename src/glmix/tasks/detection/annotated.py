@@ -1,21 +1,23 @@
-"""Evaluation of detections on image files with a COCO JSON: ids by file name, COCO results, average precision."""
+"""Evaluation of detections on image files with a COCO JSON: ids by file name, average precision."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch
-from PIL import Image
+import numpy as np
+from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ...data.detection.files import CocoFiles, read_annotations, read_stored
 from ...data.detection.rle import to_rle
 from ...errors import InputError
+from .detections import Detections
 from .metrics import CocoScores
-from .predictor import Detections
 
-__all__ = ["Annotated", "AnnotatedScores"]
+__all__ = ["Annotated", "AnnotatedScores", "AnnotatedSource", "read_annotated"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,32 +96,73 @@ class Annotated:
             file_of_image[index] = file
         return matched, missing
 
-    def image(self, file: Path, index: int, max_pixels: int | None = None) -> Image.Image:
-        """Load an image in the orientation of its annotations, as in training; see `read_stored`.
-
-        Args:
-            file: the image file.
-            index: the index of the image in the JSON.
-            max_pixels: the maximum number of pixels; None accepts any number.
-
-        Raises:
-            InputError: the image has more than `max_pixels` pixels, or cannot be read.
-        """
-        entry, _ = self.files.records[index]
-        if max_pixels is not None and entry["width"] * entry["height"] > max_pixels:
-            raise InputError(
-                f"{file} has {entry['width']} x {entry['height']} pixels, and at most {max_pixels:,} are accepted."
-            )
-        return read_stored(file, (entry["width"], entry["height"]), self.files.path)
-
     def image_id(self, index: int) -> int:
         """Return the COCO image id of the image at an index in the JSON."""
         image_id: int = self.files.records[index][0]["id"]
         return image_id
 
 
+class AnnotatedSource:
+    """The images of a source with the sizes that a COCO JSON states, for `glmix.inference`.
+
+    Use `read_annotated` to read what `read` returns.
+
+    Args:
+        source: images; see `glmix.inference.Source`.
+        annotated: the annotated images.
+        indices: per position in `source`, the index of the image in the JSON; -1 for images that are not in it.
+        max_pixels: maximum number of pixels of an image.
+    """
+
+    def __init__(self, source: Any, annotated: Annotated, indices: Sequence[int], max_pixels: int) -> None:
+        self.problems: list[dict[str, str]] = source.problems
+        self._source, self._json, self._max_pixels = source, annotated.files.path, max_pixels
+        records = [annotated.files.records[index][0] if index >= 0 else None for index in indices]
+        self._sizes = np.array([(one["width"], one["height"]) if one else (0, 0) for one in records]).reshape(-1, 2)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the sizes in the JSON."""
+        return hashlib.blake2b(self._sizes.tobytes(), digest_size=16).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def key(self, index: int) -> str:
+        name: str = self._source.key(index)
+        return name
+
+    def read(self, index: int) -> Any:
+        """Return the file or its content, its name, the (width, height) in the JSON, and the JSON.
+
+        Raises:
+            InputError: the image is not in the JSON, or too large.
+        """
+        width, height = self._sizes[index].tolist()
+        if width == 0:
+            raise InputError(f"not among the images of {self._json}")
+        if width * height > self._max_pixels:
+            raise InputError(
+                f"{self.key(index)} has {width} x {height} pixels, and at most {self._max_pixels:,} are accepted."
+            )
+        return self._source.read(index), self.key(index), (width, height), self._json
+
+
+def read_annotated(source: Any) -> tuple[Tensor, tuple[int, int]]:
+    """Return an image of an `AnnotatedSource` (3, H, W) in the orientation of its annotations, as in training.
+
+    Raises:
+        InputError: the image cannot be read, or has another size than in the JSON.
+    """
+    content, name, size, annotations = source
+    if isinstance(content, Path) and content.exists() and not content.is_file():
+        raise InputError(f"The image {name} cannot be read: it is not a regular file.")
+    image = read_stored(content, size, annotations, name=name)
+    return pil_to_tensor(image), image.size
+
+
 class AnnotatedScores:
-    """Collector of detections on annotated images, for COCO results and average precision.
+    """Collector of detections on annotated images, for average precision.
 
     Args:
         annotated: the annotated images.
@@ -129,7 +172,6 @@ class AnnotatedScores:
     def __init__(self, annotated: Annotated, *, masks: bool) -> None:
         self.annotated = annotated
         self.masks = masks and annotated.masks
-        self.results: list[dict[str, Any]] = []
         self.images = 0
         self._scores = CocoScores(annotated.files.class_names, masks=self.masks)
 
@@ -137,19 +179,9 @@ class AnnotatedScores:
         """Add all detections on the image at an index in the JSON."""
         annotations = self.annotated.files.target(index)
         target = {name: annotations[name] for name in ("image_id", "size", "boxes", "labels", "area", "iscrowd")}
-        prediction = {
-            "boxes": torch.from_numpy(detections.boxes),
-            "labels": torch.from_numpy(detections.labels),
-            "scores": torch.from_numpy(detections.scores),
-        }
         if self.masks:
-            size = annotations["size"]
-            target["rles"] = [to_rle(segmentation, *size) for segmentation in annotations["segmentations"]]
-            masks = [torch.from_numpy(mask) for mask in detections.whole_masks()]
-            prediction["masks"] = torch.stack(masks).unsqueeze(1) if masks else torch.zeros(0, 1, *size)
-        with torch.inference_mode():
-            self._scores.update([prediction], [target])
-        self.results += detections.coco(target["image_id"], self.annotated.category_ids)
+            target["rles"] = [to_rle(segmentation, *target["size"]) for segmentation in annotations["segmentations"]]
+        self._scores.add(detections.coco(int(target["image_id"])), target)
         self.images += 1
 
     def summary(self) -> dict[str, Any]:

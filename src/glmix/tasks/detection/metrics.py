@@ -84,26 +84,35 @@ class CocoScores:
                 iscrowd (n,), area (n,) and, to evaluate masks, either masks (n, H, W) or a list of RLE, `rles`.
         """
         for prediction, target in zip(predictions, targets, strict=True):
-            image_id = int(target["image_id"])
-            height, width = target["size"]
-            self.images.append({"id": image_id, "height": int(height), "width": int(width)})
-            self.results += coco_results(image_id, prediction)
-            boxes = torch.as_tensor(target["boxes"]).double().cpu().clone()
-            boxes[:, 2:] -= boxes[:, :2]
-            rles = target.get("rles")
-            if rles is None and "mask" in self.kinds:
-                rles = [encode_mask(mask) for mask in np.asarray(target["masks"].cpu())]
-            for k, box in enumerate(boxes.tolist()):
-                annotation = {
-                    "image_id": image_id,
-                    "category_id": int(target["labels"][k]),
-                    "bbox": box,
-                    "area": float(target["area"][k]),
-                    "iscrowd": int(target["iscrowd"][k]),
-                }
-                if rles is not None:
-                    annotation["segmentation"] = rles[k]
-                self.ground_truth.append(annotation)
+            self.add(coco_results(int(target["image_id"]), prediction), target)
+
+    def add(self, results: Sequence[dict[str, Any]], target: Mapping[str, Any]) -> None:
+        """Add an image.
+
+        Args:
+            results: its predictions in the results format of COCO.
+            target: see `update`.
+        """
+        image_id = int(target["image_id"])
+        height, width = target["size"]
+        self.images.append({"id": image_id, "height": int(height), "width": int(width)})
+        self.results += results
+        boxes = torch.as_tensor(target["boxes"]).double().cpu().clone()
+        boxes[:, 2:] -= boxes[:, :2]
+        rles = target.get("rles")
+        if rles is None and "mask" in self.kinds:
+            rles = [encode_mask(mask) for mask in np.asarray(target["masks"].cpu())]
+        for k, box in enumerate(boxes.tolist()):
+            annotation = {
+                "image_id": image_id,
+                "category_id": int(target["labels"][k]),
+                "bbox": box,
+                "area": float(target["area"][k]),
+                "iscrowd": int(target["iscrowd"][k]),
+            }
+            if rles is not None:
+                annotation["segmentation"] = rles[k]
+            self.ground_truth.append(annotation)
 
     def compute(self) -> dict[str, float]:
         """Return {"box_AP": ..., "box_AP50": ..., "mask_AP": ...}, from 0 to 1, and reset. All processes must call it.

@@ -1,4 +1,4 @@
-"""RetinaNet and Mask R-CNN with a GLNet backbone: torchvision's detectors on a padding-aware feature pyramid."""
+"""RetinaNet and Mask R-CNN: torchvision's detectors on a padding-aware feature pyramid."""
 
 import dataclasses
 import inspect
@@ -15,9 +15,9 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 
 from ...errors import InputError
 from ...layers import apply_layer
-from ...models import GLNet
-from ...models.pyramid import Pyramid
+from ...models import Pyramid
 from ...training.weights import nearest
+from .backbones import TimmPyramid, build_pyramid
 from .padding import (
     Anchors,
     DetectorTransform,
@@ -32,6 +32,8 @@ __all__ = ["DetectorConfig", "DetectorKind", "FeaturePyramid", "build_detector"]
 
 DetectorKind = Literal["retinanet", "mask_rcnn"]
 RATIOS = (0.5, 1.0, 2.0)
+STRIDES = {"retinanet": (8, 16, 32), "mask_rcnn": (4, 8, 16, 32)}  # of the feature maps of the backbone
+RGB = 3  # channels of the images
 # arguments of torchvision's detectors that this module sets
 RESERVED = {"backbone", "num_classes", "min_size", "max_size", "image_mean", "image_std", "head", "box_roi_pool"}
 RESERVED |= {"anchor_generator", "rpn_anchor_generator", "rpn_head", "box_head", "box_predictor", "detections_per_img"}
@@ -92,7 +94,7 @@ class DetectorConfig:
 
 
 class FeaturePyramid(nn.Module):
-    """Feature pyramid network (FPN) on the feature maps of a GLNet, with zeros in the padding.
+    """Feature pyramid network (FPN) on the feature maps of a backbone, with zeros in the padding.
 
     torchvision's FPN does not accept a mask: its biases would fill the padding, and the next convolution would read it.
 
@@ -103,7 +105,7 @@ class FeaturePyramid(nn.Module):
             of stride 2 on the last map of the backbone.
     """
 
-    def __init__(self, pyramid: Pyramid, channels: int, coarser: Literal["pool", "convolve"]) -> None:
+    def __init__(self, pyramid: Pyramid | TimmPyramid, channels: int, coarser: Literal["pool", "convolve"]) -> None:
         super().__init__()
         self.pyramid = pyramid
         self.out_channels = channels
@@ -126,7 +128,7 @@ class FeaturePyramid(nn.Module):
         Args:
             x: images (B, C, H, W). If the batch is padded, a last channel is 0 in the padding.
         """
-        images, mask = split_mask(x, self.pyramid.model.in_chans)
+        images, mask = split_mask(x, RGB)
 
         def hide(features: Tensor, level: int) -> Tensor:
             if mask is None:
@@ -163,8 +165,9 @@ class _Trainable:
         self.backbone.pyramid.set_grad_checkpointing(enable)
 
     def no_weight_decay(self) -> set[str]:
-        model = self.backbone.pyramid.model
-        return {f"backbone.pyramid.model.{name}" for name in model.no_weight_decay()}
+        model: Any = self.backbone.pyramid.model
+        names = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+        return {f"backbone.pyramid.model.{name}" for name in names}
 
 
 class _RetinaNet(_Trainable, RetinaNet):  # type: ignore[misc]
@@ -183,17 +186,16 @@ class _BoxPredictor(FastRCNNPredictor):  # type: ignore[misc]
         return scores.float(), deltas.float()
 
 
-def build_detector(config: DetectorConfig, model: GLNet, num_classes: int) -> nn.Module:
-    """Build a detector on a GLNet, whose stages become part of the detector.
+def build_detector(config: DetectorConfig, model: nn.Module, num_classes: int) -> nn.Module:
+    """Build a detector on a backbone, whose stages become part of the detector.
 
     Args:
         config: configuration of the detector.
-        model: the backbone.
+        model: a GLNet, or a model of timm that was created with `features_only=True`.
         num_classes: number of classes without the background; labels are numbered from 1.
     """
     single_stage = config.kind == "retinanet"
-    stages = (1, 2, 3) if single_stage else (0, 1, 2, 3)
-    pyramid = Pyramid(model, stages, frozen_statistics=config.frozen_statistics)
+    pyramid = build_pyramid(model, STRIDES[config.kind], frozen_statistics=config.frozen_statistics)
     backbone = FeaturePyramid(pyramid, config.channels, "convolve" if single_stage else "pool")
     scale = config.anchor_scale or (4.0 if single_stage else 8.0)
     octaves = (1.0, 2 ** (1 / 3), 2 ** (2 / 3)) if single_stage else (1.0,)

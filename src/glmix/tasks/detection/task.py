@@ -14,7 +14,8 @@ from ...models import GLNet
 from ...models.restore import checked_arguments
 from ...training.checkpoint_info import read_info
 from ...training.task import Task
-from ...training.weights import INFO, build_model, load_weights
+from ...training.weights import INFO, load_weights
+from .backbones import build_backbone
 from .metrics import CocoScores
 from .models import DetectorConfig, build_detector
 
@@ -40,8 +41,8 @@ class Detection(Task):
 
     Args:
         detector: configuration of the detector.
-        kwargs: arguments of `Task`. `model` is the backbone, a GLNet. `checkpoint` may hold the weights of the backbone
-            or of a whole detector of the same kind.
+        kwargs: arguments of `Task`. `model` is the backbone: a GLNet, or another model of timm with feature maps.
+            `checkpoint` may hold the weights of a GLNet backbone, or of a whole detector of the same kind.
     """
 
     score_name = "box_AP"
@@ -63,11 +64,14 @@ class Detection(Task):
         return {"detector": self.detector.plain()}
 
     def build(self, num_classes: int) -> nn.Module:
-        backbone = build_model(self.model_name, self.model_args, 0)
-        if not isinstance(backbone, GLNet):
-            raise InputError(f"The backbone of a detector must be a GLNet (`glmix models`), got {self.model_name}.")
+        backbone = build_backbone(self.model_name, self.model_args)
         is_detector = self.checkpoint is not None and _holds_detector(self.checkpoint)
         if self.checkpoint is not None and not is_detector:
+            if not isinstance(backbone, GLNet):
+                raise InputError(
+                    f"model.checkpoint must hold the weights of a GLNet or of a whole detector, but model is "
+                    f"{self.model_name}, which takes `pretrained: true` in model.model_args."
+                )
             load_weights(backbone, self.checkpoint)
         network = build_detector(self.detector, backbone, num_classes)
         kind = self.detector.kind
@@ -84,8 +88,8 @@ class Detection(Task):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        from_scratch = self.checkpoint is None and self.trainer.ckpt_path is None
-        if self.detector.frozen_statistics and from_scratch:
+        has_weights = self.checkpoint or self.trainer.ckpt_path or self.model_args.get("pretrained")
+        if self.detector.frozen_statistics and not has_weights:
             rank_zero_warn(
                 "detector.frozen_statistics freezes the BatchNorm statistics of an untrained backbone: set "
                 "model.checkpoint to pretrained weights, or model.detector.frozen_statistics to false."

@@ -1,6 +1,5 @@
 """Training images with image labels and without masks: one folder per class, or a file of labels."""
 
-import csv
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,13 +11,14 @@ from PIL import Image
 
 from ...data.classification.readers import open_folder
 from ...data.core.image_files import read_upright
+from ...data.core.tables import TABLE_SUFFIXES, read_table
 from ...data.segmentation.files import IGNORE, MaskFiles
 from ...errors import InputError
 
 __all__ = ["BACKGROUND", "ImagesWithLabels", "LabelFiles", "LabelSource", "read_labels"]
 
 BACKGROUND = "background"
-CSV_HEADER, SEPARATOR = ["file", "labels"], ";"
+COLUMNS, SEPARATOR = ("file", "labels"), ";"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class LabelSource:
     Args:
         folder: folder of the images. Without `labels`, each subfolder is a class and holds the images of this class
             (ImageFolder).
-        labels: a CSV, JSON or JSON Lines file with the class names of each image; see `read_labels`.
+        labels: a CSV, JSON, JSON Lines or Parquet file with the class names of each image; see `read_labels`.
         classes: class names in the order of their indices from 1, without the background. None: the names in the
             labels, in alphabetical order.
     """
@@ -122,9 +122,9 @@ class LabelSource:
 def read_labels(path: Path) -> dict[str, list[str]]:
     """Read the class names of images from a file.
 
-    `.csv`: the header `file,labels`, then one row per image; several classes are separated by semicolons.
-    `.json`: one object, `{"a.jpg": ["cat", "dog"], ...}`. `.jsonl`: one object per line,
-    `{"file": "a.jpg", "labels": ["cat", "dog"]}`. An image without any class has an empty field or list.
+    `.csv`, `.tsv`, `.jsonl` and `.parquet`: a table with the columns `file` and `labels`, see `read_table`. The labels
+    are a list, or a text with semicolons between the classes. `.json`: one object,
+    `{"a.jpg": ["cat", "dog"], ...}`. An image without any class has an empty text or list.
 
     Returns:
         The class names per file; paths are relative to the folder of the images.
@@ -132,15 +132,11 @@ def read_labels(path: Path) -> dict[str, list[str]]:
     Raises:
         InputError: the file is malformed; the message names the line.
     """
-    readers = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _json_lines}
-    if path.suffix.lower() not in readers:
-        raise InputError(f"{path} has the suffix {path.suffix!r}; a file of labels is .csv, .json or .jsonl.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error}).") from error
+    known = (".json", *TABLE_SUFFIXES)
+    if path.suffix not in known:
+        raise InputError(f"{path} has the suffix {path.suffix!r}; a file of labels has one of {', '.join(known)}.")
     found: dict[str, list[str]] = {}
-    for where, file, labels in readers[path.suffix.lower()](path, text):
+    for where, file, labels in _json_entries(path) if path.suffix == ".json" else _table_rows(path):
         if not isinstance(file, str) or not file:
             raise InputError(f"{where}: the file name is {file!r}; it must be a non-empty string.")
         if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
@@ -156,47 +152,31 @@ def read_labels(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the line, file name and labels of each row of a CSV file."""
-    rows = csv.reader(text.splitlines(keepends=True))
-    header = [cell.strip() for cell in next(rows, [])]
-    if header != CSV_HEADER:
-        raise InputError(f"{path} begins with the row {header}; the header must be `{','.join(CSV_HEADER)}`.")
-    for row in rows:
-        if not row:
-            continue
-        where = f"{path}, line {rows.line_num}"
-        if len(row) != 2:
-            raise InputError(f"{where}: {len(row)} fields; there must be 2, with {SEPARATOR!r} between the classes.")
-        yield where, row[0].strip(), [label.strip() for label in row[1].split(SEPARATOR) if label.strip()]
+def _table_rows(path: Path) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the line, file name and labels of each row of a table."""
+    table = read_table(path)
+    for name in COLUMNS:
+        if name not in table.columns:
+            raise InputError(f"{path} has the columns {', '.join(table.columns)}; it needs {' and '.join(COLUMNS)}.")
+    for index, row in enumerate(table.rows):
+        file, labels = (row.get(name) for name in COLUMNS)
+        if isinstance(labels, str):
+            labels = [label.strip() for label in labels.split(SEPARATOR) if label.strip()]
+        yield table.place(index), file.strip() if isinstance(file, str) else file, labels
 
 
-def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
+def _json_entries(path: Path) -> Iterator[tuple[str, Any, Any]]:
     """Yield the path, file name and labels of each entry of a JSON object."""
-    content = _json(str(path), text)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error}).") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not valid JSON ({error}).") from error
     if not isinstance(content, dict):
         raise InputError(f'{path} holds a {type(content).__name__}; it must be an object {{"a.jpg": ["cat"], ...}}.')
     for file, labels in content.items():
         yield str(path), file, labels
-
-
-def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the line, file name and labels of each line of a JSON Lines file."""
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        row = _json(where, line)
-        if not isinstance(row, dict) or not set(CSV_HEADER) <= set(row):
-            raise InputError(f'{where}: {line.strip()[:60]} is not an object with "file" and "labels".')
-        yield where, row["file"], row["labels"]
-
-
-def _json(where: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not valid JSON ({error}).") from error
 
 
 def _labels_of_folders(folder: Path) -> dict[str, list[str]]:
