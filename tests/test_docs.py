@@ -23,11 +23,12 @@ from PIL import Image
 from glmix.configs import config_names, config_path, find_config, read_header
 from glmix.models import save_model
 from glmix.tasks import Detection, DetectorConfig, ScheduleConfig, Segmentation
-from glmix_cli import build_parser, fit
+from glmix_cli import build_parser, fit, main
 from tests.runs import trainer
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "studies" / "README.md"]
+TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
+PAGES = [*(ROOT / name for name in TOP), *sorted(ROOT.glob("docs/*.md")), ROOT / "studies" / "README.md"]
 VARIABLES = {"IMAGENET": "imagenet", "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "2"}  # of a Slurm job
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?<=\n\n)((?: {4}.*\n|\n)+)")
@@ -63,7 +64,7 @@ def documented_commands() -> list[tuple[str, str]]:
     for place, line in found:
         match = COMMAND.search(line)
         if match and " ... " not in match[0]:
-            commands.setdefault(re.sub(r"\s+#.*", "", match[1]), place)
+            commands.setdefault(re.sub(r"\s+[#>].*", "", match[1]), place)
     return [(place, command) for command, place in commands.items()]
 
 
@@ -249,6 +250,15 @@ def inference_names(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def embedding_names(folder: Path) -> dict[str, Any]:
+    """Store the slots of one photograph."""
+    save_model(small_model(), folder / "model")
+    Image.effect_noise((640, 240), 60).save(folder / "wide.png")
+    arguments = ["wide.png", "--model", "local-dir:model", "--slots", "--view", "whole", "-o", "slots"]
+    assert main(["embed", *arguments]) == 0
+    return {}
+
+
 def score_names(folder: Path) -> dict[str, Any]:
     """Save a network under the name of the checkpoint; `glmix.load` reads folders too."""
     save_model(small_model(), folder / "best.ckpt")
@@ -264,6 +274,7 @@ PREPARE: dict[str, Callable[[Path], dict[str, Any]]] = {
     "docs/weak_segmentation.md": slot_names,
     "docs/deploy.md": lambda folder: {},
     "docs/inference.md": inference_names,
+    "docs/embeddings.md": embedding_names,
     "docs/reports.md": lambda folder: {"folder": folder / "report"},
     "docs/slot-scores.md": score_names,
 }

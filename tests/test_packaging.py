@@ -10,6 +10,7 @@ import sys
 import tarfile
 import venv
 import zipfile
+from collections.abc import Callable
 from email.message import Message
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("src", "tests", "docs", "studies", ".ci", ".github")
+BUILD_TIME = "1700000000"
 GENERATED = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.pyc")
 LINK = re.compile(r"\]\((?!#)([^)]+)\)")
 
@@ -25,7 +27,8 @@ def build(source: Path, kind: str, out: Path) -> Path:
     """Build an sdist or a wheel with the build backend of pyproject.toml, offline."""
     out.mkdir(exist_ok=True)
     code = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
-    result = subprocess.run([sys.executable, "-c", code, str(out)], cwd=source, capture_output=True, text=True)
+    env = {**os.environ, "SOURCE_DATE_EPOCH": BUILD_TIME}
+    result = subprocess.run([sys.executable, "-c", code, str(out)], cwd=source, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     (built,) = out.iterdir()
     return built
@@ -80,7 +83,7 @@ def test_sdist_contains_every_file_of_folder(name: str, sdist: Path) -> None:
 
 
 def test_sdist_contains_the_top_level_files(sdist: Path) -> None:
-    for name in (".ci/run", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md"):
+    for name in [".ci/run", *(path.name for path in ROOT.iterdir() if path.is_file() and path.name != ".git")]:
         assert (sdist / name).read_bytes() == (ROOT / name).read_bytes()
     assert os.access(sdist / ".ci" / "run", os.X_OK)
 
@@ -121,29 +124,75 @@ def test_repository_setting_makes_all_links_absolute(sdist: Path, tmp_path: Path
     assert urls["Changelog"] == "https://example.org/glmix/blob/HEAD/CHANGELOG.md"
 
 
-def test_installed_wheel_lists_prints_and_trains_a_recipe(wheel: Path, tmp_path: Path) -> None:
-    venv.create(tmp_path / "env")
-    python = tmp_path / "env" / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index"]
+def test_distributions_are_reproducible_and_accepted_by_pypi(sdist: Path, wheel: Path, tmp_path: Path) -> None:
+    """The files of a second checkout are newer than those of the first."""
+    (first,) = (sdist.parent / "dist").iterdir()
+    second = build(copy_checkout(tmp_path / "checkout"), "sdist", tmp_path / "sdist")
+    assert second.read_bytes() == first.read_bytes()
+    with tarfile.open(second) as tar:
+        assert {(info.mtime, info.uid, info.uname) for info in tar} == {(int(BUILD_TIME), 0, "")}
+        tar.extractall(tmp_path, filter="data")
+    again = build(tmp_path / sdist.name, "wheel", tmp_path / "wheel")
+    assert again.read_bytes() == wheel.read_bytes()
+    pytest.importorskip("twine")
+    command = [sys.executable, "-m", "twine", "check", "--strict", str(first), str(wheel)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+Installed = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def run_installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """Run a program of an environment with the wheel alone, and the dependencies of this one."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder / "env")
+    programs = folder / "env" / "bin"
+    pip = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "install", "--no-deps", "--no-index"]
     subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
-    (packages,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    (packages,) = (folder / "env" / "lib").glob("python*/site-packages")
     # Python ignores .pth files in these folders, and with them an editable installation of glmix
     (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
+    def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(programs / name), *arguments]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+
+    where = run("python", "-c", "import importlib.util; print(importlib.util.find_spec('glmix').origin)")
+    assert str(packages) in where.stdout
+    return run
+
+
+def test_installed_wheel_lists_prints_and_trains_a_recipe(run_installed: Installed, tmp_path: Path) -> None:
     def glmix(*arguments: str) -> str:
-        command = [str(tmp_path / "env" / "bin" / "glmix"), *arguments]
-        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        result = run_installed("glmix", *arguments)
         assert result.returncode == 0, result.stderr
         return result.stdout
 
-    where = [str(python), "-c", "import importlib.util; print(importlib.util.find_spec('glmix').origin)"]
-    printed = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert str(packages) in printed.stdout
-    assert "scenes/single" in glmix("configs")
     assert "train_count: 3000" in glmix("configs", "scenes/single")
-    tiny = (
-        "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --model.schedule.warmup_epochs 0 --data.train_count 64"
-    )
-    glmix("fit", "--config", "scenes/single", *tiny.split(), "--data.val_count", "8")
-    assert (tmp_path / "out" / "scenes" / "single" / "checkpoints" / "best.ckpt").is_file()
+    tiny = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --model.schedule.warmup_epochs 0"
+    counts = ["--data.train_count", "64", "--data.val_count", "8"]
+    glmix("fit", "--config", "scenes/single", *tiny.split(), *counts, "--trainer.default_root_dir", str(tmp_path))
+    assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.slow
+def test_installed_wheel_runs_the_demo_and_the_explorer(run_installed: Installed, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    demo = run_installed("glmix", "demo", str(out), "--epochs", "1", "--scenes", "500", "--at-least", "0")
+    assert demo.returncode == 0, demo.stderr
+    assert (out / "explorer.html").is_file()
+    image, *_ = sorted((out / "images").iterdir())
+    model = ["--model", f"local-dir:{out / 'model'}"]
+    explain = run_installed("glmix", "explain", str(image), *model, "--html", "-o", str(tmp_path / "slots"))
+    assert explain.returncode == 0, explain.stderr
+    assert [path.suffix for path in sorted((tmp_path / "slots").iterdir())] == [".html", ".png"]
+
+
+def test_workflows_use_targets_that_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        used = re.findall(r"\bmake ([a-z][a-z-]*)", path.read_text())
+        assert set(used) <= targets, path.name

@@ -10,6 +10,7 @@ Importing this package registers the models with timm:
 from ._version import __version__
 from .deploy import fuse, optimize_for_inference
 from .errors import InputError
+from .layers import optimize_for_training
 from .models import GLNet, GLNetTokenLabel, Pyramid, load_official, save_model, set_slot_grid
 from .weights import load, save
 
@@ -23,6 +24,7 @@ __all__ = [
     "load",
     "load_official",
     "optimize_for_inference",
+    "optimize_for_training",
     "save",
     "save_model",
     "set_slot_grid",

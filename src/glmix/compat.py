@@ -38,8 +38,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchNorm",
+    "allow_gradient_clipping",
     "attached_trainer",
     "compile_for_each_shape",
+    "compile_with_cuda_graphs",
     "compiler_errors",
     "cpu_supports_bfloat16",
     "datamodule_of",
@@ -88,6 +90,18 @@ def has_triton() -> bool:
     return torch.utils._triton.has_triton()
 
 
+# ---- optimizers
+
+
+def allow_gradient_clipping(optimizer: torch.optim.Optimizer) -> None:
+    """Let the caller unscale and clip the gradients of a fused optimizer, as of any other.
+
+    A fused optimizer can unscale the gradients of float16 training itself. Lightning then refuses to clip them, also in
+    bfloat16, where nothing is scaled. There is no public way to turn this off.
+    """
+    vars(optimizer).pop("_step_supports_amp_scaling", None)
+
+
 # ---- torch.compile
 
 
@@ -123,6 +137,13 @@ def compile_for_each_shape() -> None:
     import torch._dynamo.config
 
     torch._dynamo.config.automatic_dynamic_shapes = False
+
+
+def compile_with_cuda_graphs() -> None:
+    """Let torch.compile use CUDA graphs in this process. Its public `mode` and `options` exclude each other."""
+    import torch._inductor.config
+
+    torch._inductor.config.triton.cudagraphs = True
 
 
 # ---- torch.export and ahead-of-time compilation

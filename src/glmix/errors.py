@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-__all__ = ["InputError", "MissingExtraError", "is_file_error", "message_of", "nearest", "needs_extra"]
+__all__ = ["InputError", "MissingExtraError", "is_dead_worker", "is_file_error", "message_of", "nearest", "needs_extra"]
 
 
 class InputError(ValueError):
@@ -60,9 +60,20 @@ def nearest(name: str, accepted: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def is_dead_worker(error: BaseException) -> bool:
+    """Return whether an exception of a DataLoader says that a worker process was killed, for example by the system."""
+    dead = re.match(r"DataLoader worker \(pid.* (is killed by signal|exited unexpectedly)", str(error))
+    return isinstance(error, RuntimeError) and dead is not None
+
+
 def message_of(error: BaseException) -> str:
-    """Return the message of an error, without the traceback that a DataLoader adds to an error of a worker process."""
+    """Return the message of an error, in one sentence also for errors of the worker processes of a DataLoader."""
     text = str(error)
+    if is_dead_worker(error):
+        return (
+            f"{text.splitlines()[0].removesuffix('.')}. The usual reason is too little memory: run the command again "
+            "to continue, with fewer worker processes or smaller batches."
+        )
     if not re.match(r"Caught \w+ in DataLoader worker process", text):
         return text
     *_, original = re.split(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, flags=re.MULTILINE)

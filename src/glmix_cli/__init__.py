@@ -15,6 +15,7 @@ from importlib import metadata
 
 from . import (
     bench,
+    completion,
     configs,
     convert,
     demo,
@@ -24,10 +25,12 @@ from . import (
     explain,
     export,
     fit,
+    map,
     models,
     neighbors,
     predict,
     probe,
+    push,
     report,
     scenes,
     segment,
@@ -47,8 +50,10 @@ COMMANDS = {
     "report": report,
     "embed": embed,
     "neighbors": neighbors,
+    "map": map,
     "probe": probe,
     "convert": convert,
+    "push": push,
     "scenes": scenes,
     "segment": segment,
     "detect": detect,
@@ -56,6 +61,7 @@ COMMANDS = {
     "export": export,
     "bench": bench,
     "env": env,
+    "completion": completion,
     "slots": slots,
     "weakseg": weakseg,
 }
@@ -161,6 +167,6 @@ def _run(command: str, argv: Sequence[str], own_process: bool) -> int:
 
 def _is_user_error(error: Exception) -> bool:
     """Return whether the user can fix the cause of an error; all other errors are bugs and keep their traceback."""
-    from glmix.errors import InputError, MissingExtraError, is_file_error
+    from glmix.errors import InputError, MissingExtraError, is_dead_worker, is_file_error
 
-    return isinstance(error, InputError | MissingExtraError) or is_file_error(error)
+    return isinstance(error, InputError | MissingExtraError) or is_file_error(error) or is_dead_worker(error)

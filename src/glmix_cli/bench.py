@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Example: glmix bench glnet_stl convnext_tiny --forms eager optimized+bf16+compiled -o out/bench. "
         "docs/bench.md explains each number and the words of --forms: eager, plain, fused, optimized, channels_last, "
-        "keep_memory, bf16, int8, compiled, onnxruntime, openvino."
+        "keep_memory, bf16, int8, compiled, cuda_graphs, onnxruntime, openvino."
     )
     parser.add_argument(
         "models",

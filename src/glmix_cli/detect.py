@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .images import add_input_limit, print_errors
+from .images import add_input_limit, positive_integer, print_errors
 from .inputs import check_device
 from .pipeline import add_pipeline_arguments, compute, finish
 from .printing import printable
@@ -45,11 +45,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="COCO JSON with the ground truth of these images: use its image and category ids, write all detections to "
         f"OUTPUT/{RESULTS} for COCO(FILE).loadRes, and print the average precision",
     )
+    parser.add_argument(
+        "--tile",
+        type=positive_integer,
+        metavar="N",
+        help="detect objects in larger images by overlapping tiles of N x N pixels (default: whole images)",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=int,
+        metavar="M",
+        help="pixels that neighbouring tiles share, at least the size of the largest objects (default: a quarter of "
+        "--tile)",
+    )
     parser.add_argument("--no-overlays", action="store_true", help="write no overlays")
     parser.add_argument("--json", action="store_true", help=f"also print OUTPUT/{REPORT}")
 
 
 def run(args: argparse.Namespace) -> int:
+    from torch import Tensor
     from torchvision.transforms.v2.functional import to_pil_image
 
     from glmix.errors import InputError
@@ -57,8 +71,11 @@ def run(args: argparse.Namespace) -> int:
     from glmix.inference import open_source
     from glmix.tasks.detection.annotated import AnnotatedScores, AnnotatedSource, read_annotated
     from glmix.tasks.detection.predictor import DetectionPredictor, Detections, overlay
+    from glmix.tasks.detection.tiles import Tiles
 
     check_device(args.device)
+    if args.tile is None and args.overlap is not None:
+        raise InputError("--overlap is the overlap of tiles: it needs --tile.")
     if not 0 <= args.score <= 1:
         raise InputError(f"--score must be from 0 to 1, got {args.score}.")
     detect = DetectionPredictor.from_checkpoint(
@@ -67,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         max_input_pixels=args.max_input_pixels,
         max_pixels=args.max_pixels,
+        tiles=None if args.tile is None else Tiles(args.tile, args.tile // 4 if args.overlap is None else args.overlap),
     )
     source = open_source(args.images, args.column)
     names = result_names(source, args.images, len(".png"))
@@ -79,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
         detect.read, sizes = read_annotated, stored.fingerprint
 
     def save(position: int, row: dict[str, Any]) -> None:
+        if not isinstance(row["image"], Tensor):  # it was read in tiles
+            return
         row["overlay"] = f"{OVERLAYS}/{names[position]}.png"
         picture = overlay(to_pil_image(row["image"]), row["found"].above(args.score), detect.class_names)
         with atomic_write(args.output / row["overlay"]) as part:

@@ -10,9 +10,17 @@ from .printing import printable
 from .results import print_file
 
 if TYPE_CHECKING:
-    from glmix.inference import Output, ResultFolder, Source, Summary
+    from glmix.inference import Output, RayEngine, ResultFolder, Source, Summary
 
-__all__ = ["add_pipeline_arguments", "compute", "finish", "store"]
+__all__ = [
+    "add_pipeline_arguments",
+    "add_precision_argument",
+    "add_reading_arguments",
+    "add_source_arguments",
+    "compute",
+    "finish",
+    "store",
+]
 
 
 def add_pipeline_arguments(
@@ -32,15 +40,7 @@ def add_pipeline_arguments(
         shard_size: default of --shard-size.
         formats: choices of --format, the default first.
     """
-    parser.add_argument(
-        "images",
-        nargs="+",
-        metavar="IMAGE",
-        help="an image file; a folder, which is searched recursively; a quoted pattern such as 'photos/*.jpg'; a list "
-        "(.txt, .csv, .jsonl or .parquet); a .tar file or 'shard-{000..127}.tar'; hf-dataset:NAME#SPLIT; or a URL "
-        "that fsspec can read, such as s3://bucket/folder",
-    )
-    parser.add_argument("--column", metavar="NAME", help="column of the paths in a list (default: a usual name)")
+    add_source_arguments(parser)
     results = parser.add_argument_group("results")
     results.add_argument(
         "-o",
@@ -72,19 +72,81 @@ def add_pipeline_arguments(
     speed.add_argument(
         "--batch-size", type=positive_integer, default=batch_size, metavar="N", help="(default: %(default)s)"
     )
-    speed.add_argument(
+    speed.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda (default: cpu)")
+    add_reading_arguments(speed)
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the images to a parser."""
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="an image file; a folder, which is searched recursively; a quoted pattern such as 'photos/*.jpg'; a list "
+        "(.txt, .csv, .jsonl or .parquet); a .tar file or 'shard-{000..127}.tar'; hf-dataset:NAME#SPLIT; or a URL "
+        "that fsspec can read, such as s3://bucket/folder",
+    )
+    parser.add_argument("--column", metavar="NAME", help="column of the paths in a list (default: a usual name)")
+
+
+def add_reading_arguments(parser: argparse._ActionsContainer) -> None:
+    """Add the number of worker processes and the limit on image sizes to a parser."""
+    parser.add_argument(
         "--workers",
         type=int,
         metavar="N",
         help="processes that decode images (default: one per CPU core, none for a few images)",
     )
-    speed.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda (default: cpu)")
-    speed.add_argument(
+    parser.add_argument(
         "--max-pixels",
         type=positive_integer,
         default=MAX_PIXELS,
         metavar="N",
         help="report an error for images with more pixels, without decoding them (default: %(default)s)",
+    )
+
+    ray = parser.add_argument_group("Ray")
+    ray.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="where to decode and compute: in processes of this machine, or on a Ray cluster, which needs --output "
+        "(default: %(default)s)",
+    )
+    ray.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="address of the cluster (default: that of the variable RAY_ADDRESS, else a cluster on this machine, which "
+        "is started if there is none)",
+    )
+    ray.add_argument(
+        "--ray-actors",
+        type=_actors,
+        metavar="N|MIN-MAX",
+        help="number of processes with a model; Ray adds and removes processes between MIN and MAX (default: one per "
+        "GPU, or without GPUs half of the CPUs)",
+    )
+    ray.add_argument("--ray-cpus", type=positive_integer, metavar="N", help="CPUs of each without a GPU (default: 1)")
+    ray.add_argument(
+        "--ray-gpus", type=float, metavar="N", help="GPUs of each, such as 0.5 (default: 1 if the cluster has GPUs)"
+    )
+
+
+def _actors(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and (last or first).isdecimal() and 1 <= int(first) <= int(last or first)):
+        raise argparse.ArgumentTypeError(f"expected N or MIN-MAX, such as 4 or 1-8, got {text!r}")
+    return int(first), int(last or first)
+
+
+def add_precision_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --precision to a parser."""
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="dtype of the computation; bfloat16 has three significant digits and is faster on GPUs, and on processors "
+        "with bfloat16 instructions (default: %(default)s)",
     )
 
 
@@ -121,6 +183,7 @@ def compute(
     """
     from glmix import inference
 
+    engine = _engine(args)
     share = args.share or inference.share_of_process()
     identity = {
         "source": inference.fingerprint(source),
@@ -147,6 +210,7 @@ def compute(
         batch_size=args.batch_size,
         num_workers=args.workers,
         share=share,
+        engine=engine,
         progress=True,
         save=save,
     )
@@ -180,3 +244,15 @@ def finish(
             print(printable(str(report)))
     print_errors(command, errors)
     return exit_code(summary.images - summary.errors, errors)
+
+
+def _engine(args: argparse.Namespace) -> "RayEngine | None":
+    from glmix.errors import InputError
+    from glmix.inference import RayEngine
+
+    if args.engine == "ray":
+        return RayEngine(args.ray_address, args.ray_actors, args.ray_cpus or 1, args.ray_gpus)
+    for name in ("address", "actors", "cpus", "gpus"):
+        if getattr(args, f"ray_{name}") is not None:
+            raise InputError(f"--ray-{name} needs --engine ray.")
+    return None

@@ -1,6 +1,7 @@
 """`glmix segment`: semantic segmentation of images, written as masks, overlays and JSON."""
 
 import argparse
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="distance between sliding windows in pixels (default: two thirds of --window)",
     )
     inference.add_argument(
+        "--blend",
+        choices=("mean", "centre"),
+        default="mean",
+        help="where windows overlap: the mean of their scores, or the scores of the window whose centre is nearest, "
+        "which takes less memory with many classes (default: %(default)s)",
+    )
+    inference.add_argument(
         "--scales",
         nargs="+",
         type=float,
@@ -77,8 +85,14 @@ def run(args: argparse.Namespace) -> int:
         "device": args.device,
         "max_input_pixels": args.max_input_pixels,
         "max_pixels": args.max_pixels,
+        "scratch": args.output / MASKS,
         "how": Inference(
-            "slide" if args.slide else "whole", args.window, args.stride, tuple(args.scales), flip=args.flip
+            "slide" if args.slide else "whole",
+            args.window,
+            args.stride,
+            tuple(args.scales),
+            flip=args.flip,
+            blend=args.blend,
         ),
     }
     if args.resize is not None:
@@ -91,6 +105,11 @@ def run(args: argparse.Namespace) -> int:
     names = result_names(source, args.images, len(".png"))
 
     def save(position: int, row: dict[str, Any]) -> None:
+        if "mask_file" in row:  # of an image that was read in windows
+            row["mask"] = f"{MASKS}/{names[position]}.tif"
+            (args.output / row["mask"]).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(row["mask_file"], args.output / row["mask"])
+            return
         row["mask"] = f"{MASKS}/{names[position]}.png"
         _save(row["found"].mask(), args.output / row["mask"])
         if not args.no_overlays:
@@ -115,8 +134,8 @@ def run(args: argparse.Namespace) -> int:
                 "width": row["width"],
                 "height": row["height"],
                 "mode": row["mode"],
-                "mask": f"{MASKS}/{names[position]}.png",
-                "overlay": None if args.no_overlays else f"{OVERLAYS}/{names[position]}.png",
+                "mask": f"{MASKS}/{names[position]}{Path(row['mask']).suffix}",
+                "overlay": f"{OVERLAYS}/{names[position]}.png" if row["overlay"] else None,
                 "classes": [{"id": k, "name": label, "pixels": n, "share": x} for k, label, n, x in classes],
             }
 

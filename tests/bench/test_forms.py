@@ -40,6 +40,7 @@ def test_forms_are_parsed(text, network, runtime, precision):
         ("channels_last+openvino", "eager or fused in PyTorch"),
         ("plain+channels_last", "eager or fused in PyTorch"),
         ("optimized+onnxruntime", "optimized needs PyTorch"),
+        ("bf16+cuda_graphs", "cuda_graphs needs compiled"),
         ("keep_memory+openvino", "keep_memory needs PyTorch"),
     ],
 )
@@ -51,7 +52,7 @@ def test_invalid_forms_raise_an_error(text, words):
 
 def test_training_supports_only_some_forms():
     assert Form.parse("plain+bf16", training=True).precision == "bfloat16"
-    with pytest.raises(ValueError, match="training supports only eager, plain, channels_last"):
+    with pytest.raises(ValueError, match="training supports only eager, plain, optimized, channels_last"):
         Form.parse("fused", training=True)
 
 
@@ -103,7 +104,7 @@ def test_glnet_forms_of_other_models_raise_an_error(form, tmp_path):
         prepare(ModelSpec.parse("test_resnet"), Form.parse(form), (64, 64), folder=tmp_path)
 
 
-@pytest.mark.parametrize("form", ["eager", "plain", "channels_last+keep_memory", "bf16"])
+@pytest.mark.parametrize("form", ["eager", "plain", "channels_last+keep_memory", "bf16", "optimized+bf16"])
 def test_a_step_of_training_changes_the_weights(form):
     chosen = Form.parse(form, training=True)
     prepared = prepare_training(ModelSpec.parse("test_glnet(num_classes=3)"), chosen, (64, 64))

@@ -353,6 +353,25 @@ def test_invalid_arguments_are_reported(run, checkpoint, photos, arguments, word
     assert "Traceback" not in result.stderr
 
 
+def test_tiles_are_read_from_a_large_file(run, checkpoint, tmp_path):
+    pixels = np.asarray(Image.effect_noise((150, 110), 90).convert("RGB").resize((300, 220)))
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    np.save(tmp_path / "large.npy", pixels)
+    options = ["--checkpoint", checkpoint, "--score", 0, "--tile", 100, "--max-input-pixels", 20_000, "--json"]
+    found = []
+    for name, more in (("large.png", []), ("large.npy", ["--max-pixels", 100])):
+        result = run("detect", name, *options, *more, "-o", name.replace(".", "-"))
+        assert result.returncode == 0, result.stderr
+        content = json.loads(result.stdout)
+        assert (content["images"][0]["width"], content["images"][0]["height"]) == (300, 220)
+        found.append(content["annotations"])
+    assert found[0] == found[1]
+    assert max(x + w for x, _, w, _ in (item["bbox"] for item in found[0])) > 200
+    assert (tmp_path / "large-png" / "overlays" / "large.png").is_file()
+    assert not (tmp_path / "large-npy" / "overlays").exists()
+    assert run("detect", "large.png", *options[:4], "-o", "x", "--overlap", 5).returncode == 2
+
+
 def test_a_checkpoint_of_another_task_is_refused(tmp_path):
     from tests.runs import data, task, trainer
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -234,6 +235,33 @@ def test_inference_options_reach_the_network(checkpoint: Path, images: Path, mon
     assert seen[2]["resize"] is None
     with pytest.raises(ValueError, match="--resize takes LONGER SHORTER"):
         segment.run(parser.parse_args((words + " --resize 60 90").split()))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_a_large_file_is_read_in_windows_and_its_mask_equals_that_of_the_whole_image(
+    run: Here, checkpoint: Path, tmp_path: Path, suffix: str
+) -> None:
+    pixels = np.asarray(Image.effect_noise((150, 110), 90).convert("RGB").resize((300, 220)))
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    if suffix == ".npy":
+        np.save(tmp_path / "large.npy", pixels)
+    else:
+        tifffile.imwrite(tmp_path / "large.tif", pixels, photometric="rgb", tile=(64, 64))
+    options = ["--checkpoint", checkpoint, "--resize", 0, 0, "--window", 64, "--stride", 32, "--blend", "centre"]
+    options += ["--max-input-pixels", 20_000]
+    refused = run("segment", f"large{suffix}", *options[:2], "--resize", 64, 64, "--max-pixels", 100, "-o", "no")
+    assert refused[0] == 2
+    code, printed, errors = run("segment", f"large{suffix}", *options, "--max-pixels", 100, "-o", "windows", "--json")
+    assert code == 0, errors
+    assert "segmented in windows of 64 pixels" in errors
+    (result,) = json.loads(printed)["results"]
+    assert (result["mode"], result["mask"], result["overlay"]) == ("slide", "masks/large.tif", None)
+    assert run("segment", "large.png", *options, "-o", "whole")[0] == 0
+    with Image.open(tmp_path / "windows/masks/large.tif") as mask, Image.open("whole/masks/large.png") as expected:
+        assert (np.asarray(mask) == np.asarray(expected)).mean() > 0.999
+        counts = np.bincount(np.asarray(mask).ravel(), minlength=3)
+    assert {one["id"]: one["pixels"] for one in result["classes"]} == {k: int(n) for k, n in enumerate(counts) if n}
+    assert not list((tmp_path / "windows").rglob(".*.part"))
 
 
 def test_a_checkpoint_of_another_task_raises_an_error(run: Here, images: Path, tmp_path: Path) -> None:

@@ -120,3 +120,20 @@ def test_poly_schedule_of_power_one_is_linear_after_the_warm_up() -> None:
     found = rates(ScheduleConfig("poly", warmup_steps=20, min_lr=0.0), 10)
     assert found[10] == pytest.approx(0.5)
     assert found[20:] == pytest.approx([1 - t / 80 for t in range(80)])
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lamb"])
+def test_a_fused_optimizer_takes_the_same_steps_and_allows_clipping(name: str) -> None:
+    found = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        net = torch.nn.Linear(8, 8)
+        optimizer = build_optimizer(net, OptimizerConfig(name=name, base_batch=None, lr=1e-2), 1, fused=fused)
+        assert bool(optimizer.defaults.get("fused")) == (fused and name != "lamb")
+        assert not getattr(optimizer, "_step_supports_amp_scaling", False)
+        for _ in range(3):
+            net(torch.ones(2, 8)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append(net.weight.detach())
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)

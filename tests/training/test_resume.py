@@ -17,7 +17,8 @@ import torch
 import yaml
 from PIL import Image
 
-from glmix.tasks import Classification
+from glmix.layers import DepthwiseConv2d, ShortAttention
+from glmix.tasks import Classification, ScheduleConfig
 from glmix.training.checkpoint_io import AtomicCheckpointIO, is_intact, newest_intact
 from glmix.training.checkpoints import Checkpoints
 from glmix.training.run_folder import checkpoint_to_resume
@@ -59,6 +60,25 @@ def test_every_checkpoint_resumes_to_the_same_weights(
         assert _position(tmp_path / f"{index}") == _position(tmp_path / "whole")
     assert len(seen) >= len(files)
     assert set(seen[:-1]) == {8}  # two batches
+
+
+def test_optimized_training_resumes_exactly_and_agrees_with_plain_training(tmp_path: Path) -> None:
+    """The layers are replaced, and gradients are clipped with the fused optimizer under autocast."""
+    options = {"max_epochs": 1, "precision": "bf16-mixed"}
+    few = {"train_count": 12}  # three batches
+    losses = {}
+    for name, optimize in (("fast", True), ("plain", False)):
+        trained = task(optimize_training=optimize, schedule=ScheduleConfig(warmup_epochs=0))
+        trainer(tmp_path / name, **options).fit(trained, data(**few))
+        losses[name] = float(trained.last_loss)
+        kinds = {type(layer) for layer in trained.model.modules()}
+        assert ({DepthwiseConv2d, ShortAttention} <= kinds) == optimize
+        assert bool(trained.trainer.optimizers[0].defaults["fused"]) == optimize
+    first = min((tmp_path / "fast" / "checkpoints").glob("step-*.ckpt"))
+    again = task(schedule=ScheduleConfig(warmup_epochs=0))
+    trainer(tmp_path / "resumed", **options).fit(again, data(**few), ckpt_path=str(first))
+    assert_same(weights(tmp_path / "resumed"), weights(tmp_path / "fast"))
+    assert losses["fast"] == pytest.approx(losses["plain"], rel=1e-2)
 
 
 def _images_of_each_validation(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -10,12 +10,14 @@ WORDS = {
     "eager": "the unchanged model in PyTorch eager mode",
     "plain": "a reference implementation of GLNet: NCHW, nn.MultiheadAttention, no fusion (glmix.bench.plain)",
     "fused": "norms, scales and residual convolutions merged into adjacent layers (glmix.deploy.fuse); only for GLNets",
-    "optimized": "glmix.deploy.optimize_for_inference: channels-last, and fused if the model is a GLNet",
+    "optimized": "glmix.optimize_for_inference: channels-last, and fused if the model is a GLNet; in training "
+    "glmix.optimize_for_training: channels-last, faster layers on a CPU, and fused AdamW",
     "channels_last": "weights and images in channels-last memory",
     "keep_memory": "freed memory is kept for later tensors (glmix.memory); included in optimized",
     "bf16": "bfloat16; in training with autocast",
     "int8": "quantised with generated images; only for GLNets in onnxruntime or openvino",
     "compiled": "torch.compile; for inference with frozen weights",
+    "cuda_graphs": "compiled with CUDA graphs, on a GPU",
     "onnxruntime": "exported and run in onnxruntime on the CPU",
     "openvino": "exported and run in OpenVINO on the CPU",
 }
@@ -23,7 +25,7 @@ DEFAULT_FORMS = ("eager", "optimized", "optimized+bf16")
 
 NETWORKS = ("eager", "plain", "fused", "optimized")
 RUNTIMES = ("compiled", "onnxruntime", "openvino")
-FOR_TRAINING = ("eager", "plain", "channels_last", "keep_memory", "bf16", "compiled")
+FOR_TRAINING = ("eager", "plain", "optimized", "channels_last", "keep_memory", "bf16", "compiled", "cuda_graphs")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Form:
             reject("keep_memory needs PyTorch, and optimized already includes it")
         if network == "optimized" and exported:
             reject("optimized needs PyTorch; an exported model can be eager, fused or plain")
+        if "cuda_graphs" in words and runtime != "compiled":
+            reject("cuda_graphs needs compiled")
         return cls(text, network, runtime, frozenset(words))
 
     @property

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -33,7 +34,9 @@ def describe_machine(device: str, threads: int) -> dict[str, Any]:
     }
     if device != "cpu":
         machine["gpu"] = torch.cuda.get_device_name(device)
+        machine["driver"] = _driver()
         machine["cuda"] = torch.version.cuda
+        machine["cudnn"] = str(torch.backends.cudnn.version())
     return machine
 
 
@@ -53,6 +56,16 @@ def _cpu() -> str:
     """Return the model name of the processor."""
     names = _cpuinfo("model name")
     return names or platform.processor() or platform.machine()
+
+
+def _driver() -> str | None:
+    """Return the version of the GPU driver; None if nvidia-smi does not report it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return output.split()[0] if output.split() else None
 
 
 def _instructions() -> str:

@@ -36,6 +36,7 @@ class Plan:
         stages: measure the time of each stage of GLNets.
         threads: number of CPU threads; None for PyTorch's default.
         device: cpu or cuda.
+        build_jobs: number of models that are built and compiled at the same time.
     """
 
     models: Sequence[str]
@@ -48,12 +49,14 @@ class Plan:
     stages: bool = False
     threads: int | None = None
     device: str = "cpu"
+    build_jobs: int = 1
 
     def check(self) -> None:
         """Raise InputError if a setting is invalid, before any model is built."""
         if self.kind not in get_args(Kind):
             raise InputError(f"kind must be one of {', '.join(get_args(Kind))}, got {self.kind!r}.")
-        numbers = {"batch": self.images, "runs": self.runs, "threads": 1 if self.threads is None else self.threads}
+        numbers = {"batch": self.images, "runs": self.runs, "build_jobs": self.build_jobs}
+        numbers["threads"] = 1 if self.threads is None else self.threads
         for name, number in (*numbers.items(), *(("size", size) for size in self.sizes)):
             if number < 1:
                 raise InputError(f"{name} must be 1 or more, got {number}.")
@@ -123,6 +126,7 @@ def measure(plan: Plan, progress: Progress = no_progress) -> dict[str, Any]:
         profile=plan.kind == "profile",
         device=plan.device,
         threads=threads,
+        build_jobs=plan.build_jobs,
         progress=progress,
     )
     matmul = {entry.build["precision"]: _product(entry) for entry in products if entry.runs}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..deploy import fuse
 from ..deploy.optimize import optimize_for_inference
 from ..errors import InputError
+from ..layers import optimize_for_training
 from ..memory import keep_freed_memory
 from ..models import GLNet
 from .forms import Form
@@ -98,12 +99,16 @@ def prepare_training(spec: ModelSpec, form: Form, size: tuple[int, int], *, devi
     torch.manual_seed(0)
     model = spec.build("cpu", size)
     network = _network(model, form).to(device).train()
+    optimized = form.network == "optimized"
+    if optimized:
+        optimize_for_training(network).to(memory_format=torch.channels_last)
+        keep_freed_memory()
     if form.runtime == "compiled":
         network.compile()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.05, fused=optimized or None)
     channels = spec.input_size()[0]
     kind: dict[str, Any] = {"device": device}
-    if "channels_last" in form.words:
+    if optimized or "channels_last" in form.words:
         kind["memory_format"] = torch.channels_last
     autocast = "bf16" in form.words
 

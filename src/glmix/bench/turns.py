@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +65,7 @@ def take_turns(
     profile: bool = False,
     device: str = "cpu",
     threads: int | None = None,
+    build_jobs: int = 1,
     progress: Progress = no_progress,
 ) -> None:
     """Measure all entries in turns and store the results in them.
@@ -77,16 +79,25 @@ def take_turns(
         profile: profile one pass of each entry and measure nothing else.
         device: cpu or cuda.
         threads: number of CPU threads; None for the default of the libraries.
+        build_jobs: number of models that are built at the same time.
         progress: wraps the loops to show their progress.
     """
     with contextlib.ExitStack() as stack:
-        workers: list[tuple[Entry, Worker]] = []
-        for entry in progress(entries, "building"):
+
+        def build(entry: Entry) -> tuple[Entry, Worker]:
             worker = stack.enter_context(Worker(threads))
             with _recording_errors(entry, worker):
                 entry.facts = worker.ask(device=device, threads=threads, **entry.build)
                 entry.facts["warm_seconds"] = sum(worker.ask("warm", batch=batch) for batch in _batches(entry))
-                workers.append((entry, worker))
+            return entry, worker
+
+        pool = ThreadPoolExecutor(build_jobs)
+        try:
+            built = pool.map(build, entries)
+            workers = [pair for _, pair in zip(progress(entries, "building"), built, strict=True)]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C, the stack ends the workers
+        workers = [(entry, worker) for entry, worker in workers if entry.error is None]
         if profile:
             for entry, worker in workers:
                 with _recording_errors(entry, worker):

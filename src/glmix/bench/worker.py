@@ -19,7 +19,7 @@ import torch
 
 import glmix  # noqa: F401  (registers the models)
 
-from ..compat import compile_for_each_shape
+from ..compat import compile_for_each_shape, compile_with_cuda_graphs
 from ..errors import InputError
 from ..memory import release_freed_memory, settle_memory
 from .forms import Form
@@ -64,6 +64,10 @@ class Session:
         self._configure(device, threads)
         start = time.perf_counter()
         spec, parsed_form, (height, width) = ModelSpec.parse(model), Form.parse(form, training=training), size
+        if "cuda_graphs" in parsed_form.words:
+            if device == "cpu":
+                raise InputError(f"The form {form} needs a GPU, but the device is {device}.")
+            compile_with_cuda_graphs()
         if training:
             self.prepared = prepare_training(spec, parsed_form, (height, width), device=device)
         else:

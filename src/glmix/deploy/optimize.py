@@ -1,19 +1,17 @@
 """Optimisation of a model for fast inference on the current machine."""
 
 import copy
-import shutil
 from typing import Any, TypeVar
 
 import torch
-from timm.layers import Attention
 from torch import Tensor, nn
 
 from ..compat import cpu_supports_bfloat16, freeze_weights, has_triton, wrap_compiled_call
 from ..errors import InputError
-from ..layers import Block, ConvMlp, GLMix, GridAttention, SoftBridge, Stem
+from ..layers import Block, ConvMlp, ShortAttention, SoftBridge, Stem, has_cpp_compiler, is_plain_attention
 from ..memory import keep_freed_memory
 from .fuse import fuse
-from .parts import BandedMlp, BoundedBridge, ShortAttention
+from .parts import BandedMlp, BoundedBridge
 
 __all__ = ["can_compile", "fastest_dtype", "optimize_for_inference"]
 
@@ -21,7 +19,12 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def optimize_for_inference(
-    model: ModuleT, *, dtype: torch.dtype | None = None, compile: bool | None = None, keep_memory: bool = True
+    model: ModuleT,
+    *,
+    dtype: torch.dtype | None = None,
+    compile: bool | None = None,
+    keep_memory: bool = True,
+    head: bool = True,
 ) -> ModuleT:
     """Return a copy of a model for fast inference on this machine: fused, channels-last, low precision, compiled.
 
@@ -35,6 +38,7 @@ def optimize_for_inference(
         compile: use torch.compile. Compilation takes about a minute at the first images of each size. None to
             compile if this machine supports it.
         keep_memory: on a CPU, keep freed memory in this process, see `glmix.memory`.
+        head: merge the final norm into the classifier, see `fuse`. Pooled features need the norm.
 
     Raises:
         InputError: the dtype is not a floating-point type.
@@ -44,7 +48,7 @@ def optimize_for_inference(
     if not dtype.is_floating_point:
         raise InputError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16, got {dtype}.")
     if any(isinstance(part, Block) for part in model.modules()):
-        fast = fuse(model)
+        fast = fuse(model, head=head)
     else:
         fast = copy.deepcopy(model).eval().requires_grad_(False)
     fast.to(memory_format=torch.channels_last)
@@ -73,7 +77,7 @@ def can_compile(device: torch.device | str = "cpu") -> bool:
     """Return whether torch.compile finds the compiler that it needs: Triton for CUDA, else a C++ compiler."""
     if torch.device(device).type == "cuda":
         return has_triton()
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl"))
+    return has_cpp_compiler()
 
 
 def _replace_layers(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
@@ -85,8 +89,8 @@ def _replace_layers(model: nn.Module, dtype: torch.dtype, device: torch.device) 
             part.__class__ = BoundedBridge
         elif type(part) is ConvMlp and on_cpu:
             part.__class__ = BandedMlp
-        elif isinstance(part, GLMix | GridAttention) and type(part.attn) is Attention and short_attention:
-            part.attn.__class__ = ShortAttention
+        elif short_attention and is_plain_attention(part):
+            part.__class__ = ShortAttention
 
 
 class _FrozenCall:

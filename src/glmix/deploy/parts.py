@@ -6,12 +6,11 @@ layer instead would mean copying arguments, parameters, hooks, mode, device and 
 
 import math
 
-from timm.layers import Attention
 from torch import Tensor, cat
 
 from ..layers import ConvMlp, SoftBridge
 
-__all__ = ["BandedMlp", "BoundedBridge", "ShortAttention"]
+__all__ = ["BandedMlp", "BoundedBridge"]
 
 
 class BoundedBridge(SoftBridge):
@@ -61,24 +60,3 @@ class BandedMlp(ConvMlp):
         above = min(first, border)
         h = self.act(self.depthwise(self.fc1(x[:, :, first - above : last + border])))
         return self.fc2(h[:, :, above : above + last - first])
-
-
-class ShortAttention(Attention):  # type: ignore[misc]
-    """Self-attention for bfloat16 on a CPU that uses plain matrix products for few tokens.
-
-    Fused attention is optimised for many tokens. In float32 this implementation is not faster.
-    """
-
-    FEW = 256  # maximum number of tokens: 1.6 times as fast with 196 tokens, half as fast with 784
-
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        """Apply attention to tokens (B, N, C); `attn_mask` is added to the logits (B, heads, N, N)."""
-        if x.shape[1] > self.FEW:
-            fused: Tensor = super().forward(x, attn_mask)
-            return fused
-        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dim))  # (B, N, 3, heads, D)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        logits = (q * self.scale) @ k.transpose(2, 3)
-        weights = (logits if attn_mask is None else logits + attn_mask).softmax(3)
-        result: Tensor = self.proj((weights @ v).transpose(1, 2).flatten(2))
-        return result

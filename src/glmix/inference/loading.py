@@ -1,11 +1,13 @@
 """Decoding of images in worker processes, in batches that never cross the border of two shards."""
 
+import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -17,7 +19,15 @@ from .sources import Source
 
 Reader = Callable[[Path | BinaryIO], tuple[Any, tuple[int, int]]]
 
-__all__ = ["LoadedBatch", "default_workers", "load_batches", "out_of_memory_reason"]
+__all__ = [
+    "BatchPositions",
+    "Images",
+    "LoadedBatch",
+    "collate",
+    "default_workers",
+    "load_batches",
+    "out_of_memory_reason",
+]
 
 
 @dataclass
@@ -45,7 +55,14 @@ def _pinned(inputs: Any) -> Any:
     return inputs.pin_memory() if isinstance(inputs, Tensor) else inputs
 
 
-class _Images(Dataset[Any]):
+class Images(Dataset[Any]):
+    """Decoded images with random access. An image that cannot be read has a row with its error and no input.
+
+    Args:
+        source: images.
+        read: see `load_batches`.
+    """
+
     def __init__(self, source: Source, read: Reader) -> None:
         self.source, self.read = source, read
 
@@ -68,13 +85,12 @@ def out_of_memory_reason(error: BaseException) -> str:
     return f"out of memory ({str(error).strip().partition(chr(10))[0] or type(error).__name__})"
 
 
-def _collate_list(samples: Sequence[tuple[dict[str, Any], Any]]) -> LoadedBatch:
-    places = [place for place, (_, pixels) in enumerate(samples) if pixels is not None]
-    groups = [(places, [samples[place][1] for place in places])] if places else []
-    return LoadedBatch([row for row, _ in samples], groups)
-
-
-def _collate(samples: Sequence[tuple[dict[str, Any], Tensor | None]]) -> LoadedBatch:
+def collate(samples: Sequence[tuple[dict[str, Any], Any]], any_size: bool = False) -> LoadedBatch:
+    """Join images to a batch; see `load_batches`."""
+    if any_size:
+        decoded = [place for place, (_, pixels) in enumerate(samples) if pixels is not None]
+        inputs = [samples[place][1] for place in decoded]
+        return LoadedBatch([row for row, _ in samples], [(decoded, inputs)] if decoded else [])
     places: dict[torch.Size, list[int]] = {}
     for place, (_, pixels) in enumerate(samples):
         if pixels is not None:
@@ -83,19 +99,30 @@ def _collate(samples: Sequence[tuple[dict[str, Any], Tensor | None]]) -> LoadedB
     return LoadedBatch([row for row, _ in samples], groups)
 
 
-class _BatchPositions:
-    """Lists of positions: ranges, cut into batches."""
+class BatchPositions(Sequence[range]):
+    """Ranges of positions, cut into batches. No batch contains positions of two ranges.
+
+    Args:
+        ranges: ranges of positions in a source.
+        batch_size: maximum number of positions in a batch.
+    """
 
     def __init__(self, ranges: Sequence[range], batch_size: int) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}.")
         self.ranges, self.batch_size = ranges, batch_size
+        self._ends = np.cumsum([-(-len(positions) // batch_size) for positions in ranges], dtype=np.int64)
 
     def __len__(self) -> int:
-        return sum(-(-len(positions) // self.batch_size) for positions in self.ranges)
+        return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for positions in self.ranges:
-            for start in range(0, len(positions), self.batch_size):
-                yield list(positions[start : start + self.batch_size])
+    def __getitem__(self, number: Any) -> Any:
+        """Return the positions of a batch."""
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        place = int(np.searchsorted(self._ends, number, side="right"))
+        start = (number - (int(self._ends[place - 1]) if place else 0)) * self.batch_size
+        return self.ranges[place][start : start + self.batch_size]
 
 
 def default_workers(images: int, batch_size: int) -> int:
@@ -128,9 +155,9 @@ def load_batches(
         any_size: return the inputs of a batch as one list, instead of a tensor for each size.
     """
     return DataLoader(
-        _Images(source, read),
-        batch_sampler=_BatchPositions(ranges, batch_size),
-        collate_fn=_collate_list if any_size else _collate,
+        Images(source, read),
+        batch_sampler=BatchPositions(ranges, batch_size),
+        collate_fn=functools.partial(collate, any_size=any_size),
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=leave_signals_to_main_process if num_workers else None,

@@ -3,19 +3,23 @@
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import InputError
 from ..memory import is_out_of_memory
-from .loading import LoadedBatch, default_workers, load_batches, out_of_memory_reason
+from .loading import BatchPositions, LoadedBatch, default_workers, load_batches, out_of_memory_reason
 from .outputs import Output, Row
 from .results import ResultFolder, Shard
 from .sources import Source
+
+if TYPE_CHECKING:
+    from .ray_engine import RayEngine
 
 __all__ = ["Summary", "run", "run_to_folder", "share_of_process"]
 
@@ -65,8 +69,6 @@ def run(
         The rows of a batch, in the order of the source. Each has `key`, `width`, `height`, `error` (None for success),
         `input_width`, `input_height`, and the columns of the output, which are missing if there was an error.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}.")
     ranges = [range(len(source))] if ranges is None else ranges
     workers = default_workers(sum(map(len, ranges)), batch_size) if num_workers is None else num_workers
     device = next((parameter.device for parameter in output.model.parameters()), torch.device("cpu"))
@@ -80,10 +82,11 @@ def run(
         any_size=output.any_size,
     )
     for batch in loader:
-        yield _compute(output, batch)
+        yield compute_batch(output, batch)
 
 
-def _compute(output: Output, batch: LoadedBatch) -> list[Row]:
+def compute_batch(output: Output, batch: LoadedBatch) -> list[Row]:
+    """Return the rows of decoded images with the results of their inputs."""
     rows: list[Row] = batch.rows
     for places, inputs in batch.groups:
         sizes = {place: item.shape[-2:] for place, item in zip(places, inputs, strict=True)}
@@ -144,6 +147,7 @@ def run_to_folder(
     batch_size: int = 32,
     num_workers: int | None = None,
     share: tuple[int, int] | None = None,
+    engine: "RayEngine | None" = None,
     progress: bool = False,
     save: Callable[[int, Row], None] | None = None,
 ) -> Summary:
@@ -160,6 +164,7 @@ def run_to_folder(
         num_workers: see `run`.
         share: (rank, number of processes): which of the shards this process computes; None for the environment
             variables of torchrun. Processes need not communicate.
+        engine: computes on Ray; None for `run` in this process. Each continues what the other began.
         progress: show a progress bar.
         save: called in a thread with the position and the row of each image without an error, before its shard is
             written. It writes files, for example a mask, and may change the row.
@@ -175,40 +180,50 @@ def run_to_folder(
     total = sum(len(shard.positions) for shard in own)
     to_do = sum(len(shard.positions) for shard in pending)
     started, failed = time.perf_counter(), 0
-    batches = run(
-        output,
-        source,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        ranges=[shard.positions for shard in pending],
+    compute = _run_in_process if engine is None else engine.run
+    batches = compute(
+        output, source, [shard.positions for shard in pending], batch_size=batch_size, num_workers=num_workers
     )
+    unfinished: dict[Shard, dict[int, list[Row]]] = {}
     writing: Future[None] | None = None
     with (
+        closing(batches),
         ThreadPoolExecutor(SAVING_THREADS if save else 1) as threads,
         tqdm(total=total, initial=total - to_do, unit="image", disable=None if progress else True) as bar,
     ):
-        for shard in pending:
-            rows: list[Row] = []
-            saving: list[Future[None]] = []
-            while len(rows) < len(shard.positions):
-                batch = next(batches)
-                for future in saving:  # of the batch before, so that the memory is bounded
-                    future.result()
-                tasks = [(save, shard.positions[len(rows) + k], row, folder.all_columns) for k, row in enumerate(batch)]
-                if save is not None:
-                    saving = [threads.submit(_finish, *task) for task in tasks]
-                else:
-                    for task in tasks:
-                        _finish(*task)
-                rows += batch
-                failed += sum(row["error"] is not None for row in batch)
-                bar.update(len(batch))
-                bar.set_postfix(errors=failed, refresh=False)
+        saving: list[Future[None]] = []
+        for positions, rows in batches:
+            for future in saving:  # of the batch before, so that the memory is bounded
+                future.result()
+            tasks = [(save, position, row, folder.all_columns) for position, row in zip(positions, rows, strict=True)]
+            if save is not None:
+                saving = [threads.submit(_finish, *task) for task in tasks]
+            else:
+                for task in tasks:
+                    _finish(*task)
+            failed += sum(row["error"] is not None for row in rows)
+            bar.update(len(rows))
+            bar.set_postfix(errors=failed, refresh=False)
+            shard = folder.shard_of(positions.start)
+            parts = unfinished.setdefault(shard, {})
+            parts[positions.start] = rows
+            if sum(map(len, parts.values())) < len(shard.positions):
+                continue
+            del unfinished[shard]
             if writing is not None:
                 writing.result()
-            writing = threads.submit(_write, folder, shard, rows, saving)
+            of_shard = [row for start in sorted(parts) for row in parts[start]]
+            writing = threads.submit(_write, folder, shard, of_shard, saving)
         if writing is not None:
             writing.result()
     seconds = time.perf_counter() - started
     errors = sum(1 for _ in folder.errors(own))
     return Summary(total, errors, to_do, seconds, to_do / seconds if to_do else 0.0)
+
+
+def _run_in_process(
+    output: Output, source: Source, ranges: Sequence[range], *, batch_size: int, num_workers: int | None
+) -> Generator[tuple[range, list[Row]], None, None]:
+    """Yield the positions and the rows of batches."""
+    rows = run(output, source, batch_size=batch_size, num_workers=num_workers, ranges=ranges)
+    yield from zip(BatchPositions(ranges, batch_size), rows, strict=True)

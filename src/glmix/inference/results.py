@@ -97,7 +97,7 @@ class ResultFolder:
         if format == "csv" and any("[" in kind for kind in columns.values()):
             raise InputError("csv has no column type for vectors: use the format parquet or jsonl.")
         self.path, self.format, self.columns, self.others = Path(path), format, dict(columns), tuple(others)
-        self.subfolder = subfolder
+        self.subfolder, self.shard_size = subfolder, shard_size
         manifest = {
             "glmix": __version__,
             "format": format,
@@ -148,13 +148,17 @@ class ResultFolder:
         if not file.exists():
             write_atomically(file, json.dumps(manifest, indent=2))
 
+    def shard_of(self, position: int) -> Shard:
+        """Return the shard of an image, given its position in the source."""
+        return self.shards[position // self.shard_size]
+
     def write(self, shard: Shard, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of a shard atomically."""
         with atomic_write(shard.path, flush=True) as part:
             if self.format == "parquet":
                 arrow, parquet = pyarrow()
                 schema = arrow.schema([(name, _arrow_type(arrow, kind)) for name, kind in self.all_columns.items()])
-                columns = [[_valid_text(row.get(name)) for row in rows] for name in self.all_columns]
+                columns = [[_for_arrow(row.get(name)) for row in rows] for name in self.all_columns]
                 parquet.write_table(arrow.table(dict(zip(self.all_columns, columns, strict=True)), schema), part)
             elif self.format == "jsonl":
                 lines = (json.dumps({name: _plain(row.get(name)) for name in self.all_columns}) for row in rows)
@@ -208,7 +212,7 @@ class ResultFolder:
 
 
 def _arrow_type(arrow: Any, kind: str) -> Any:
-    """Return the type of Arrow for a name such as `int32`, `list<string>` or `float16[768]`."""
+    """Return the type of Arrow for a name such as `int32`, `list<string>`, `float16[768]` or `list<float16[256]>`."""
     if kind.startswith("list<"):
         return arrow.list_(_arrow_type(arrow, kind[5:-1]))
     if kind.endswith("]"):
@@ -220,6 +224,11 @@ def _arrow_type(arrow: Any, kind: str) -> Any:
 def _valid_text(value: Any) -> Any:
     """Escape the bytes of file names that are not valid UTF-8, which Parquet and CSV cannot store."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _for_arrow(value: Any) -> Any:
+    """Convert a matrix to a list of vectors, because Arrow converts only arrays of one dimension."""
+    return list(value) if isinstance(value, np.ndarray) and value.ndim > 1 else _valid_text(value)
 
 
 def _plain(value: Any) -> Any:

@@ -115,7 +115,8 @@ class Tar:
     def __init__(self, path: str | os.PathLike[str], arrays: bool = False) -> None:
         self.path = os.fspath(path)
         self.problems: list[dict[str, str]] = []
-        names, places = [], []
+        names: list[str] = []
+        places: list[tuple[int, int]] = []
         with self._open() as file:
             try:
                 with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -126,11 +127,17 @@ class Tar:
                         elif member.isfile() and has_image_suffix(Path(member.name)):
                             reason = f"{Path(member.name).suffix.lower()} files cannot be decoded here"
                             self.problems.append({"file": f"{self.path}/{member.name}", "error": reason})
+                        end = -(-(member.offset_data + member.size) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                if names and (file.seek(end) != end or file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE)):
+                    raise tarfile.ReadError("no end mark")  # tarfile takes a damaged header for the end
             except tarfile.TarError as error:
-                raise InputError(
-                    f"{self.path} cannot be read as an uncompressed tar file ({error}). Compressed tar files have no "
-                    "random access: unpack them, or write them without compression."
-                ) from error
+                if not names:
+                    raise InputError(
+                        f"{self.path} cannot be read as an uncompressed tar file ({error}). Compressed tar files have "
+                        "no random access: unpack them, or write them without compression."
+                    ) from error
+                reason = f"the tar file is damaged after {names[-1]} ({error})"
+                self.problems.append({"file": self.path, "error": reason})
         if not names:
             self.problems.append({"file": self.path, "error": "no images in this tar file"})
         self._names = PackedStrings(names)

@@ -1,9 +1,12 @@
 """Layers of GLNet. They depend on no model, task or data set."""
 
+from .attention import ShortAttention, is_plain_attention
 from .block import Block
 from .bridge import Bridge, Clustering, KMeansBridge, Seeds, SoftBridge, StaticBridge, make_bridge, slot_grid_of
+from .depthwise import DepthwiseConv2d, has_cpp_compiler
 from .mixer import GLMix, GridAttention, LocalBranch, self_attention
 from .mlp import ConvMlp
+from .optimize import optimize_for_training
 from .padding import convolve, hide
 from .residual import ResidualConv2d, without_identity
 from .small_maps import apply_layer, apply_layers
@@ -14,12 +17,14 @@ __all__ = [
     "Bridge",
     "Clustering",
     "ConvMlp",
+    "DepthwiseConv2d",
     "GLMix",
     "GridAttention",
     "KMeansBridge",
     "LocalBranch",
     "ResidualConv2d",
     "Seeds",
+    "ShortAttention",
     "SoftBridge",
     "StaticBridge",
     "Stem",
@@ -28,8 +33,11 @@ __all__ = [
     "apply_layer",
     "apply_layers",
     "convolve",
+    "has_cpp_compiler",
     "hide",
+    "is_plain_attention",
     "make_bridge",
+    "optimize_for_training",
     "self_attention",
     "slot_grid_of",
     "transition",

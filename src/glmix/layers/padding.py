@@ -30,7 +30,8 @@ def check_mask(mask: Tensor, x: Tensor) -> Tensor:
 
 def hide(x: Tensor, mask: Tensor | None) -> Tensor:
     """Return x (B, C, H, W) with zeros in the padding; without a mask (B, H, W) return x."""
-    return x if mask is None else x.masked_fill(~mask.unsqueeze(1), 0.0)
+    # not masked_fill, whose result is always NCHW
+    return x if mask is None else torch.where(mask.unsqueeze(1), x, x.new_zeros(1))
 
 
 def drop_pixels(rows: Tensor, mask: Tensor, value: float = -3e4) -> Tensor:

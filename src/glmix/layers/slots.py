@@ -14,7 +14,7 @@ from timm.layers import register_notrace_function
 from torch import Tensor
 from torch.nn import functional as F
 
-from .capture import is_capturing, is_exporting
+from .capture import is_capturing, is_exporting, must_be_deterministic
 from .padding import cells_of, drop_pixels, pool_masked
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "hard_pair",
     "kmeans_centres",
     "pixels_of",
+    "pool_by_products",
     "pool_to_grid",
     "pooling_matrix",
     "regular_pair",
@@ -59,6 +60,14 @@ def pooling_matrix(size: int, bins: int, like: Tensor) -> Tensor:
     return windows / windows.sum(1, keepdim=True)
 
 
+def pool_by_products(x: Tensor, rows: int, cols: int) -> Tensor:
+    """Compute `pool_to_grid` as products with two averaging matrices: (B, C, H, W) -> (B, S, C)."""
+    down = pooling_matrix(x.shape[2], rows, x)  # (G, H)
+    across = pooling_matrix(x.shape[3], cols, x)  # (K, W)
+    pooled = across @ x.permute(0, 2, 3, 1)  # (B, H, K, C): a view of channels-last memory
+    return (down @ pooled.flatten(2)).unflatten(2, (cols, -1)).flatten(1, 2)  # (B, G, K * C) -> (B, S, C)
+
+
 @register_notrace_function
 def pool_to_grid(x: Tensor, rows: int, cols: int, mask: Tensor | None = None) -> Tensor:
     """Pool images to a regular grid by adaptive averaging: (B, C, H, W) -> (B, S, C), S = rows * cols.
@@ -66,18 +75,16 @@ def pool_to_grid(x: Tensor, rows: int, cols: int, mask: Tensor | None = None) ->
     Captured graphs use products with two averaging matrices for the same windows. With adaptive pooling, a trace has
     fixed H and W, the TorchScript-based ONNX exporter supports only grids that divide the image size, and
     `torch.jit.optimize_for_inference` crashes. The order of summation differs, so the results agree up to rounding.
+    The same products are used on a GPU if PyTorch must be deterministic: the gradient of adaptive pooling is not.
     """
     if mask is not None:
         return pool_masked(x, mask, rows, cols)
-    if is_capturing():
-        down = pooling_matrix(x.shape[2], rows, x)  # (G, H)
-        across = pooling_matrix(x.shape[3], cols, x)  # (K, W)
-        if (
-            is_exporting()
-        ):  # exported graphs keep the memory format of their input, and their batch size may be constant
-            return (down @ x @ across.t()).flatten(2).transpose(1, 2)  # (B, C, G, K) -> (B, S, C)
-        pooled = across @ x.permute(0, 2, 3, 1)  # (B, H, K, C): a view of channels-last memory
-        return (down @ pooled.flatten(2)).unflatten(2, (cols, -1)).flatten(1, 2)  # (B, G, K * C) -> (B, S, C)
+    if is_exporting():
+        # exported graphs keep the memory format of their input, and their batch size may be constant
+        down, across = pooling_matrix(x.shape[2], rows, x), pooling_matrix(x.shape[3], cols, x)
+        return (down @ x @ across.t()).flatten(2).transpose(1, 2)  # (B, C, G, K) -> (B, S, C)
+    if is_capturing() or must_be_deterministic(x):
+        return pool_by_products(x, rows, cols)
     return F.adaptive_avg_pool2d(x, (rows, cols)).flatten(2).transpose(1, 2)
 
 

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..compat import allow_gradient_clipping
 from ..errors import InputError
 
 __all__ = [
@@ -91,8 +92,19 @@ def no_weight_decay_names(model: nn.Module, official: bool) -> set[str]:
     return set() if official or listed is None else set(listed())
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig, global_batch: int) -> Optimizer:
-    """Return an optimizer with parameter groups by weight decay and, with `layer_decay`, by depth."""
+# Optimizers of torch with a fused implementation, under their names in timm.
+FUSED = ("adam", "adamw", "sgd", "nesterov", "momentum")
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig, global_batch: int, fused: bool = False) -> Optimizer:
+    """Return an optimizer with parameter groups by weight decay and, with `layer_decay`, by depth.
+
+    Args:
+        model: the network.
+        config: configuration of the optimizer.
+        global_batch: effective batch size.
+        fused: use PyTorch's fused implementation if the optimizer has one, and all weights are on a CPU or a GPU.
+    """
     lr = config.lr if config.base_batch is None else config.lr * global_batch / config.base_batch
     names = no_weight_decay_names(model, config.official_weight_decay)
     groups: list[dict[str, Any]]
@@ -107,8 +119,18 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, global_batch: int
     options: dict[str, Any] = {"eps": config.eps, "betas": config.betas}
     if config.name.split("_")[-1] in ("sgd", "nesterov", "momentum"):
         options = {}
+    weights = [parameter for group in groups for parameter in group["params"]]
+    fused = fused and config.name in FUSED and all(_can_be_fused(weight) for weight in weights)
+    if fused:
+        options["fused"] = True
     optimizer: Optimizer = create_optimizer_v2(groups, opt=config.name, lr=lr, weight_decay=0.0, **options)
+    if fused:
+        allow_gradient_clipping(optimizer)
     return optimizer
+
+
+def _can_be_fused(weight: Tensor) -> bool:
+    return weight.device.type in ("cpu", "cuda") and weight.is_floating_point() and type(weight) is nn.Parameter
 
 
 def _decay_scales(model: nn.Module, groups: list[dict[str, Any]], weight_decay: float) -> list[dict[str, Any]]:

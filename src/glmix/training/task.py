@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..compat import attached_trainer, datamodule_of, log_interval, started_batches, total_batches, train_dataloader
 from ..errors import InputError
+from ..layers import optimize_for_training
 from .checkpoint_info import BUILD_ARGS, DATA_ATTRIBUTES
 from .finite import NO_STEP, NonFiniteLossError, raise_if_not_finite
 from .freezing import Freezing
@@ -49,6 +50,7 @@ class Task(L.LightningModule):
         schedule: learning rate schedule.
         ema_decay: decay of an exponential moving average (EMA) of the weights, which is validated too; None for no EMA.
         grad_checkpointing: use gradient checkpointing to save memory.
+        optimize_training: use the layers of `glmix.optimize_for_training` and a fused optimizer: equal up to rounding.
         compile: compile the model with torch.compile.
         channels_last: store convolution weights in the channels_last memory format.
         seed: seed of all randomness in training steps, such as stochastic depth and Mixup.
@@ -76,6 +78,7 @@ class Task(L.LightningModule):
         schedule: ScheduleConfig | None = None,
         ema_decay: float | None = None,
         grad_checkpointing: bool = False,
+        optimize_training: bool = True,
         compile: bool = False,
         channels_last: bool = True,
         seed: int = 0,
@@ -96,6 +99,7 @@ class Task(L.LightningModule):
         self.schedule_config = schedule or ScheduleConfig()
         self.ema_decay = ema_decay
         self.grad_checkpointing = grad_checkpointing
+        self.optimize_training = optimize_training
         self.compile_model = compile
         self.channels_last = channels_last
         self.seed = seed
@@ -118,6 +122,8 @@ class Task(L.LightningModule):
         torch.manual_seed(self.seed)  # independent of earlier random numbers, such as those of the data module
         self.model = self.build(self.num_classes)
         self.freezing.prepare(self.model, sharded=self.device_mesh is not None)
+        if self.optimize_training:
+            optimize_for_training(self.model)
         if self.channels_last and self.device_mesh is None:  # FSDP2 shards contiguous weights only
             self.model.to(memory_format=torch.channels_last)
         if self.ema_decay is not None:
@@ -217,7 +223,7 @@ class Task(L.LightningModule):
         if not batch_size:
             raise InputError("The data have no batch_size, which the learning rate is scaled with.")
         self.global_batch = batch_size * trainer.world_size * trainer.accumulate_grad_batches
-        optimizer = build_optimizer(self.model, self.optimizer_config, self.global_batch)
+        optimizer = build_optimizer(self.model, self.optimizer_config, self.global_batch, fused=self.optimize_training)
         if extra := self.extra_parameters():
             optimizer.add_param_group({"params": extra})
         steps, epochs = training_length(trainer, loader)

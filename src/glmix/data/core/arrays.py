@@ -22,11 +22,11 @@ from .decoding import UNREADABLE
 __all__ = ["ARRAY_SUFFIXES", "decode_array", "needs_array", "preview", "read_array", "unit_range"]
 
 ARRAY_SUFFIXES = (".npy", ".tif", ".tiff")
-_NPY = b"\x93NUMPY"
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+NPY = b"\x93NUMPY"
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PILLOW_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 # exceptions of tifffile and its decoders for damaged files; the others are ValueErrors
-_DAMAGED = (struct.error, zlib.error, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError)
+DAMAGED = (struct.error, zlib.error, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError)
 
 
 def needs_array(source: str | os.PathLike[str] | BinaryIO, channels: int) -> bool:
@@ -45,8 +45,8 @@ def needs_array(source: str | os.PathLike[str] | BinaryIO, channels: int) -> boo
             return needs_array(file, channels)
     head = source.read(8)
     source.seek(0)
-    if not head.startswith(_TIFF):
-        return head.startswith(_NPY)
+    if not head.startswith(TIFF):
+        return head.startswith(NPY)
     try:
         return Image.open(source).mode not in ("1", "L", "P", "RGB", "RGBA", "CMYK")
     except UNREADABLE:  # Pillow cannot read TIFF files with several channels of 16 bits
@@ -93,9 +93,9 @@ def decode_array(source: bytes | BinaryIO, channels: int, max_pixels: int | None
         head = file.read(8)
         file.seek(0)
         limit = max_pixels if max_pixels is not None else 2 * (Image.MAX_IMAGE_PIXELS or 2**62)
-        if head.startswith(_NPY):
+        if head.startswith(NPY):
             array = _decode_npy(file, channels, limit)
-        elif head.startswith(_TIFF):
+        elif head.startswith(TIFF):
             array = _decode_tiff(file, channels, limit)
         else:
             array = _decode_other(file, channels, limit)
@@ -168,7 +168,7 @@ def _decode_tiff(file: BinaryIO, channels: int, limit: int) -> NDArray[Any]:
             series = tiff.series[0]
             first = _check_shape(tuple(series.shape), channels, limit, channels_first=True)
             return _hwc(series.asarray(), first)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise InputError(f"the TIFF file is damaged ({type(error).__name__}: {error})") from error
 
 

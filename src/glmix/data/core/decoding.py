@@ -17,8 +17,12 @@ from ...errors import InputError
 
 __all__ = ["UNREADABLE", "BadImages", "decode", "to_8_bit", "open_image", "read_image", "reduced_side"]
 
-# exceptions of Pillow for files that are not images, are truncated, or would use too much memory
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+# Exceptions of Pillow for files that are not images, are damaged, or would use too much memory. Damaged AVIF, BLP and
+# DDS files raise RuntimeError, NotImplementedError and ZeroDivisionError.
+UNREADABLE = (
+    *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, ArithmeticError),
+    Image.DecompressionBombError,
+)
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:

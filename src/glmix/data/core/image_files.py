@@ -11,7 +11,9 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ...errors import InputError
+from .arrays import needs_array
 from .decoding import open_image, read_image
+from .windows import ImageWindows, open_windows
 
 __all__ = ["ImageReader", "as_image", "read_ids", "read_upright", "upright_size"]
 
@@ -43,18 +45,34 @@ class ImageReader:
 
     Args:
         max_pixels: maximum number of pixels of an image.
+        windows_above: read files with more pixels in windows, where `open_windows` can; None reads only whole images.
     """
 
-    def __init__(self, max_pixels: int) -> None:
-        self.max_pixels = max_pixels
+    def __init__(self, max_pixels: int, windows_above: int | None = None) -> None:
+        self.max_pixels, self.windows_above = max_pixels, windows_above
 
-    def __call__(self, source: Path | BinaryIO) -> tuple[Tensor, tuple[int, int]]:
-        """Return the pixels (3, H, W), uint8, and the (width, height) of an image file, or of its content.
+    def __call__(self, source: Path | BinaryIO) -> tuple[Tensor | ImageWindows, tuple[int, int]]:
+        """Return an image file, or its content, and its (width, height).
+
+        Returns:
+            The pixels (3, H, W), uint8, or the file for reading in windows, and the (width, height).
 
         Raises:
             FileNotFoundError: there is no such file.
             InputError: the file is not an image, or is too large.
         """
+        windows = open_windows(source) if isinstance(source, Path) else None
+        if windows is not None:
+            _, height, width = windows.shape
+            if self.windows_above is not None and height * width > self.windows_above:
+                try:
+                    windows.read(0, 0, 1, 1)
+                    return windows, (width, height)
+                except InputError:  # Pillow can decode some compressions that tifffile cannot
+                    if height * width > self.max_pixels:
+                        raise
+            if (windows.bits == 16 or needs_array(source, 3)) and height * width <= self.max_pixels:
+                return windows.read(0, 0, height, width), (width, height)
         image = read_image(source, max_pixels=self.max_pixels)
         return pil_to_tensor(image), image.size
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ...errors import needs_extra
 
-__all__ = ["decode_segmentation", "encode_mask", "mask_area", "segmentation_error", "to_rle"]
+__all__ = ["decode_segmentation", "encode_mask", "encode_part", "mask_area", "segmentation_error", "to_rle"]
 
 MAX_COORDINATE = 10  # largest absolute coordinate of a polygon, as a multiple of the longer side of the image
 
@@ -77,6 +77,19 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> NDArray[n
 def encode_mask(mask: NDArray[Any]) -> dict[str, Any]:
     """Return the compressed RLE of a mask (H, W)."""
     return _to_json(_mask_api().encode(np.asfortranarray(mask, dtype=np.uint8)))
+
+
+def encode_part(mask: NDArray[Any], top: int, left: int, size: tuple[int, int]) -> dict[str, Any]:
+    """Return the compressed RLE of a mask (h, w) at (top, left) in an image of another size (H, W)."""
+    height, width = size
+    borders = np.diff(np.pad(np.asarray(mask, np.int8), ((1, 1), (0, 0))), axis=0)  # RLE goes down the columns
+    columns, rows = np.nonzero(borders.T)
+    positions = ((left + columns) * height + top + rows).reshape(-1, 2)  # start and end of each run
+    apart = positions[1:, 0] != positions[:-1, 1]  # not where a run continues at the top of the next column
+    starts = positions[np.concatenate([[True], apart])[: len(positions)], 0]
+    ends = positions[np.concatenate([apart, [True]])[: len(positions)], 1]
+    counts = np.diff(np.stack([starts, ends], 1).ravel(), prepend=0, append=height * width).tolist()
+    return to_rle({"size": [height, width], "counts": counts if counts[-1] else counts[:-1]}, height, width)
 
 
 def mask_area(rle: dict[str, Any]) -> int:

@@ -14,8 +14,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from ...data.detection.files import CocoFiles, read_annotations, read_stored
 from ...data.detection.rle import to_rle
 from ...errors import InputError
+from .detections import Detections
 from .metrics import CocoScores
-from .predictor import Detections
 
 __all__ = ["Annotated", "AnnotatedScores", "AnnotatedSource", "read_annotated"]
 

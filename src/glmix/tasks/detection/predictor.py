@@ -2,8 +2,9 @@
 
 import copy
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,110 +16,28 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from ...data.core.image_files import ImageReader, as_image
-from ...data.detection.rle import encode_mask, mask_area
+from ...data.core.windows import ImageWindows
 from ...data.detection.transforms import shortest_edge
 from ...drawing import draw_detections
 from ...errors import InputError
 from ...weights import load
-from .metrics import coco_results
+from .detections import Detections
 from .padding import DetectorTransform
+from .tiles import Tiles, merged, placed
 
 __all__ = ["Detections", "DetectionPredictor", "overlay"]
 
+MAX_TILES = 16  # tiles that are read at once
 MAX_PADDING = 1.3  # pixels of a padded batch by those of its images
-
-
-@dataclass(frozen=True, eq=False)
-class Detections:
-    """The detections in one image, sorted by descending confidence score.
-
-    Args:
-        boxes: bounding boxes (n, 4), x1 y1 x2 y2 in pixels of the image.
-        labels: class labels (n,), counted from 1.
-        scores: confidence scores (n,), from 0 to 1.
-        masks: instance masks (n, h, w), in the size of the detector's input image; None from a detector without masks.
-        size: (H, W) of the image; None if it is the size of the masks.
-        rles: the counts of the compressed RLE of each mask in the size of the image, if they are known. They can take
-            the place of `masks`.
-    """
-
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    masks: NDArray[np.bool_] | None
-    size: tuple[int, int] | None = None
-    rles: Sequence[str] | None = None
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    @property
-    def areas(self) -> list[float]:
-        """The area in pixels of each mask, or of each box from a detector without masks, (n,)."""
-        segmentations = self.segmentations()
-        if segmentations is not None:
-            return [float(mask_area(segmentation)) for segmentation in segmentations]
-        return (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1).tolist()
-
-    def whole_masks(self) -> Iterator[NDArray[np.bool_]]:
-        """Yield the masks in the size of the image (H, W), one at a time: all of them may not fit in memory."""
-        for mask in () if self.masks is None else self.masks:
-            if self.size is None or mask.shape == self.size:
-                yield mask
-            else:
-                yield np.asarray(Image.fromarray(mask).resize(self.size[::-1], Image.Resampling.NEAREST))
-
-    def segmentations(self) -> list[dict[str, Any]] | None:
-        """Return the compressed RLE of each mask in the size of the image; None from a detector without masks."""
-        if self.rles is not None:
-            assert self.size is not None
-            return [{"size": list(self.size), "counts": counts} for counts in self.rles]
-        return None if self.masks is None else [encode_mask(mask) for mask in self.whole_masks()]
-
-    def coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """Return the detections in the COCO results format.
-
-        Args:
-            image_id: the id of the image.
-            category_ids: the category ids of the labels 1, 2, ...; None uses the labels themselves.
-        """
-        predictions = {
-            "boxes": torch.from_numpy(self.boxes),
-            "labels": torch.from_numpy(self.labels),
-            "scores": torch.from_numpy(self.scores),
-        }
-        results = coco_results(image_id, predictions, category_ids)
-        for result, segmentation in zip(results, self.segmentations() or (), strict=False):
-            result["segmentation"] = segmentation
-        return results
-
-    def annotations(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """Return the detections as annotations of a COCO JSON with scores and without ids; see `coco`."""
-        results = zip(self.coco(image_id, category_ids), self.areas, strict=True)
-        return [{**result, "area": area, "iscrowd": 0} for result, area in results]
-
-    def above(self, score: float) -> "Detections":
-        """Return the detections whose score is at least `score`."""
-        kept = self.scores >= score
-        masks = None if self.masks is None else self.masks[kept]
-        rles = None if self.rles is None else [rle for rle, keep in zip(self.rles, kept, strict=True) if keep]
-        return Detections(self.boxes[kept], self.labels[kept], self.scores[kept], masks, self.size, rles)
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "Detections":
-        """Return the detections in a stored row of results; see `DetectionPredictor`."""
-        boxes = np.array(row["boxes"], np.float32).reshape(-1, 4)
-        labels, scores = np.array(row["classes"], np.int64), np.array(row["scores"], np.float32)
-        return cls(boxes, labels, scores, None, (row["height"], row["width"]), row.get("masks"))
 
 
 class DetectionPredictor:
     """Detect objects in images of any size.
 
-    A predictor is also an output of `glmix.inference.run`. Its rows have the columns `classes` (labels, from 1),
-    `labels` (names), `scores`, `boxes` (x1, y1, x2, y2 in pixels of the image) and, from a detector with masks, `masks`
-    (the counts of compressed RLE in the size of the image), with the highest score first. `found`, the `Detections`,
-    and `image`, the pixels (3, h, w) that the detector received, are not stored.
+    A predictor is also an output of `glmix.inference.run`. Its rows have the columns `mode` (`whole` or `tiles`),
+    `classes` (labels, from 1), `labels` (names), `scores`, `boxes` (x1, y1, x2, y2 in pixels of the image) and, from a
+    detector with masks, `masks` (the counts of compressed RLE in the size of the image), with the highest score first.
+    `found`, the `Detections`, and `image`, the pixels (3, h, w) that the detector received, are not stored.
 
     Args:
         network: a detector with the interface of torchvision's detectors. It is copied: its mode, device and
@@ -132,6 +51,8 @@ class DetectionPredictor:
             makes every mask in the size of its input image. Larger images are scaled down to this number of pixels.
             None has no limit.
         max_pixels: maximum number of pixels of an image that `glmix.inference` reads.
+        tiles: detect objects in larger images by overlapping tiles, and not in the image scaled down. `.npy` and TIFF
+            files with more than `max_input_pixels` are then read in tiles, with any number of pixels.
     """
 
     any_size = True
@@ -145,6 +66,7 @@ class DetectionPredictor:
         device: str | torch.device = "cpu",
         max_input_pixels: int | None = None,
         max_pixels: int = 64_000_000,
+        tiles: Tiles | None = None,
     ) -> None:
         if score is not None and not 0 <= score <= 1:
             raise InputError(f"score must be from 0 to 1, got {score}.")
@@ -158,14 +80,17 @@ class DetectionPredictor:
         self.class_names = tuple(class_names)
         self.category_ids = list(category_ids or range(1, len(self.class_names) + 1))
         self.score, self.device, self.max_input_pixels = score, device, max_input_pixels
-        self.read: Any = ImageReader(max_pixels)
+        self.tiles, self._nms = tiles, float(thresholded.nms_thresh)
+        self.read: Any = ImageReader(max_pixels, None if tiles is None else max_input_pixels)
         self.options: dict[str, Any] = {
             "output": "detections",
             "score": score,
             "max_input_pixels": max_input_pixels,
             "max_pixels": max_pixels,
+            "tiles": None if tiles is None else asdict(tiles),
         }
         self.columns = {
+            "mode": "string",
             "classes": "list<int32>",
             "labels": "list<string>",
             "scores": "list<float32>",
@@ -206,28 +131,37 @@ class DetectionPredictor:
         """
         return self.predict_batch([pil_to_tensor(as_image(image))])[0]
 
-    def predict_batch(self, images: Sequence[Tensor]) -> list[Detections]:
+    def predict_batch(self, images: Sequence[Tensor | ImageWindows]) -> list[Detections]:
         """Detect the objects in images; those of similar shapes share forward passes.
 
         Args:
-            images: pixels (3, H, W) of type uint8, of any sizes.
+            images: pixels (3, H, W) of type uint8, of any sizes, or files to read in tiles.
         """
-        return self._detect([self._scaled_down(image) for image in images], [image.shape[1:] for image in images])
+        whole = [image for image in images if isinstance(image, Tensor) and not self._needs_tiles(image)]
+        found = iter(self._detect(whole))
+        return [self._in_tiles(image) if self._needs_tiles(image) else next(found) for image in images]
 
-    def compute(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
+    def to(self, device: str) -> None:
+        """Move the computation to another device, such as `cuda`."""
+        self.device = device
+        self.model.to(device)
+
+    def compute(self, images: Sequence[Tensor | ImageWindows]) -> list[dict[str, Any]]:
         """Return a row of results for each image; see `glmix.inference.Output`."""
-        scaled = [self._scaled_down(image) for image in images]
         rows = []
-        for image, found in zip(scaled, self._detect(scaled, [image.shape[1:] for image in images]), strict=True):
+        for image, found in zip(images, self.predict_batch(images), strict=True):
+            in_tiles = self._needs_tiles(image)
+            seen = image if in_tiles else self._scaled_down(image)
             row: dict[str, Any] = {
-                "input_width": image.shape[2],
-                "input_height": image.shape[1],
+                "input_width": seen.shape[2],
+                "input_height": seen.shape[1],
+                "mode": "tiles" if in_tiles else "whole",
                 "classes": found.labels.tolist(),
                 "labels": [self.class_names[label - 1] for label in found.labels],
                 "scores": found.scores.tolist(),
                 "boxes": found.boxes.tolist(),
                 "found": found,
-                "image": image,
+                "image": seen,
             }
             segmentations = found.segmentations()
             if segmentations is not None:
@@ -235,9 +169,29 @@ class DetectionPredictor:
             rows.append(row)
         return rows
 
+    def _needs_tiles(self, image: Tensor | ImageWindows) -> bool:
+        return self.tiles is not None and max(image.shape[1:]) > self.tiles.side
+
+    def _in_tiles(self, image: Tensor | ImageWindows) -> Detections:
+        """Detect objects in an image by tiles; see `Tiles`."""
+        assert self.tiles is not None
+        size = (int(image.shape[1]), int(image.shape[2]))
+        tiles, parts = list(self.tiles.of(*size)), []
+        step = max(1, min(MAX_TILES, (self.max_input_pixels or sys.maxsize) // self.tiles.side**2))
+        for start in range(0, len(tiles), step):
+            chosen = tiles[start : start + step]
+            for tile, found in zip(chosen, self._detect([tile.pixels(image) for tile in chosen]), strict=True):
+                boxes = found.boxes + np.array([tile.left, tile.top] * 2, np.float32)
+                kept = self.tiles.keeps(boxes, tile, size)
+                found = found.select(kept)
+                rles = placed(found, tile, size) if self.has_masks else None
+                parts.append(Detections(boxes[kept], found.labels, found.scores, None, size, rles))
+        return merged(parts, size, self._nms)
+
     @torch.inference_mode()
-    def _detect(self, images: Sequence[Tensor], sizes: Sequence[Sequence[int]]) -> list[Detections]:
-        """Detect objects in scaled images (3, h, w) of which the sizes (H, W) were others."""
+    def _detect(self, originals: Sequence[Tensor]) -> list[Detections]:
+        """Detect objects in images, scaled down to at most `max_input_pixels`."""
+        images = [self._scaled_down(image) for image in originals]
         found: dict[int, Detections] = {}
         for places in self._passes([(image.shape[1], image.shape[2]) for image in images]):
             predictions: Sequence[Mapping[str, Tensor]] = self.network([images[k].to(self.device) for k in places])
@@ -245,13 +199,13 @@ class DetectionPredictor:
                 kept = prediction["scores"] >= self.score
                 masks = (prediction["masks"][kept, 0] >= 0.5).cpu().numpy() if "masks" in prediction else None
                 boxes, labels, scores = (prediction[name][kept].cpu().numpy() for name in ("boxes", "labels", "scores"))
-                height, width = sizes[place]
+                height, width = originals[place].shape[1:]
                 scale = width / images[place].shape[2], height / images[place].shape[1]
                 boxes = boxes * np.array(scale * 2, boxes.dtype)
                 found[place] = Detections(boxes, labels, scores, masks, (height, width))
         return [found[place] for place in range(len(images))]
 
-    def _scaled_down(self, image: Tensor) -> Tensor:
+    def _scaled_down(self, image: Any) -> Tensor:
         """Return an image with at most `max_input_pixels`."""
         height, width = image.shape[1:]
         if self.max_input_pixels is None or height * width <= self.max_input_pixels:

@@ -3,10 +3,11 @@
 Shapes: B images, C channels, K classes, H x W pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
-from typing import Literal
+from itertools import pairwise, product
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,21 @@ from torch import Tensor
 from ...errors import InputError
 from ...layers.capture import is_exporting
 
-__all__ = ["Inference", "Network", "label_map", "sliding_window_labels", "pad_to_multiple", "segment", "window_starts"]
+__all__ = [
+    "Inference",
+    "Network",
+    "label_map",
+    "pad_to_multiple",
+    "segment",
+    "sliding_window_labels",
+    "sliding_window_rows",
+    "window_starts",
+]
 
 Network = Callable[[Tensor], Tensor]
+
+Blend = Literal["mean", "centre"]
+Read = Callable[[int, int, int, int], Tensor]
 
 MAX_SCORES = 2**24  # scores, over all classes, that are resized at once, which bounds the memory
 
@@ -27,12 +40,15 @@ class Inference:
     """Inference settings.
 
     Args:
-        mode: `whole` for whole images, or `slide` for a sliding window, with logits averaged where windows overlap.
+        mode: `whole` for whole images, or `slide` for a sliding window, see `blend`.
         window: side of a square window in pixels.
         stride: distance between windows in pixels; None: two thirds of `window`.
         scales: test-time augmentation: image scales whose probabilities are averaged.
         flip: test-time augmentation: also average over the horizontally flipped image.
         multiple: pad the network's input to a multiple of this. 1 for networks that accept any size, such as ours.
+        blend: where windows overlap, `mean` averages their scores, and `centre` takes those of the window whose centre
+            is nearest, which have seen the most around the pixel. `centre` keeps no scores, so that its memory does not
+            grow with the number of classes.
     """
 
     mode: Literal["whole", "slide"] = "whole"
@@ -41,6 +57,7 @@ class Inference:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     multiple: int = 1
+    blend: Blend = "mean"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))
@@ -50,6 +67,8 @@ class Inference:
             raise InputError(f"window and multiple must be at least 1, got {self.window} and {self.multiple}.")
         if self.stride is not None and not 1 <= self.stride <= self.window:
             raise InputError(f"stride must be from 1 to the window of {self.window}, got {self.stride}.")
+        if self.blend not in get_args(Blend):
+            raise InputError(f"blend must be 'mean' or 'centre', got {self.blend!r}.")
         if not self.scales or min(self.scales) <= 0:
             raise InputError(f"scales must be one or more numbers above 0, got {self.scales}.")
 
@@ -137,40 +156,92 @@ def label_map(scores: Tensor, size: tuple[int, int] | None = None) -> Tensor:
     return labels
 
 
-def sliding_window_labels(network: Network, images: Tensor, window: int, stride: int | None = None) -> Tensor:
-    """Return the class of each pixel with a sliding window and bounded memory.
-
-    The scores of overlapping windows are added, as in `segment`, but only one window's number of rows is in memory:
-    K x `window` x the shorter side of the image.
+def sliding_window_labels(network: Network, images: Tensor, how: Inference, per_pass: int = 1) -> Tensor:
+    """Return the class of each pixel with a sliding window and bounded memory; see `sliding_window_rows`.
 
     Args:
         network: maps windows (B, C, h, w), in the dtype of `images`, to scores (B, K, h, w).
         images: (B, C, H, W).
-        window: side of a square window in pixels.
-        stride: distance between windows in pixels; None: two thirds of `window`.
+        how: window, stride and blending.
+        per_pass: number of windows of an image in one forward pass.
 
     Returns:
         Class indices (B, H, W), uint8, for at most 256 classes.
     """
-    batch, _, height, width = images.shape
-    if height < width:
-        transposed = sliding_window_labels(lambda x: network(x.mT).mT, images.mT, window, stride)
-        return transposed.mT
-    tops, lefts = (window_starts(side, window, _stride(window, stride)) for side in (height, width))
-    labels = torch.empty(batch, height, width, dtype=torch.uint8, device=images.device)
-    sums: Tensor | None = None  # (B, K, window, W); the argmax of the sums equals the argmax of the means
-    for top, next_top in zip(tops, [*tops[1:], height], strict=True):
-        for left in lefts:
-            scores = network(images[:, :, top : top + window, left : left + window]).float()
-            if sums is None:
-                sums = scores.new_zeros(*scores.shape[:3], width)
-            sums[..., left : left + window] += scores
-        assert sums is not None
-        done = next_top - top
-        labels[:, top:next_top] = sums[:, :, :done].argmax(1)
-        sums[:, :, : sums.shape[2] - done] = sums[:, :, done:].clone()
-        sums[:, :, sums.shape[2] - done :] = 0
-    return labels
+    height, width = images.shape[2:]
+    if height < width:  # the shorter rows of windows take less memory
+        return sliding_window_labels(lambda x: network(x.mT).mT, images.mT, how, per_pass).mT
+
+    def read(top: int, left: int, height: int, width: int) -> Tensor:
+        return images[:, :, top : top + height, left : left + width]
+
+    return torch.cat(list(sliding_window_rows(network, read, (height, width), how, per_pass)), 1)
+
+
+def sliding_window_rows(
+    network: Network, read: Read, size: tuple[int, int], how: Inference, per_pass: int = 1
+) -> Iterator[Tensor]:
+    """Yield the class of each pixel from top to bottom with a sliding window and bounded memory.
+
+    With the blending `mean`, the scores of overlapping windows are added, as in `segment`, and those of one row of
+    windows are in memory: K x window x W. With `centre`, only those of the windows of one forward pass are.
+
+    Args:
+        network: maps windows (N, C, h, w) to scores (N, K, h, w).
+        read: returns the window (B, C, h, w) at (top, left, h, w) of B images.
+        size: (H, W) of the images.
+        how: window, stride and blending.
+        per_pass: number of windows of an image in one forward pass.
+
+    Yields:
+        Class indices (B, rows, W), uint8, for at most 256 classes.
+    """
+    height, width = size
+    stride = _stride(how.window, how.stride)
+    tops, lefts = (window_starts(side, how.window, stride) for side in size)
+    high, wide = min(how.window, height), min(how.window, width)
+    rows, columns = _centres(tops, high, height), _centres(lefts, wide, width)
+    places = [(top, left) for top in tops for left in lefts]
+    chunks = [places[k : k + per_pass] for k in range(0, len(places), per_pass)]
+    sums: Tensor | None = None  # (B, K, high, W); the argmax of the sums equals the argmax of the means
+    labels: Tensor | None = None  # (B, rows, W)
+
+    def load(chunk: list[tuple[int, int]]) -> Tensor:
+        return torch.cat([read(top, left, high, wide) for top, left in chunk])
+
+    with ThreadPoolExecutor(1) as thread:  # reads the next windows while these are computed
+        loading = thread.submit(load, chunks[0])
+        for number, chunk in enumerate(chunks):
+            windows = loading.result()
+            if number + 1 < len(chunks):
+                loading = thread.submit(load, chunks[number + 1])
+            for (top, left), scores in zip(chunk, network(windows).split(len(windows) // len(chunk)), strict=True):
+                row, column = tops.index(top), lefts.index(left)
+                (y, below), (x, right) = rows[row], columns[column]
+                if how.blend == "centre":
+                    if labels is None:
+                        labels = torch.empty(len(scores), below - y, width, dtype=torch.uint8, device=scores.device)
+                    labels[:, :, x:right] = scores[:, :, y - top : below - top, x - left : right - left].argmax(1)
+                else:
+                    if sums is None:
+                        sums = torch.zeros(*scores.shape[:3], width, device=scores.device)
+                    sums[..., left : left + wide] += scores
+                if left != lefts[-1]:
+                    continue
+                if sums is not None:
+                    done = (tops[row + 1] if row + 1 < len(tops) else height) - top
+                    labels = sums[:, :, :done].argmax(1).to(torch.uint8)
+                    sums[:, :, : high - done] = sums[:, :, done:].clone()
+                    sums[:, :, high - done :] = 0
+                assert labels is not None
+                yield labels
+                labels = None
+
+
+def _centres(starts: Sequence[int], window: int, length: int) -> list[tuple[int, int]]:
+    """Return per window the range of positions of which its centre is the nearest."""
+    borders = [(one + window + two) // 2 for one, two in pairwise(starts)]
+    return list(zip([0, *borders], [*borders, length], strict=True))
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -191,11 +262,18 @@ def _logits(network: Network, images: Tensor, how: Inference) -> Tensor:
     stride = _stride(how.window, how.stride)
     total: Tensor | None = None
     counts = torch.zeros(height, width, device=images.device)
-    for top, left in product(window_starts(height, how.window, stride), window_starts(width, how.window, stride)):
+    tops, lefts = (window_starts(side, how.window, stride) for side in (height, width))
+    rows, columns = _centres(tops, how.window, height), _centres(lefts, how.window, width)
+    for (top, (y, below)), (left, (x, right)) in product(
+        zip(tops, rows, strict=True), zip(lefts, columns, strict=True)
+    ):
         window = (..., slice(top, top + how.window), slice(left, left + how.window))
         logits = _padded_forward(network, images[window], how.multiple).float()
         if total is None:
             total = logits.new_zeros(*logits.shape[:2], height, width)
+        if how.blend == "centre":
+            logits = logits[..., y - top : below - top, x - left : right - left]
+            window = (..., slice(y, below), slice(x, right))
         total[window] += logits
         counts[window] += 1
     assert total is not None

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,20 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as V
 
 from ...data.core.image_files import ImageReader, as_image
+from ...data.core.windows import ImageWindows, write_label_map
 from ...data.segmentation.transforms import fitted_size
 from ...drawing import draw_segmentation as overlay
-from ...drawing import palette_image
+from ...drawing import label_colours, palette_image
 from ...errors import InputError
+from ...files import temporary_path
 from ...weights import load
-from .inference import WHOLE, Inference, label_map, segment, sliding_window_labels
+from .inference import WHOLE, Inference, label_map, segment, sliding_window_labels, sliding_window_rows
 
 __all__ = ["LabelMap", "SegmentationPredictor", "overlay", "palette_image"]
 
 Labels = NDArray[np.uint8]
+
+MAX_WINDOWS = 16  # sliding windows in one forward pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +47,7 @@ class LabelMap:
 
     def classes(self) -> list[dict[str, Any]]:
         """Return id, name, number of pixels and share of the pixels of each class in the image, the largest first."""
-        counts = Image.fromarray(self.labels).histogram()
-        order = sorted((k for k, count in enumerate(counts) if count), key=lambda k: -counts[k])
-        total = self.labels.size
-        return [
-            {"id": k, "name": self.class_names[k], "pixels": counts[k], "share": round(counts[k] / total, 6)}
-            for k in order
-        ]
+        return _classes(Image.fromarray(self.labels).histogram(), self.class_names)
 
     def mask(self) -> Image.Image:
         """Return an image of class indices with a colour palette; see `glmix.drawing.palette_image`."""
@@ -58,6 +56,22 @@ class LabelMap:
     def overlay(self, image: Image.Image, strength: float = 0.5) -> Image.Image:
         """Draw the classes on the image; see `glmix.drawing.draw_segmentation`."""
         return overlay(image, self.labels, self.class_names, strength)
+
+
+def _classes(counts: Sequence[int], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the classes of a label map with these numbers of pixels; see `LabelMap.classes`."""
+    order = sorted((k for k, count in enumerate(counts) if count), key=lambda k: -counts[k])
+    total = sum(counts)
+    return [{"id": k, "name": class_names[k], "pixels": counts[k], "share": round(counts[k] / total, 6)} for k in order]
+
+
+def _columns(classes: Sequence[dict[str, Any]], in_windows: bool) -> dict[str, Any]:
+    """Return the columns of a row of results."""
+    names = {"classes": "id", "labels": "name", "pixels": "pixels", "shares": "share"}
+    return {
+        "mode": "slide" if in_windows else "whole",
+        **{column: [one[name] for one in classes] for column, name in names.items()},
+    }
 
 
 class SegmentationPredictor:
@@ -79,6 +93,9 @@ class SegmentationPredictor:
             then does not grow with the number of classes times the number of pixels. Every window is segmented at all
             scales. None has no limit.
         max_pixels: maximum number of pixels of an image that `glmix.inference` reads.
+        scratch: a folder for the masks of images that are read in windows: `.npy` and TIFF files with more than
+            `max_input_pixels`, if images are not resized. Their rows have `mask_file`, a TIFF file in this folder, in
+            place of `found` and `image`. None reads only whole images.
     """
 
     any_size = True
@@ -94,13 +111,15 @@ class SegmentationPredictor:
         device: str | torch.device = "cpu",
         max_input_pixels: int | None = None,
         max_pixels: int = 64_000_000,
+        scratch: Path | None = None,
     ) -> None:
         self.network = self.model = network.to(device).eval()
         self.class_names = tuple(class_names)
         self.max_input_pixels = max_input_pixels
         self.mean, self.std = list(mean), list(std)
         self.resize, self.how, self.device = resize, how, device
-        self.read = ImageReader(max_pixels)
+        self.scratch = scratch
+        self.read = ImageReader(max_pixels, None if scratch is None or resize is not None else max_input_pixels)
         self.columns = {
             "mode": "string",
             "classes": "list<int32>",
@@ -138,6 +157,13 @@ class SegmentationPredictor:
         names = info["class_names"] or [f"class {k}" for k in range(info["num_classes"])]
         stored = {"class_names": names, "mean": info["mean"], "std": info["std"], "resize": info.get("resize")}
         return cls(loaded.network, **{**stored, **options})
+
+    def _windows_per_pass(self) -> int:
+        return min(MAX_WINDOWS, max(1, self._images_per_pass((self.how.window, self.how.window))))
+
+    def _segment_windows(self, windows: Tensor) -> Tensor:
+        """Return the scores (N, K, h, w) of windows (N, 3, h, w) of type uint8."""
+        return segment(self.network, self._normalise(windows), replace(self.how, mode="whole"))
 
     def _images_per_pass(self, size: tuple[int, int]) -> int:
         """Return how many inputs of a size (H, W) fit into `max_input_pixels`."""
@@ -184,10 +210,7 @@ class SegmentationPredictor:
         resized = [V.resize(image.to(self.device), list(size), antialias=True) for image in images]
         x = torch.stack(resized)
         if in_windows:
-            how = replace(self.how, mode="whole")
-            window_labels = sliding_window_labels(
-                lambda window: segment(self.network, self._normalise(window), how), x, how.window, how.stride
-            )
+            window_labels = sliding_window_labels(self._segment_windows, x, self.how, self._windows_per_pass())
             maps = [V.resize(window_labels, list(image.shape[1:]), V.InterpolationMode.NEAREST) for image in images]
         else:
             scores = segment(self.network, self._normalise(x), self.how)
@@ -196,26 +219,66 @@ class SegmentationPredictor:
         windows = in_windows or self.how.mode == "slide"
         return [LabelMap(labels[0].to(torch.uint8).cpu().numpy(), self.class_names, windows) for labels in maps]
 
-    def compute(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
+    def to(self, device: str) -> None:
+        """Move the computation to another device, such as `cuda`."""
+        self.device = device
+        self.model.to(device)
+
+    @torch.inference_mode()
+    def segment_file(self, image: ImageWindows, mask: Path) -> list[dict[str, Any]]:
+        """Segment an image file in sliding windows that are read from the file, and write its mask from top to bottom.
+
+        The memory does not depend on the height of the image, and with the blending `centre` hardly on its width.
+
+        Args:
+            image: see `glmix.data.core.windows.open_windows`.
+            mask: TIFF file to write: class indices with a palette, and the position of a GeoTIFF.
+
+        Returns:
+            The classes as in `LabelMap.classes`.
+        """
+        _, height, width = image.shape
+        counts = np.zeros(len(self.class_names), np.int64)
+
+        def read(*window: int) -> Tensor:
+            return image.read(*window).unsqueeze(0).to(self.device)
+
+        def rows() -> Iterator[Labels]:
+            how, per_pass = self.how, self._windows_per_pass()
+            for labels in sliding_window_rows(self._segment_windows, read, (height, width), how, per_pass):
+                found: Labels = labels[0].cpu().numpy()
+                counts[:] += np.bincount(found.ravel(), minlength=len(counts))
+                yield found
+
+        write_label_map(mask, rows(), (height, width), label_colours(self.class_names), image.geo_tags())
+        return _classes(counts.tolist(), self.class_names)
+
+    def compute(self, images: Sequence[Tensor | ImageWindows]) -> list[dict[str, Any]]:
         """Return a row of results for each image; see `glmix.inference.Output`."""
+        whole = [image for image in images if isinstance(image, Tensor)]
+        maps = iter(self.predict_batch(whole))
         rows = []
-        for image, found in zip(images, self.predict_batch(images), strict=True):
+        for image in images:
+            if not isinstance(image, Tensor):
+                rows.append(self._row_of_file(image))
+                continue
+            found = next(maps)
             classes = found.classes()
             height, width = fitted_size((image.shape[1], image.shape[2]), self.resize)
-            rows.append(
-                {
-                    "input_width": width,
-                    "input_height": height,
-                    "mode": "slide" if found.in_windows else "whole",
-                    "classes": [one["id"] for one in classes],
-                    "labels": [one["name"] for one in classes],
-                    "pixels": [one["pixels"] for one in classes],
-                    "shares": [one["share"] for one in classes],
-                    "found": found,
-                    "image": image,
-                }
-            )
+            row = {"input_width": width, "input_height": height, "found": found, "image": image}
+            rows.append({**row, **_columns(classes, found.in_windows)})
         return rows
+
+    def _row_of_file(self, image: ImageWindows) -> dict[str, Any]:
+        assert self.scratch is not None
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        file = temporary_path(self.scratch / f"{image.path}.tif".replace(os.sep, "_"))
+        try:
+            classes = self.segment_file(image, file)
+        except BaseException:
+            file.unlink(missing_ok=True)
+            raise
+        return {"mask_file": file, **_columns(classes, in_windows=True)}
 
     def _normalise(self, x: Tensor) -> Tensor:
         """Convert uint8 images (B, 3, H, W) to normalised float32."""

@@ -1,0 +1,162 @@
+"""Depthwise convolution with a faster weight gradient on CPUs.
+
+The weight gradient of oneDNN's depthwise convolution takes many times as long as the other passes if the kernel is
+large and the memory is channels-last. Here it is a set of reductions, with products and sums in float32:
+
+    gradient[c, i, j] = sum over b, h, w of x[b, c, h + i - p, w + j - p] * grad_output[b, c, h, w]
+
+torch.compile compiles the reduction over w for one row of the kernel at a time. The remaining sums are small.
+"""
+
+import functools
+import shutil
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..compat import compiler_errors
+from .capture import is_capturing
+
+__all__ = ["DepthwiseConv2d", "has_cpp_compiler", "is_large_depthwise"]
+
+KERNELS = (5, 7)
+DTYPES = (torch.float32, torch.bfloat16)
+# Smallest number of elements of a feature map (B * C * H * W) for which this gradient is used. Every measured map from
+# this size on is faster (docs/speed.md). The choice must not depend on a measurement at run time: the two gradients
+# round differently, and a resumed training must repeat the bits of an uninterrupted one.
+SMALLEST = 1 << 17
+
+WeightGradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution that is an `nn.Conv2d` in every respect but the time of its backward pass on a CPU.
+
+    The faster gradient is used for channels-last maps in float32 and bfloat16 on processors with AVX-512 and a C++
+    compiler, if the map is large enough. In captured graphs (torch.compile, torch.export, TorchScript) and everywhere
+    else, this is `nn.Conv2d`. It has no parameters or attributes of its own, so a convolution is converted by changing
+    its `__class__`.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not torch.jit.is_scripting() and not is_capturing():
+            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
+            needed = torch.is_grad_enabled() and self.weight.requires_grad
+            suitable = input.device.type == "cpu" and input.is_contiguous(memory_format=torch.channels_last)
+            if needed and suitable and input.numel() >= SMALLEST and dtype in DTYPES:
+                gradient = _weight_gradient(int(self.kernel_size[0]), dtype)
+                if gradient is not None:
+                    result: Tensor = _Depthwise.apply(input.to(dtype), self.weight, self.bias, gradient)
+                    return result
+        # not super().forward(input), which TorchScript does not compile
+        return self._conv_forward(input, self.weight, self.bias)
+
+
+def is_large_depthwise(module: nn.Module) -> bool:
+    """Return whether a module is a depthwise convolution that `DepthwiseConv2d` can replace."""
+    return (
+        type(module) is nn.Conv2d
+        and module.groups == module.in_channels == module.out_channels
+        and module.groups > 1
+        and module.kernel_size in [(kernel, kernel) for kernel in KERNELS]
+        and module.stride == module.dilation == (1, 1)
+        and module.padding in ("same", (module.kernel_size[0] // 2,) * 2)
+        and module.padding_mode == "zeros"
+    )
+
+
+def has_cpp_compiler() -> bool:
+    """Return whether a C++ compiler for torch.compile is installed."""
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl"))
+
+
+class _Depthwise(torch.autograd.Function):
+    """A depthwise convolution with stride 1 and the padding (kernel - 1) / 2.
+
+    The weight may have another dtype than the input, as in autocast. Its gradient is then not rounded to the dtype of
+    the input. The gradients of the gradients are those of `F.conv2d`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, gradient: WeightGradient) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        ctx.gradient = gradient
+        return _convolve(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():  # create_graph=True
+            inputs = [tensor for tensor, need in zip((x, weight, bias), needed, strict=True) if need]
+            found = iter(torch.autograd.grad(_convolve(x, weight, bias), inputs, grad_output, create_graph=True))
+            return *(next(found) if need else None for need in needed), None
+        grad_x = grad_weight = grad_bias = None
+        if needed[0]:
+            padding = [weight.shape[2] // 2] * 2
+            grad_x = torch.ops.aten.convolution_backward(
+                grad_output, x, weight.to(x.dtype), None, [1, 1], padding, [1, 1], False, [0, 0], len(weight),
+                [True, False, False],
+            )[0]  # fmt: skip
+        if needed[1] or needed[2]:
+            grad_weight, sums = ctx.gradient(x, grad_output)
+            grad_weight = torch.empty_like(weight).copy_(grad_weight) if needed[1] else None
+            grad_bias = sums.to(bias.dtype) if needed[2] else None
+        return grad_x, grad_weight, grad_bias, None
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    bias = None if bias is None else bias.to(x.dtype)
+    return F.conv2d(x, weight.to(x.dtype), bias, padding=weight.shape[2] // 2, groups=len(weight))
+
+
+@functools.cache
+def _weight_gradient(kernel: int, dtype: torch.dtype) -> WeightGradient | None:
+    """Return the compiled gradient for a kernel size and dtype; None if it is not faster or cannot be compiled here.
+
+    It is compiled once, for all sizes, with an example of fixed size: the result must not depend on the first input.
+    """
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not has_cpp_compiler():
+        return None
+    reduce_row = torch.compile(_reduce_row, dynamic=True)
+    gradient = functools.partial(_reduce, kernel, reduce_row)
+    example = torch.zeros(2, 48, 12, 20, dtype=dtype).to(memory_format=torch.channels_last)
+    try:
+        gradient(example, example)
+    except compiler_errors() as error:
+        reason = str(error).strip().splitlines()[0]
+        warnings.warn(f"Training uses PyTorch's slower gradient: no kernel could be compiled ({reason}).", stacklevel=2)
+        return None
+    return gradient
+
+
+def _reduce(kernel: int, reduce_row: Callable[..., Tensor], x: Tensor, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of weight (C, 1, K, K) and bias (C,) for x and grad_output (B, C, H, W), in float32."""
+    border = kernel // 2
+    with torch.no_grad():
+        grad = grad_output.permute(0, 2, 3, 1).contiguous()  # (B, H, W, C): a view of channels-last memory
+        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, border, border, border, border)).contiguous()
+        height = grad.shape[1]
+        rows = [reduce_row(padded[:, row : row + height], grad, kernel).sum((1, 2)).unbind() for row in range(kernel)]
+        weight = torch.stack([torch.stack(row[:kernel]) for row in rows])  # (K, K, C)
+        return weight.permute(2, 0, 1).unsqueeze(1), rows[0][kernel]
+
+
+def _reduce_row(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
+    """Return one row of the weight gradient and the bias gradient, before the sums over images and rows.
+
+    Args:
+        x: padded input (B, H, W + K - 1, C), shifted by the row of the kernel.
+        grad: gradient of the output (B, H, W, C).
+        kernel: kernel size K.
+
+    Returns:
+        (K + 1, B, H, C) in float32.
+    """
+    width, grad = grad.shape[2], grad.float()
+    products = [(x[:, :, column : column + width].float() * grad).sum(2) for column in range(kernel)]
+    return torch.stack([*products, grad.sum(2)])

@@ -1,0 +1,41 @@
+"""Faster training on a CPU."""
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from .attention import ShortAttention, is_plain_attention
+from .depthwise import DepthwiseConv2d, is_large_depthwise
+
+__all__ = ["optimize_for_training"]
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def optimize_for_training(model: ModuleT) -> ModuleT:
+    """Replace layers of a model by faster implementations for training on a CPU, and return the same model.
+
+    Depthwise convolutions with kernels of 5 x 5 and 7 x 7 get a faster backward pass (`DepthwiseConv2d`), and timm's
+    attention uses matrix products for few tokens in bfloat16 (`ShortAttention`). Each layer uses its faster
+    implementation only where it was measured to be faster, and computes the same function up to rounding. Parameters,
+    state dict and hooks do not change; on a GPU and in captured graphs the layers work as before.
+
+    Args:
+        model: any network with layers of torch and timm, in training or evaluation mode.
+
+    Raises:
+        InputError: the model is a traced, scripted or exported graph, whose layers cannot be replaced.
+    """
+    if any(isinstance(part, torch.fx.GraphModule | torch.jit.ScriptModule) for part in model.modules()):
+        raise InputError(
+            f"{type(model).__name__} is a traced, scripted or exported graph, whose layers cannot be replaced: "
+            "optimize the model that it was made from."
+        )
+    for part in model.modules():
+        if is_large_depthwise(part):
+            part.__class__ = DepthwiseConv2d
+        elif is_plain_attention(part):
+            part.__class__ = ShortAttention
+    return model

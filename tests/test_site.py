@@ -1,0 +1,154 @@
+"""The documentation site: pages, references, offline use, search, and telephones."""
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from glmix_cli import build_parser
+
+pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
+ROOT = Path(__file__).parents[1]
+NAV = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+MODULES = ("glmix", "glmix.layers", "glmix.slots", "glmix.inference", "glmix.deploy", "glmix.data", "glmix.tasks")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+# questions of newcomers, and the pages with the answers
+QUESTIONS = {
+    "where do I get weights that work": ("faq.html", "models.html"),
+    "which model for 1,000 images and 8 GB": ("faq.html", "models.html"),
+    "how do I freeze the backbone": ("faq.html", "fine-tuning.html"),
+    "multi-label from a CSV": ("faq.html", "data.html"),
+    "log to W&B": ("faq.html", "fine-tuning.html"),
+    "from best.ckpt to an ONNX file": ("faq.html", "deploy.html"),
+    "embed a million images": ("faq.html", "inference.html"),
+    "why does my loss become NaN": ("faq.html", "training.html"),
+    "does it run on my GPU": ("faq.html", "install.html"),
+}
+
+
+def pages_of(nav: Any) -> Iterator[str]:
+    """Yield the pages of a navigation."""
+    if isinstance(nav, str):
+        yield nav
+    elif isinstance(nav, dict):
+        yield from (page for value in nav.values() for page in pages_of(value))
+    else:
+        yield from (page for value in nav for page in pages_of(value))
+
+
+def test_the_navigation_has_every_page() -> None:
+    pages = list(pages_of(NAV))
+    assert len(pages) == len(set(pages))
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} <= set(pages)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the site; every warning is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    before = os.times()
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "WARNING" not in result.stderr
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    assert used < 60, "`make docs` must take less than two minutes"
+    return folder
+
+
+@pytest.mark.slow
+def test_references_have_every_public_name_and_command(site: Path) -> None:
+    for name in MODULES:
+        text = (site / "reference" / f"{name.rpartition('.')[2]}.html").read_text()
+        public = importlib.import_module(name).__all__
+        assert [item for item in public if f'id="{name}.{item}"' not in text] == []
+    commands = unescape((site / "reference" / "cli.html").read_text())
+    (parsers,) = (action for action in build_parser()._actions if action.dest == "command")
+    for name, parser in parsers.choices.items():  # type: ignore[union-attr]
+        assert f'id="glmix-{name}"' in commands
+        options = {option for action in parser._actions for option in action.option_strings} - {"-h", "--help"}
+        assert [option for option in sorted(options) if option not in commands] == []
+    training = (site / "reference" / "training.html").read_text()
+    for option in ("model.optimizer.lr", "model.trainable_stages", "data.source.root", "logger", "early_stopping"):
+        assert f"--{option}<" in training
+
+
+@pytest.mark.slow
+def test_pages_load_nothing_from_other_servers(site: Path) -> None:
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 30
+    loaded = re.compile(
+        r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"']?(?:https?:)?//[^\"'> ]+|@import|<link\b[^>]*>"
+    )
+    for page in pages:
+        found = [tag for tag in loaded.findall(page.read_text()) if not tag.startswith("<link") or "//" in tag]
+        assert found == [], page.name
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, site: Path) -> Iterator[Callable[..., Any]]:
+    """Open a page from disk, and check that it sends no request to a server."""
+    contexts, requests = [], []
+
+    def open_it(name: str, width: int) -> Any:
+        contexts.append(browser.new_context(viewport={"width": width, "height": 844}))
+        page = contexts[-1].new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto((site / name).as_uri())
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert [url for url in requests if url.startswith(("http:", "https:", "ws"))] == []
+
+
+@pytest.mark.slow
+def test_the_search_answers_the_questions_of_newcomers(open_page: Callable[..., Any]) -> None:
+    """Two clicks: on the search, and on one of the first three results."""
+    page = open_page("index.html", 1280)
+    field = page.locator("input.md-search__input")
+    field.click()
+    failed = {}
+    for question, answers in QUESTIONS.items():
+        for text in ("", question):
+            field.fill(text)
+            field.press("End")  # the search listens to keys
+            found = "!!" if text else "!"
+            page.wait_for_function(f"{found}document.querySelector('.md-search-result__item')")
+        links = page.eval_on_selector_all(".md-search-result__item > a", "all => all.map(one => one.href)")
+        found = [re.sub(r"[?#].*", "", link).rpartition("/")[2] for link in links[:3]]
+        if not set(found) & set(answers):
+            failed[question] = found
+    assert failed == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["index", "speed", "faq", "reference/slots", "reference/cli", "migration"])
+def test_pages_fit_a_telephone(name: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{name}.html", 390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("h1").is_visible()
