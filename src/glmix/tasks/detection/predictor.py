@@ -169,11 +169,6 @@ class DetectionPredictor:
             rows.append(row)
         return rows
 
-    def to(self, device: str | torch.device) -> None:
-        """Move the network to another device, such as `cuda`."""
-        self.device = device
-        self.network.to(device)
-
     def _needs_tiles(self, image: Tensor | ImageWindows) -> bool:
         return self.tiles is not None and max(image.shape[1:]) > self.tiles.side
 

@@ -158,11 +158,6 @@ class SegmentationPredictor:
         stored = {"class_names": names, "mean": info["mean"], "std": info["std"], "resize": info.get("resize")}
         return cls(loaded.network, **{**stored, **options})
 
-    def to(self, device: str | torch.device) -> None:
-        """Move the network to another device, such as `cuda`."""
-        self.device = device
-        self.network.to(device)
-
     def _windows_per_pass(self) -> int:
         return min(MAX_WINDOWS, max(1, self._images_per_pass((self.how.window, self.how.window))))
 
