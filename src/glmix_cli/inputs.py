@@ -28,7 +28,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, untrained: str | None =
         "--model",
         metavar="NAME",
         help=f"{LOCAL}FOLDER for a folder with config.json and weights; or the model name (see `glmix models`) for the "
-        "weights in --checkpoint, needed only if the checkpoint does not identify its model",
+        "weights in --checkpoint, needed only if the checkpoint does not identify its model; or, without --checkpoint, "
+        "the name of a pretrained model of timm, whose weights are downloaded",
     )
     parser.add_argument(
         "--checkpoint",
@@ -45,7 +46,7 @@ def load_network(name: str | None, checkpoint: Path | None) -> "nn.Module":
     """Load the network that --model and --checkpoint describe, in evaluation mode.
 
     Args:
-        name: local-dir:FOLDER, a model name, or None.
+        name: local-dir:FOLDER, a model name, or None. Without a checkpoint, the pretrained weights of timm are used.
         checkpoint: a `.ckpt` of `glmix fit` for any task, a file of the GLMix authors, a state dict or safetensors
             file, or None.
 
@@ -63,6 +64,11 @@ def load_network(name: str | None, checkpoint: Path | None) -> "nn.Module":
             raise InputError(f"--model {name} already contains weights; give either --model or --checkpoint, not both.")
         return load(name.removeprefix(LOCAL)).network
     if checkpoint is None:
+        import timm
+
+        if name is not None and timm.is_model_pretrained(name):
+            pretrained: nn.Module = timm.create_model(name, pretrained=True).eval()
+            return pretrained
         problem = "No model was given" if name is None else f"No weights were given for {name}"
         raise InputError(f"{problem}: use --checkpoint FILE or --model {LOCAL}FOLDER.")
     return load(checkpoint, name).network

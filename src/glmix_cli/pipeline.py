@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_pipeline_arguments",
+    "add_precision_argument",
     "add_reading_arguments",
     "add_source_arguments",
     "compute",
@@ -136,6 +137,17 @@ def _actors(text: str) -> tuple[int, int]:
     if not (first.isdecimal() and (last or first).isdecimal() and 1 <= int(first) <= int(last or first)):
         raise argparse.ArgumentTypeError(f"expected N or MIN-MAX, such as 4 or 1-8, got {text!r}")
     return int(first), int(last or first)
+
+
+def add_precision_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --precision to a parser."""
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="dtype of the computation; bfloat16 has three significant digits and is faster on GPUs, and on processors "
+        "with bfloat16 instructions (default: %(default)s)",
+    )
 
 
 def _share(text: str) -> tuple[int, int]:
