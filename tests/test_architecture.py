@@ -30,6 +30,7 @@ IMPORTS = {
     "bench": {"models", "layers", "deploy"},
     "training": {"layers", "models"},
     "weights": {"models", "training"},  # it imports the task of a checkpoint dynamically
+    "hub": {"models", "weights"},
     "tasks.classification": {"training", "weights"},
     "tasks.token_labelling": {"models", "training", "tasks.classification"},
     "tasks.segmentation": {"layers", "models", "training", "weights", "drawing"}

@@ -1,11 +1,10 @@
-"""Inputs of commands: image files, model names and weight files."""
+"""Inputs of commands: model names and weight files."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import nn
 
     from glmix import GLNet
@@ -17,7 +16,6 @@ __all__ = [
     "check_device",
     "load_classifier",
     "load_network",
-    "open_image",
 ]
 
 
@@ -106,19 +104,6 @@ def check_device(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without support for it
         raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from error
-
-
-def open_image(
-    file: Path, mode: str, upright: bool = False, *, max_pixels: int | None = None, at_least: int | None = None
-) -> "Image":
-    """Read an image with `glmix.data.core.decoding.read_image`; raise InputError for a missing file, too."""
-    from glmix.data.core.decoding import read_image
-    from glmix.errors import InputError
-
-    try:
-        return read_image(file, mode, upright=upright, max_pixels=max_pixels, at_least=at_least)
-    except FileNotFoundError as error:
-        raise InputError(str(error)) from error
 
 
 def add_view_argument(parser: argparse.ArgumentParser, default: str) -> None:
