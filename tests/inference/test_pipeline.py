@@ -253,6 +253,10 @@ def test_a_full_disk_loses_nothing(root, tmp_path, capfd):
     assert len(table(out)) == IMAGES
 
 
+def test_cost_of_a_million_images():
+    assert inference.Summary(10, 0, 10, 1.0, 1e6 / 3600).cost_per_million(3.5) == pytest.approx(3.5)
+
+
 def test_exhausted_memory_divides_a_batch(root, model):
     """A forward pass of more than two images fails, so that smaller ones are tried; one image alone has an error."""
     output = inference.Predictions(model)
