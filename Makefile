@@ -25,7 +25,9 @@ check: $(READY) ## check lint, format and types
 
 # Each test process needs about 2 GiB of memory. Set PROCESSES=8 on a machine with more memory.
 PROCESSES ?= 2
-PYTEST = $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadscope --durations 10
+# Each file runs in one process, in alphabetical order: pytest-xdist would start the files with few tests last, which are
+# those with long trainings, and one process would run several of them alone.
+PYTEST = $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadscope --no-loadscope-reorder --durations 10
 
 test: check ## check, then run all tests except the slow ones
 	$(PYTEST) -m "not slow"

@@ -23,7 +23,7 @@ from PIL import Image
 from glmix.configs import config_names, config_path, find_config, read_header
 from glmix.models import save_model
 from glmix.tasks import Detection, DetectorConfig, ScheduleConfig, Segmentation
-from glmix_cli import build_parser, fit
+from glmix_cli import build_parser, fit, main
 from tests.runs import trainer
 
 ROOT = Path(__file__).parents[1]
@@ -251,6 +251,15 @@ def inference_names(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def embedding_names(folder: Path) -> dict[str, Any]:
+    """Store the slots of one photograph."""
+    save_model(small_model(), folder / "model")
+    Image.effect_noise((640, 240), 60).save(folder / "wide.png")
+    arguments = ["wide.png", "--model", "local-dir:model", "--slots", "--view", "whole", "-o", "slots"]
+    assert main(["embed", *arguments]) == 0
+    return {}
+
+
 def score_names(folder: Path) -> dict[str, Any]:
     """Save a network under the name of the checkpoint; `glmix.load` reads folders too."""
     save_model(small_model(), folder / "best.ckpt")
@@ -266,6 +275,7 @@ PREPARE: dict[str, Callable[[Path], dict[str, Any]]] = {
     "docs/weak_segmentation.md": slot_names,
     "docs/deploy.md": lambda folder: {},
     "docs/inference.md": inference_names,
+    "docs/embeddings.md": embedding_names,
     "docs/reports.md": lambda folder: {"folder": folder / "report"},
     "docs/slot-scores.md": score_names,
 }

@@ -73,7 +73,7 @@ def train(settings: Settings, root: str, checkpoint: str | None = None, pause: f
 
     # deterministic kernels: the same operations give the same bits
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    (name,) = settings.pick("glnet_4g")
+    (name,) = settings.pick("glnet_nano")
     task = Classification(
         model=name,
         model_args={"drop_path_rate": 0.1},
