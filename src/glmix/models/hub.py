@@ -133,7 +133,7 @@ def save_model(model: GLNet, folder: str | Path) -> str:
     card = model_card(model, str(folder))
     write_atomically(folder / "README.md", card)
     with atomic_write(folder / CONFIG) as part:
-        save_config_for_hf(model, str(part), model_config=_labels(model), model_args=model_args)
+        save_config_for_hf(model, part, model_config=_labels(model), model_args=model_args)
         config = json.loads(part.read_text())
         # timm also writes num_classes to the model arguments; transformers then passes it twice and fails
         config.get("model_args", {}).pop("num_classes", None)
