@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("src", "tests", "docs", "studies", ".ci", ".github")
+FOLDERS = ("src", "tests", "docs", "examples", "studies", ".ci", ".github")
 BUILD_TIME = "1700000000"
 GENERATED = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.pyc")
 LINK = re.compile(r"\]\((?!#)([^)]+)\)")
