@@ -99,7 +99,7 @@ def collate(samples: Sequence[tuple[dict[str, Any], Any]], any_size: bool = Fals
     return LoadedBatch([row for row, _ in samples], groups)
 
 
-class BatchPositions(Sequence[Any]):  # of ranges; DataLoader expects lists
+class BatchPositions(Sequence[Any]):
     """Ranges of positions, cut into batches. No batch contains positions of two ranges.
 
     Args:
