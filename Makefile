@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-all check fixup bench gpu docs docs-serve dist clean
+.PHONY: help demo test test-all check fixup bench gpu docs docs-serve notebooks dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -25,7 +25,9 @@ check: $(READY) ## check lint, format and types
 
 # Each test process needs about 2 GiB of memory. Set PROCESSES=8 on a machine with more memory.
 PROCESSES ?= 2
-PYTEST = $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadscope --durations 10
+# Each file runs in one process, in alphabetical order: pytest-xdist would start the files with few tests last, which are
+# those with long trainings, and one process would run several of them alone.
+PYTEST = $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadscope --no-loadscope-reorder --durations 10
 
 test: check ## check, then run all tests except the slow ones
 	$(PYTEST) -m "not slow"
@@ -51,6 +53,9 @@ docs: $(READY) ## build the documentation site into out/site
 
 docs-serve: $(READY) ## show the documentation site at http://127.0.0.1:8000 while you write
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+notebooks: $(READY) ## run the scripts of the tutorials and write their notebooks
+	$(BIN)/python docs/site/notebooks.py
 
 # The time of the last commit, so that anybody can build the same files from the same commit.
 dist: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)

@@ -20,6 +20,16 @@ from typing import TextIO
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["glmix.tasks.cli", "glmix.tasks", "glmix_cli"])
 
+# `code` of a process in which Lightning and torchdata are not installed
+WITHOUT_LIGHTNING = """
+import sys, glmix
+for part in ("data", "demo", "tasks", "training"):
+    vars(glmix).pop(part, None)
+    for name in [name for name in sys.modules if f"{name}.".startswith((f"glmix.{part}.", "lightning.", "torchdata."))]:
+        del sys.modules[name]
+sys.modules["lightning"] = sys.modules["torchdata"] = None
+"""
+
 
 class Command:
     """A running `glmix ...`, with the methods of `subprocess.Popen` that the tests use.

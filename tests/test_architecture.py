@@ -25,11 +25,12 @@ IMPORTS = {
     "data.detection": {"data.core", "data.scenes"},
     "drawing": {"data.scenes"},  # the class colours
     "slots": {"models", "layers", "data.scenes", "data.classification", "data.segmentation"},
-    "inference": {"models", "data.core", "data.classification"},
+    "inference": {"models", "slots", "deploy", "data.core", "data.classification"},
     "deploy": {"models", "layers", "data.core", "data.scenes"},  # the images that calibrate int8
     "bench": {"models", "layers", "deploy"},
     "training": {"layers", "models"},
     "weights": {"models", "training"},  # it imports the task of a checkpoint dynamically
+    "hub": {"models", "weights"},
     "tasks.classification": {"training", "weights"},
     "tasks.token_labelling": {"models", "training", "tasks.classification"},
     "tasks.segmentation": {"layers", "models", "training", "weights", "drawing"}
@@ -57,7 +58,7 @@ DIVIDED = {"data", "tasks"}
 EXTRAS = {"lightning", "torchmetrics", "torchdata", "jsonargparse", "segmentation_models_pytorch", "transformers"}
 EXTRAS |= {"matplotlib", "onnx", "onnxruntime", "onnxscript", "rich", "tensorboard", "pycocotools", "kmedoids"}
 EXTRAS |= {"faster_coco_eval", "sklearn", "skimage", "scipy", "pytorch_grad_cam", "playwright"}
-EXTRAS |= {"peft", "wandb", "mlflow", "optuna", "pyarrow", "fsspec", "datasets", "ray"}
+EXTRAS |= {"peft", "wandb", "mlflow", "optuna", "pyarrow", "fsspec", "datasets", "ray", "faiss", "hnswlib", "umap"}
 
 
 def part_of(names: list[str]) -> str:

@@ -23,12 +23,13 @@ from PIL import Image
 from glmix.configs import config_names, config_path, find_config, read_header
 from glmix.models import save_model
 from glmix.tasks import Detection, DetectorConfig, ScheduleConfig, Segmentation
-from glmix_cli import build_parser, fit
+from glmix_cli import build_parser, fit, main
 from tests.runs import trainer
 
 ROOT = Path(__file__).parents[1]
 TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
 PAGES = [*(ROOT / name for name in TOP), *sorted(ROOT.glob("docs/*.md")), ROOT / "studies" / "README.md"]
+PAGES += [ROOT / "docs" / "tutorials" / "index.md", ROOT / "examples" / "README.md"]
 VARIABLES = {"IMAGENET": "imagenet", "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "2"}  # of a Slurm job
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?<=\n\n)((?: {4}.*\n|\n)+)")
@@ -176,6 +177,9 @@ def test_documented_yaml_is_accepted(
     page: Path, code: str, parse_training: Callable[[list[str]], Any], tmp_path: Path
 ) -> None:
     config = yaml.safe_load(code)
+    if page.name == "scale.md":
+        check_ray_job(config)
+        return
     if page.name == "weak_segmentation.md":
         from glmix.tasks.weak_segmentation.config import read_weakseg
 
@@ -184,6 +188,25 @@ def test_documented_yaml_is_accepted(
         return
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(config))
     parse_training(["fit", "--config", "classification/scenes/single", "--config", str(tmp_path / "own.yaml")])
+
+
+def check_ray_job(job: dict[str, Any]) -> None:
+    """Check the command of a RayJob of KubeRay, and that its cluster can run it."""
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    program, *words = shlex.split(job["spec"]["entrypoint"])
+    args = build_parser().parse_args(words)
+    assert (program, args.engine) == ("glmix", "ray")
+    cluster = job["spec"]["rayClusterSpec"]
+    head = cluster["headGroupSpec"]["template"]["spec"]
+    mounts = [mount for container in head["containers"] for mount in container["volumeMounts"]]
+    assert {mount["name"] for mount in mounts} == {volume["name"] for volume in head["volumes"]}
+    assert all(str(path).startswith(mounts[0]["mountPath"]) for path in (args.output, args.checkpoint))
+    (group,) = cluster["workerGroupSpecs"]
+    (worker,) = group["template"]["spec"]["containers"]
+    assert worker["image"] == head["containers"][0]["image"]
+    assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    gpus = worker["resources"]["limits"]["nvidia.com/gpu"] / args.ray_gpus
+    assert args.ray_actors == (gpus * group["minReplicas"], gpus * group["maxReplicas"])
 
 
 def small_model() -> Any:
@@ -250,6 +273,15 @@ def inference_names(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def embedding_names(folder: Path) -> dict[str, Any]:
+    """Store the slots of one photograph."""
+    save_model(small_model(), folder / "model")
+    Image.effect_noise((640, 240), 60).save(folder / "wide.png")
+    arguments = ["wide.png", "--model", "local-dir:model", "--slots", "--view", "whole", "-o", "slots"]
+    assert main(["embed", *arguments]) == 0
+    return {}
+
+
 def score_names(folder: Path) -> dict[str, Any]:
     """Save a network under the name of the checkpoint; `glmix.load` reads folders too."""
     save_model(small_model(), folder / "best.ckpt")
@@ -265,6 +297,7 @@ PREPARE: dict[str, Callable[[Path], dict[str, Any]]] = {
     "docs/weak_segmentation.md": slot_names,
     "docs/deploy.md": lambda folder: {},
     "docs/inference.md": inference_names,
+    "docs/embeddings.md": embedding_names,
     "docs/reports.md": lambda folder: {"folder": folder / "report"},
     "docs/slot-scores.md": score_names,
 }

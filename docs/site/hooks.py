@@ -24,6 +24,7 @@ COPIED = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     "CODE_OF_CONDUCT.md": "code-of-conduct.md",
+    "examples/README.md": "examples.md",
     "studies/README.md": "studies.md",
 }
 ORIGINS = {page: file for file, page in COPIED.items()}
@@ -48,6 +49,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
     pages = {page: (ROOT / file).read_text(encoding="utf-8") for file, page in COPIED.items()}
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        pages["examples.md"] += f"\n## {path.name}\n\n```python\n{path.read_text(encoding='utf-8')}```\n"
     pages |= reference.pages()
     for path in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
         text, pictures = notebooks.to_markdown(path)

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     parser = build_parser()
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     for name in fit.COMMANDS:
-        commands.choices[name] = fit.short_help(name)  # type: ignore[index]
+        commands.choices[name] = fit.short_help(name)
     for action in _actions(parser):
         if action.choices is not None or action.nargs == 0:
             action.choices = action.choices and list(action.choices)  # shtab takes a dict for subcommands

@@ -1,11 +1,10 @@
-"""Inputs of commands: image files, model names and weight files."""
+"""Inputs of commands: model names and weight files."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import nn
 
     from glmix import GLNet
@@ -17,7 +16,6 @@ __all__ = [
     "check_device",
     "load_classifier",
     "load_network",
-    "open_image",
 ]
 
 
@@ -30,7 +28,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, untrained: str | None =
         "--model",
         metavar="NAME",
         help=f"{LOCAL}FOLDER for a folder with config.json and weights; or the model name (see `glmix models`) for the "
-        "weights in --checkpoint, needed only if the checkpoint does not identify its model",
+        "weights in --checkpoint, needed only if the checkpoint does not identify its model; or, without --checkpoint, "
+        "the name of a pretrained model of timm, whose weights are downloaded",
     )
     parser.add_argument(
         "--checkpoint",
@@ -47,7 +46,7 @@ def load_network(name: str | None, checkpoint: Path | None) -> "nn.Module":
     """Load the network that --model and --checkpoint describe, in evaluation mode.
 
     Args:
-        name: local-dir:FOLDER, a model name, or None.
+        name: local-dir:FOLDER, a model name, or None. Without a checkpoint, the pretrained weights of timm are used.
         checkpoint: a `.ckpt` of `glmix fit` for any task, a file of the GLMix authors, a state dict or safetensors
             file, or None.
 
@@ -65,6 +64,11 @@ def load_network(name: str | None, checkpoint: Path | None) -> "nn.Module":
             raise InputError(f"--model {name} already contains weights; give either --model or --checkpoint, not both.")
         return load(name.removeprefix(LOCAL)).network
     if checkpoint is None:
+        import timm
+
+        if name is not None and timm.is_model_pretrained(name):
+            pretrained: nn.Module = timm.create_model(name, pretrained=True).eval()
+            return pretrained
         problem = "No model was given" if name is None else f"No weights were given for {name}"
         raise InputError(f"{problem}: use --checkpoint FILE or --model {LOCAL}FOLDER.")
     return load(checkpoint, name).network
@@ -100,19 +104,6 @@ def check_device(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without support for it
         raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from error
-
-
-def open_image(
-    file: Path, mode: str, upright: bool = False, *, max_pixels: int | None = None, at_least: int | None = None
-) -> "Image":
-    """Read an image with `glmix.data.core.decoding.read_image`; raise InputError for a missing file, too."""
-    from glmix.data.core.decoding import read_image
-    from glmix.errors import InputError
-
-    try:
-        return read_image(file, mode, upright=upright, max_pixels=max_pixels, at_least=at_least)
-    except FileNotFoundError as error:
-        raise InputError(str(error)) from error
 
 
 def add_view_argument(parser: argparse.ArgumentParser, default: str) -> None:

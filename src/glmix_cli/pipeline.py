@@ -12,7 +12,15 @@ from .results import print_file
 if TYPE_CHECKING:
     from glmix.inference import Output, RayEngine, ResultFolder, Source, Summary
 
-__all__ = ["add_pipeline_arguments", "compute", "finish", "store"]
+__all__ = [
+    "add_pipeline_arguments",
+    "add_precision_argument",
+    "add_reading_arguments",
+    "add_source_arguments",
+    "compute",
+    "finish",
+    "store",
+]
 
 
 def add_pipeline_arguments(
@@ -32,15 +40,7 @@ def add_pipeline_arguments(
         shard_size: default of --shard-size.
         formats: choices of --format, the default first.
     """
-    parser.add_argument(
-        "images",
-        nargs="+",
-        metavar="IMAGE",
-        help="an image file; a folder, which is searched recursively; a quoted pattern such as 'photos/*.jpg'; a list "
-        "(.txt, .csv, .jsonl or .parquet); a .tar file or 'shard-{000..127}.tar'; hf-dataset:NAME#SPLIT; or a URL "
-        "that fsspec can read, such as s3://bucket/folder",
-    )
-    parser.add_argument("--column", metavar="NAME", help="column of the paths in a list (default: a usual name)")
+    add_source_arguments(parser)
     results = parser.add_argument_group("results")
     results.add_argument(
         "-o",
@@ -72,14 +72,32 @@ def add_pipeline_arguments(
     speed.add_argument(
         "--batch-size", type=positive_integer, default=batch_size, metavar="N", help="(default: %(default)s)"
     )
-    speed.add_argument(
+    speed.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda (default: cpu)")
+    add_reading_arguments(speed)
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the images to a parser."""
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="an image file; a folder, which is searched recursively; a quoted pattern such as 'photos/*.jpg'; a list "
+        "(.txt, .csv, .jsonl or .parquet); a .tar file or 'shard-{000..127}.tar'; hf-dataset:NAME#SPLIT; or a URL "
+        "that fsspec can read, such as s3://bucket/folder",
+    )
+    parser.add_argument("--column", metavar="NAME", help="column of the paths in a list (default: a usual name)")
+
+
+def add_reading_arguments(parser: argparse._ActionsContainer) -> None:
+    """Add the number of worker processes and the limit on image sizes to a parser."""
+    parser.add_argument(
         "--workers",
         type=int,
         metavar="N",
         help="processes that decode images (default: one per CPU core, none for a few images)",
     )
-    speed.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda (default: cpu)")
-    speed.add_argument(
+    parser.add_argument(
         "--max-pixels",
         type=positive_integer,
         default=MAX_PIXELS,
@@ -119,6 +137,17 @@ def _actors(text: str) -> tuple[int, int]:
     if not (first.isdecimal() and (last or first).isdecimal() and 1 <= int(first) <= int(last or first)):
         raise argparse.ArgumentTypeError(f"expected N or MIN-MAX, such as 4 or 1-8, got {text!r}")
     return int(first), int(last or first)
+
+
+def add_precision_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --precision to a parser."""
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="dtype of the computation; bfloat16 has three significant digits and is faster on GPUs, and on processors "
+        "with bfloat16 instructions (default: %(default)s)",
+    )
 
 
 def _share(text: str) -> tuple[int, int]:

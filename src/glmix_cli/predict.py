@@ -6,7 +6,7 @@ from typing import Any
 
 from .images import exit_code, positive_integer, print_errors
 from .inputs import add_model_arguments, add_view_argument, check_device, load_classifier
-from .pipeline import add_pipeline_arguments, store
+from .pipeline import add_pipeline_arguments, add_precision_argument, store
 from .printing import printable
 
 HELP = "Classify images: files, folders, lists, tar files, data sets or URLs."
@@ -14,6 +14,7 @@ HELP = "Classify images: files, folders, lists, tar files, data sets or URLs."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pipeline_arguments(parser, output_required=False)
+    add_precision_argument(parser)
     add_model_arguments(parser)
     add_view_argument(parser, default="crop")
     parser.add_argument(
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--engine ray needs --output FOLDER.")
     check_device(args.device)
     model = load_classifier(args.model, args.checkpoint).to(args.device)
-    output = inference.Predictions(model, args.topk, args.view, args.max_pixels)
+    output = inference.Predictions(model, args.topk, args.view, args.max_pixels, args.precision)
     source = inference.open_source(args.images, args.column, arrays=model.in_chans != 3)
     if args.output is not None:
         return store("predict", args, output, source)

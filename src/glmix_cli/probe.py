@@ -2,10 +2,11 @@
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .images import positive_integer
+from .labels import add_labels_argument, image_labels
 
 HELP = "Measure k-NN and linear probe accuracy on embeddings that `glmix embed` wrote."
 
@@ -13,13 +14,7 @@ HELP = "Measure k-NN and linear probe accuracy on embeddings that `glmix embed` 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("train", type=Path, metavar="TRAIN", help="folder with the embeddings of the training images")
     parser.add_argument("test", type=Path, metavar="TEST", help="folder with the embeddings of the test images")
-    parser.add_argument(
-        "--labels",
-        type=Path,
-        metavar="FILE",
-        help="table (.csv, .tsv, .jsonl or .parquet) with the columns path and label, for the images of both folders "
-        "(default: the label of an image is the name of the folder that contains it)",
-    )
+    add_labels_argument(parser, "the images of both folders")
     parser.add_argument("--column", metavar="NAME", help="column of the vectors (default: the only one)")
     parser.add_argument(
         "--neighbors", type=positive_integer, nargs="+", default=[10, 20], metavar="K", help="(default: 10 20)"
@@ -32,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="also train the linear probe on N random training images per class",
     )
+    parser.add_argument(
+        "--repeats",
+        type=positive_integer,
+        default=5,
+        metavar="N",
+        help="random choices for each number of --shots, whose mean and standard deviation are printed (default: 5)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random choices (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
@@ -40,15 +42,16 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from glmix.errors import InputError
-    from glmix.inference import knn_classify, linear_probe, load_embeddings
+    from glmix.inference import few_shot_probes, knn_classify, linear_probe, load_embeddings
 
-    train, test = (load_embeddings(folder, args.column) for folder in (args.train, args.test))
-    names = None if args.labels is None else _read_labels(args.labels)
-    train_labels, test_labels = (_labels(part.keys, names, args.labels) for part in (train, test))
+    train, test = (load_embeddings(folder, args.column, slots=False) for folder in (args.train, args.test))
+    train_labels, test_labels = (image_labels(part.keys, args.labels) for part in (train, test))
     classes = sorted(set(train_labels))
     unknown = sorted(set(test_labels) - set(classes))
     if unknown:
         raise InputError(f"{args.test} has images of the class {unknown[0]}, which {args.train} has no images of.")
+    if len(classes) < 2:
+        raise InputError(f"{args.train} has images of {len(classes)} classes: a probe needs two or more.")
     y, truth = (np.array([classes.index(name) for name in part]) for part in (train_labels, test_labels))
     results: dict[str, float] = {}
     for k in args.neighbors:
@@ -56,35 +59,28 @@ def run(args: argparse.Namespace) -> int:
         results[f"{k}-NN"] = accuracy
     probe = linear_probe(train.vectors, y, test.vectors, truth, seed=args.seed)
     results["linear probe"] = probe.accuracy
-    generator = np.random.default_rng(args.seed)
+    few: list[dict[str, Any]] = []
     for shots in args.shots:
-        chosen = np.concatenate([generator.permutation(np.flatnonzero(y == c))[:shots] for c in range(len(classes))])
-        few = linear_probe(train.vectors[chosen], y[chosen], test.vectors, truth, seed=args.seed)
-        results[f"linear probe, {shots} per class"] = few.accuracy
+        found = few_shot_probes(train.vectors, y, test.vectors, truth, shots, repeats=args.repeats, seed=args.seed)
+        # the standard deviation of a sample, which one number does not have
+        spread = float(np.std(found, ddof=1)) if len(found) > 1 else None
+        few.append({"shots": shots, "mean": float(np.mean(found)), "std": spread, "accuracies": found})
     if args.json:
-        print(json.dumps({"train": len(y), "test": len(truth), "classes": classes, "accuracy": results}, indent=2))
-    else:
-        print(f"{len(classes)} classes, {len(y):,} training and {len(truth):,} test images")
-        for name, accuracy in results.items():
-            print(f"{accuracy:8.2%}  {name}")
+        report = {
+            "train": len(y),
+            "test": len(truth),
+            "classes": classes,
+            "accuracy": results,
+            "linear_probe": {"regularization": probe.regularization, "sweep": probe.sweep},
+            "few_shot": few,
+        }
+        print(json.dumps(report, indent=2))
+        return 0
+    print(f"{len(classes)} classes, {len(y):,} training and {len(truth):,} test images")
+    for name, accuracy in results.items():
+        print(f"{accuracy:8.2%}  {name}" + (f", C = {probe.regularization:g}" if name == "linear probe" else ""))
+    for row in few:
+        name = f"linear probe, {row['shots']} per class"
+        deviation = "" if row["std"] is None else f", standard deviation {row['std']:.2%} of {args.repeats} choices"
+        print(f"{row['mean']:8.2%}  {name}{deviation}")
     return 0
-
-
-def _labels(keys: Sequence[str], names: dict[str, str] | None, file: Path | None) -> list[str]:
-    """Return the class name of each image."""
-    from glmix.errors import InputError
-
-    if names is None:
-        return [Path(key).parent.name for key in keys]
-    missing = [key for key in keys if key not in names]
-    if missing:
-        raise InputError(f"{file} has no label for {len(missing)} images, such as {missing[0]}.")
-    return [names[key] for key in keys]
-
-
-def _read_labels(file: Path) -> dict[str, str]:
-    from glmix.data.core.tables import read_table
-
-    table = read_table(file)
-    option = "--labels to a table with the columns path and label"
-    return dict(zip(table.column("path", option), table.column("label", option), strict=True))

@@ -1,6 +1,7 @@
 """Classification of groups: with and without training on generated scenes, and with a teacher, in equal CPU time."""
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,20 @@ def classify(root: Path, results: Path, teacher: Path, method: str, seed: int, s
         raise InputError(
             f"The results in {results} are of --size {found['size']}, not {size}: choose another folder with --results."
         )
+    if method != "random":
+        once(
+            results / "train" / f"{method}-seed{seed}.json", lambda: _train_accuracy(root, results, method, seed, size)
+        )
+
+
+def _train_accuracy(root: Path, results: Path, method: str, seed: int, size: int) -> dict[str, Any]:
+    """Return the accuracy of a trained network on every fourth batch of the training images, without augmentation."""
+    data = labelled(root, size)
+    data.setup()
+    network = timm.create_model(MODEL, num_classes=data.num_classes)
+    network.load_state_dict(torch.load(network_file(results, method, seed), weights_only=True))
+    _, logits, labels = features_of(network, islice(data.eval_dataloader("train"), 0, None, 4))
+    return {"images": len(labels), "accuracy": float((logits.argmax(1) == labels).mean())}
 
 
 def _train(

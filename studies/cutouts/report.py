@@ -56,6 +56,7 @@ def _classification(results: Path) -> str:
                 what,
                 " + ".join(str(training["steps"]) for training in trainings) or "-",
                 f"{np.mean([sum(t['cpu_seconds'] for t in run['trainings']) for run in runs]):.0f}",
+                _spread([run["accuracy"] for run in _read(results / "train", f"{method}-seed*.json")]),
                 _spread([run["accuracy"] for run in runs if "accuracy" in run]),
                 *(_spread([run["features"][key] for run in runs if "features" in run]) for key in PROBES),
                 *(_spread([run["final"][key] for run in runs if "final" in run]) for key in PROBES),
@@ -65,11 +66,11 @@ def _classification(results: Path) -> str:
     teacher = results / "classify" / "teacher.json"
     if teacher.is_file():
         probe = json.loads(teacher.read_text())["features"]
-        rows.append(["the teacher", "-", "-", "-", *(_spread([probe[key]]) for key in PROBES), "-", "-", "1"])
+        rows.append(["the teacher", "-", "-", "-", "-", *(_spread([probe[key]]) for key in PROBES), "-", "-", "1"])
     if not rows:
         return ""
     probes = [f"probe {when}, {split}" for when in ("before", "after") for split in ("val", "test")]
-    head = ["training", "steps", "CPU s", "accuracy, test", *probes, "seeds"]
+    head = ["training", "steps", "CPU s", "accuracy, train", "accuracy, test", *probes, "seeds"]
     return markdown_table(head, rows, left=1)
 
 

@@ -141,14 +141,15 @@ def test_token_labelling_converts_too(tmp_path):
 
 
 def dense(kind):
+    args = {**SMALL, "mixers": ("attn", "attn", "glmix", "attn"), "pos_conv": False, "mlp_conv": False}
     if kind == "segment":
-        return Segmentation("fpn", {"decoder_pyramid_channels": 16}, model="test_glnet", model_args=SMALL)
+        return Segmentation("fpn", {"decoder_pyramid_channels": 16}, model="test_glnet", model_args=args)
     detector = DetectorConfig("retinanet", channels=16, min_size=32, max_size=64)
-    return Detection(detector, model="test_glnet", model_args=SMALL)
+    return Detection(detector, model="test_glnet", model_args=args)
 
 
-@pytest.mark.parametrize("kind", ["segment", "detect"])
-def test_dense_checkpoints_are_converted_and_export_features(kind, here, tmp_path):
+@pytest.mark.parametrize(("kind", "file"), [("segment", "features.onnx"), ("detect", "features.pt2")])
+def test_dense_checkpoints_are_converted_and_export_features(kind, file, here, tmp_path):
     pytest.importorskip("onnxruntime")
     torch.save(checkpoint_of(dense(kind)), tmp_path / "dense.ckpt")
     converted = here("convert", "dense.ckpt", "folder")
@@ -157,7 +158,7 @@ def test_dense_checkpoints_are_converted_and_export_features(kind, here, tmp_pat
     assert_same(
         library.load(tmp_path / "folder").network.state_dict(), load_trained(tmp_path / "dense.ckpt").state_dict()
     )
-    result = here("export", "--checkpoint", "dense.ckpt", "--outputs", "features", "-o", "features.onnx")
+    result = here("export", "--checkpoint", "dense.ckpt", "--outputs", "features", "-o", file)
     assert result.returncode == 0, result.stderr
     from glmix.deploy import load_exported
 
@@ -166,7 +167,7 @@ def test_dense_checkpoints_are_converted_and_export_features(kind, here, tmp_pat
     x = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         expected = pyramid(x)
-    found = load_exported(tmp_path / "features.onnx")(x.numpy())
+    found = load_exported(tmp_path / file)(x.numpy())
     assert list(found) == [f"stage{index}" for index in pyramid.out_indices]
     for one, other in zip(found.values(), expected, strict=True):
         assert np.abs(one - other.numpy()).max() <= 1e-4 * float(other.abs().max())

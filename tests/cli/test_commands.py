@@ -12,6 +12,7 @@ from PIL import Image
 import glmix as library
 from glmix.models import MODEL_NAMES, MODEL_SIZES
 from tests.parity.official_weights import official_state_dict
+from tests.processes import WITHOUT_LIGHTNING, Command
 
 # Prints the help of every command, and fails if one imports a package that takes long to import.
 HELP = """
@@ -166,10 +167,10 @@ def test_an_invalid_checkpoint_is_not_converted(glmix, tmp_path):
 
 def test_a_missing_extra_is_reported_with_the_install_command():
     code = (
-        "import sys, glmix_cli; sys.modules['lightning'] = None\n"
+        f"{WITHOUT_LIGHTNING}\nimport glmix_cli\n"
         "print([glmix_cli.main(words) for words in (['demo'], ['fit', '--config', 'x.yaml'])])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout == "[2, 2]\n"
-    assert result.stderr.count("pip install 'glmix[train]'") == 2
-    assert "Traceback" not in result.stderr
+    printed, errors = Command(code=code).communicate()
+    assert printed == "[2, 2]\n"
+    assert errors.count("pip install 'glmix[train]'") == 2
+    assert "Traceback" not in errors

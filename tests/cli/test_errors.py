@@ -1,12 +1,10 @@
 """User errors print one message and exit with code 2; bugs keep their traceback."""
 
-import subprocess
-import sys
-
 import pytest
 
 import glmix_cli
 from glmix.errors import InputError, MissingExtraError, is_file_error, needs_extra
+from tests.processes import Command
 
 
 def with_command(monkeypatch, error):
@@ -56,18 +54,18 @@ def test_debug_shows_the_traceback_of_every_error(monkeypatch, argv):
 
 
 def test_a_bug_in_a_process_prints_its_traceback_and_exits_with_1():
-    code = "import glmix_cli; glmix_cli.models.run = lambda args: [][1]; raise SystemExit(glmix_cli.main(['models']))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 1
-    assert "Traceback" in result.stderr
-    assert "IndexError" in result.stderr
+    process = Command("models", code="import glmix_cli; glmix_cli.models.run = lambda args: [][1]")
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "Traceback" in errors
+    assert "IndexError" in errors
 
 
 def test_a_closed_pipe_ends_a_command_silently():
-    command = f"{sys.executable} -m glmix configs --json | true; exit ${{PIPESTATUS[0]}}"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert result.returncode == 141
-    assert result.stderr == ""
+    process = Command("configs", "--json")
+    process.stdout.close()
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (141, "")
 
 
 def test_errors_are_subclasses_of_the_usual_ones():

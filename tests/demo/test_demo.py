@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,22 +18,18 @@ from tests.processes import Command
 TINY = ("--epochs", "1", "--scenes", "64")
 
 
-def glmix(*arguments: object, cwd) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "glmix_cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
-
-
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """Run a tiny demo without a required accuracy, and return its folder and its output."""
     folder = tmp_path_factory.mktemp("demo")
-    result = glmix("demo", *TINY, "--at-least", "0", cwd=folder)
-    assert result.returncode == 0, result.stderr
-    return folder, result
+    process = Command("demo", *TINY, "--at-least", "0", cwd=folder)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return folder, output, errors
 
 
 def test_all_listed_files_are_written(demo):
-    folder, result = demo
+    folder, output, errors = demo
     out = folder / "out" / "demo"
     written = {"model", "curve.png", "predictions.png", "images", "masks.png", "explorer.html", "result.json"}
     assert {path.name for path in out.iterdir()} == written
@@ -45,10 +39,10 @@ def test_all_listed_files_are_written(demo):
             assert min(picture.size) > 200
             assert np.asarray(picture.convert("RGB")).std() > 20
     for name in os.listdir(out):
-        assert f"  {name} " in result.stdout
+        assert f"  {name} " in output
     for name in ("chance", "colour histogram", "3x3 patches", "this network"):
-        assert f"  {name} " in result.stdout
-    assert "epoch 1/1" in result.stderr
+        assert f"  {name} " in output
+    assert "epoch 1/1" in errors
     result_json = json.loads((out / "result.json").read_text())
     assert result_json["held_out"] == 12
     assert len(result_json["epochs"]) == 1
@@ -56,8 +50,8 @@ def test_all_listed_files_are_written(demo):
 
 def test_printed_next_commands_work(demo):
     """Run the printed commands; the model predicts class names."""
-    folder, result = demo
-    advice = [line.strip() for line in result.stdout.splitlines() if line.startswith("  glmix ")]
+    folder, output, _ = demo
+    advice = [line.strip() for line in output.splitlines() if line.startswith("  glmix ")]
     predict = advice[0].split()
     assert predict[:2] == ["glmix", "predict"]
     process = Command(*predict[1:], "--json", cwd=folder)
@@ -69,7 +63,7 @@ def test_printed_next_commands_work(demo):
 
 
 def test_evaluated_model_is_the_saved_model(demo):
-    folder, _ = demo
+    folder, *_ = demo
     model = timm.create_model(f"local-dir:{folder}/out/demo/model", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     right = 0
@@ -128,7 +122,8 @@ def test_failing_artefact_fails_the_demo(tmp_path, without_baselines):
 @pytest.mark.slow
 def test_demo_reaches_95_percent(tmp_path):
     """Run the complete demo as `make demo` does; the command fails below 95 %."""
-    result = glmix("demo", "out", "--seed", "1", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    process = Command("demo", "out", "--seed", "1", cwd=tmp_path)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
     accuracy = json.loads((tmp_path / "out" / "result.json").read_text())["accuracy"]
     assert accuracy >= 0.95

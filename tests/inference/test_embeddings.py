@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,15 @@ from sklearn.preprocessing import StandardScaler
 
 import glmix
 from glmix import inference
-from glmix.errors import InputError
-from glmix.inference import embeddings as module
+from glmix.errors import InputError, MissingExtraError
+from glmix.inference import search as module
 from glmix_cli import main
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK", 500)
+    monkeypatch.setattr(module, "ROWS", 64)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,37 @@ def test_search_equals_brute_force(clusters):
     assert inference.nearest(vectors[:2], vectors[:3], 10)[1].shape == (2, 3)
     with pytest.raises(InputError, match=r"16.*8"):
         inference.nearest(vectors, vectors[:, :8])
+
+
+@pytest.mark.parametrize(("index", "package"), [("faiss", "faiss"), ("hnsw", "hnswlib")])
+def test_approximate_search_finds_most_of_the_nearest(index, package, monkeypatch):
+    pytest.importorskip(package)
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(40, 16))[generator.integers(0, 40, 2000)] + generator.normal(size=(2000, 16))
+    scores, found = inference.nearest(vectors[:100], vectors.astype(np.float16), 10, index=index)
+    expected_scores, expected = inference.nearest(vectors[:100], vectors, 10)
+    recall = np.mean([len(set(one) & set(other)) / 10 for one, other in zip(found, expected, strict=True)])
+    assert recall > (0.9 if index == "faiss" else 0.97)  # 0.97 and 1.00 were measured
+    np.testing.assert_allclose(scores[:, 0], expected_scores[:, 0], atol=2e-3)  # each query finds itself
+    assert inference.nearest(vectors[:2], vectors[:3], 10, index=index)[1].shape == (2, 3)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match="pip install"):
+        inference.nearest(vectors, vectors, index=index)
+
+
+def test_an_unknown_index_is_refused(clusters):
+    with pytest.raises(InputError, match=r"exact, faiss, hnsw.*annoy"):
+        inference.nearest(clusters[0], clusters[0], index="annoy")
+
+
+def test_few_shot_probes_differ_by_seed(clusters):
+    vectors, classes = clusters
+    split = (vectors[:150], classes[:150], vectors[150:], classes[150:])
+    found = inference.few_shot_probes(*split, 2, repeats=4, seed=3)
+    assert len(set(found)) > 1
+    assert found[1:] == inference.few_shot_probes(*split, 2, repeats=3, seed=4)
+    everything = inference.few_shot_probes(*split, 1000, repeats=1)
+    assert everything == [inference.linear_probe(*split).accuracy]
 
 
 def test_knn_equals_a_weighted_vote(clusters):
@@ -115,7 +148,9 @@ def test_probe_command(stored, tmp_path, capsys):
     assert main(["probe", *folders, "--neighbors", "3", "--shots", "2", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["train"], report["test"], report["classes"]) == (12, 12, ["dark", "light"])
-    assert report["accuracy"] == {"3-NN": 1.0, "linear probe": 1.0, "linear probe, 2 per class": 1.0}
+    assert report["accuracy"] == {"3-NN": 1.0, "linear probe": 1.0}
+    assert report["linear_probe"]["sweep"][str(report["linear_probe"]["regularization"])] == 1.0
+    assert report["few_shot"] == [{"shots": 2, "mean": 1.0, "std": 0.0, "accuracies": [1.0] * 5}]
     labels = tmp_path / "labels.csv"
     labels.write_text("path,label\n" + f"{stored}/train/dark/0.png,x\n")
     assert main(["probe", *folders, "--labels", str(labels)]) == 2

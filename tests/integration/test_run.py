@@ -89,7 +89,14 @@ def test_a_script_can_create_the_models_and_runs_as_with_python(folder):
 
 
 @pytest.mark.parametrize(
-    ("fail", "code"), [("error", 1), ("exit", 7), ("interrupt", -signal.SIGINT), ("signal", -signal.SIGTERM)]
+    ("fail", "code"),
+    [
+        ("error", 1),
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in (("exit", 7), ("interrupt", -signal.SIGINT), ("signal", -signal.SIGTERM))
+        ),
+    ],
 )
 def test_exit_codes_tracebacks_and_signals_are_those_of_the_script(folder, fail, code):
     plain = python(folder, "tools/validate.py", "--fail", fail)
@@ -99,6 +106,18 @@ def test_exit_codes_tracebacks_and_signals_are_those_of_the_script(folder, fail,
     assert ours.stdout == plain.stdout
 
 
+@pytest.mark.parametrize(("fail", "error"), [("exit", SystemExit), ("interrupt", KeyboardInterrupt)])
+def test_the_end_of_a_script_is_left_to_python(folder, fail, error, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run.py", str(folder / "tools" / "validate.py"), "--fail", fail])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    monkeypatch.setattr(module, "_register_in_child_processes", lambda: None)
+    with pytest.raises(error) as stopped:
+        module.main()
+    assert getattr(stopped.value, "code", 7) == 7
+
+
 def test_a_module_is_run_with_its_relative_imports(folder):
     plain = python(folder, "-m", "tools.relative")
     ours = python(folder, "-m", "glmix.run", "-m", "tools.relative", "--model", "test_glnet")
@@ -106,8 +125,9 @@ def test_a_module_is_run_with_its_relative_imports(folder):
     assert ours.stdout.splitlines() == ["GLNet None", plain.stdout.strip()]
 
 
-def test_processes_of_the_script_have_the_models(folder):
-    result = python(folder, "-m", "glmix.run", "spawns.py", "spawn", "forkserver")
+@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_processes_of_the_script_have_the_models(folder, method):
+    result = python(folder, "-m", "glmix.run", "spawns.py", method)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "created everywhere\n"
 

@@ -9,7 +9,7 @@ from torch.export import Dim
 from glmix.layers.slots import pool_to_grid
 from tests.processes import Command
 
-from .test_contract import close
+from .test_contract import FEW, close
 
 # A slot grid of 5 x 5 divides neither the maps of 56 x 56 pixels at 224 nor those behind them.
 UNEVEN = {"slot_grid": 5}
@@ -62,7 +62,7 @@ def test_forward_intermediates_scripts(indices, norm, stop_early):
 @pytest.mark.filterwarnings("ignore")
 def test_the_onnx_exporter_of_torchscript_takes_any_size(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    model = timm.create_model("test_glnet", **UNEVEN).eval()
+    model = timm.create_model("test_glnet", **UNEVEN, **FEW).eval()
     path = tmp_path / "model.onnx"
     sizes = {"image": {0: "batch", 2: "height", 3: "width"}}
     torch.onnx.export(
@@ -78,7 +78,7 @@ def test_the_onnx_exporter_of_torchscript_takes_any_size(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_trace_takes_any_size():
-    model = timm.create_model("test_glnet", **UNEVEN).eval()
+    model = timm.create_model("test_glnet", **UNEVEN, **FEW).eval()
     with torch.no_grad():
         traced = torch.jit.trace(model, torch.randn(2, 3, 96, 128))
         for shape in ((1, 3, 64, 64), (2, 3, 97, 130)):
@@ -88,7 +88,7 @@ def test_a_trace_takes_any_size():
 
 @pytest.mark.parametrize(("batch", "low", "high"), [(1, 64, 256), (2, 33, 1024)])
 def test_an_export_with_a_fixed_batch_takes_named_ranges_of_height_and_width(batch, low, high):
-    model = timm.create_model("test_glnet").eval()
+    model = timm.create_model("test_glnet", **FEW).eval()
     sizes = {2: Dim("height", min=low, max=high), 3: Dim("width", min=low, max=high)}
     program = torch.export.export(model, (torch.randn(batch, 3, 96, 128),), dynamic_shapes=(sizes,)).module()
     for height, width in ((low, low), (97, 70), (64, 256)):

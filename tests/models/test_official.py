@@ -63,6 +63,11 @@ LAYOUTS = {
 def test_every_checkpoint_layout_loads_with_load_official_and_timm(layout, weights, expected, tmp_path):
     path = tmp_path / "glnet_stl.pth"
     torch.save(LAYOUTS[layout](weights), path)
+    read = read_checkpoint(path)
+    assert read.keys() == to_our_names(weights).keys()
+    assert all(torch.equal(read[name], tensor) for name, tensor in to_our_names(weights).items())
+    if layout not in ("released", "ours"):  # both functions below use read_checkpoint
+        return
     assert torch.equal(logits(glmix.load_official(path)), expected)
     model = timm.create_model("glnet_stl", pretrained=True, pretrained_cfg_overlay={"file": str(path)})
     assert torch.equal(logits(model), expected)

@@ -1,5 +1,7 @@
-"""Small runs whose weights the tests of the reports evaluate."""
+"""Small runs whose weights the tests of the reports evaluate, and a browser that opens pages of reports."""
 
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,13 @@ import yaml
 
 from glmix_cli import main
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+ARGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+SCREENS = {
+    "desktop": {"viewport": {"width": 1280, "height": 860}},
+    "telephone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "color_scheme": "dark"},
+}
 SCENES = {"size": 32, "objects": [1, 1]}
 SEVERAL = {"size": 32, "objects": [1, 3]}
 TASKS: dict[str, dict[str, Any]] = {
@@ -49,7 +58,7 @@ def write(folder: Path, name: str, **data: Any) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Train each task for one step and validate it; return {task: folder of config.yaml and run/}."""
     folders = {}
@@ -59,3 +68,45 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         assert main(["fit", "--config", config]) == 0
         assert main(["validate", "--config", config]) == 0
     return folders
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[[Path, str], Any]]:
+    """Open a page, and check that it logs no errors and sends no requests."""
+    contexts, trouble = [], []
+
+    def open_it(path: Path, screen: str) -> Any:
+        context = browser.new_context(**SCREENS[screen])
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(5000)
+        page.on("console", lambda message: trouble.append(message.text))
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("request", lambda made: made.url.startswith(("data:", path.as_uri())) or trouble.append(made.url))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert trouble == []
+
+
+def cells(page: Any, title: str) -> list[list[str]]:
+    """Return the rows of the table below a heading."""
+    table = page.locator("section", has=page.get_by_role("heading", name=title, exact=True)).locator("tbody")
+    rows: list[list[str]] = table.evaluate(
+        "(body) => [...body.rows].map((row) => [...row.cells].map((cell) => cell.textContent))"
+    )
+    return rows

@@ -1,7 +1,5 @@
 """The page of a report in a real browser: tables, figures and pictures on a desktop and on a telephone."""
 
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,48 +8,9 @@ import pytest
 from PIL import Image
 
 from glmix.reports import ClassPredictions, write_report
+from tests.reports.conftest import SCREENS, cells
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
-
-ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-ARGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-SCREENS = {
-    "desktop": {"viewport": {"width": 1280, "height": 860}},
-    "telephone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "color_scheme": "dark"},
-}
 EVIL = "<img src=x onerror=document.title='run'>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[Callable[[Path, str], Any]]:
-    """Open a page, and check that it logs no errors and sends no requests."""
-    contexts, trouble = [], []
-
-    def open_it(path: Path, screen: str) -> Any:
-        context = browser.new_context(**SCREENS[screen])
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(5000)
-        page.on("console", lambda message: trouble.append(message.text))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("request", lambda made: made.url.startswith(("data:", path.as_uri())) or trouble.append(made.url))
-        page.goto(path.as_uri())
-        return page
-
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert trouble == []
 
 
 @pytest.fixture(scope="module")
@@ -70,28 +29,6 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         predictions.save(folders[count])
         write_report(folders[count], open_image=lambda k: Image.new("RGB", (30, 20), (k % 256, 0, 0)), title=EVIL)
     return folders
-
-
-def cells(page: Any, title: str) -> list[list[str]]:
-    """Return the rows of the table below a heading."""
-    table = page.locator("section", has=page.get_by_role("heading", name=title, exact=True)).locator("tbody")
-    rows: list[list[str]] = table.evaluate(
-        "(body) => [...body.rows].map((row) => [...row.cells].map((cell) => cell.textContent))"
-    )
-    return rows
-
-
-@pytest.mark.parametrize("screen", list(SCREENS))
-@pytest.mark.parametrize("name", ["single", "several", "segmentation", "detection"])
-def test_page_of_every_task(runs: dict[str, Path], open_page: Any, name: str, screen: str) -> None:
-    page = open_page(runs[name] / "run" / "reports" / "val" / "report.html", screen)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert page.locator(".tiles dd").first.inner_text().endswith("%")
-    title = "Classes and thresholds" if name == "several" else "Classes"
-    assert len(cells(page, title)) == (7 if name == "segmentation" else 6)
-    pictures = page.locator(".pictures img").evaluate_all("(all) => all.map((one) => one.naturalWidth)")
-    assert all(width > 0 for width in pictures)
-    assert bool(pictures) == (name != "detection")  # an untrained detector finds nothing
 
 
 @pytest.mark.parametrize("screen", list(SCREENS))

@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from glmix.data.scenes import SceneConfig, draw_scene
 from glmix.reports import ClassPredictions, PixelPredictions, load_predictions
 from glmix.tasks.recording import Recorder
 from glmix_cli import main
-from tests.reports.conftest import TASKS, write
+from tests.reports.conftest import SCREENS, TASKS, cells, write
 from tests.runs import task, trainer
 
 
@@ -53,6 +53,21 @@ def test_report_from_stored_predictions_equals_the_first(runs: dict[str, Path], 
     assert main(["report", str(runs[name] / "run"), "-o", str(tmp_path)]) == 0
     for file in ("report.json", "report.md", "report.html"):
         assert (tmp_path / file).read_text() == (folder / file).read_text(), file
+
+
+@pytest.mark.parametrize("screen", list(SCREENS))
+@pytest.mark.parametrize("name", ["single", "several", "segmentation", "detection"])
+def test_page_of_every_task(
+    runs: dict[str, Path], open_page: Callable[[Path, str], Any], name: str, screen: str
+) -> None:
+    page = open_page(runs[name] / "run" / "reports" / "val" / "report.html", screen)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator(".tiles dd").first.inner_text().endswith("%")
+    title = "Classes and thresholds" if name == "several" else "Classes"
+    assert len(cells(page, title)) == (7 if name == "segmentation" else 6)
+    pictures = page.locator(".pictures img").evaluate_all("(all) => all.map((one) => one.naturalWidth)")
+    assert all(width > 0 for width in pictures)
+    assert bool(pictures) == (name != "detection")  # an untrained detector finds nothing
 
 
 def test_samples_have_names_and_pictures(runs: dict[str, Path]) -> None:

@@ -243,6 +243,9 @@ def test_all_steps_on_a_tiny_data_set(
     assert [training["steps"] for training in results["twice-seed0"]["trainings"]] == [20]
     assert main(["classify", *root, *quick, "--size", "64"]) == 2
     assert "--size 32, not 64" in capsys.readouterr().err
+    seen = json.loads((tmp_path / "results" / "train" / "scratch-seed0.json").read_text())
+    assert seen["images"] == 8
+    assert 0 <= seen["accuracy"] <= 1
     seeds = json.loads((tmp_path / "results" / "weak" / "scratch-seed0.json").read_text())["seeds"]
     assert all(0 <= row["mean_iou"] <= 1 and 0 <= row["foreground_iou"] <= 1 for row in seeds.values())
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}

@@ -19,7 +19,12 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def optimize_for_inference(
-    model: ModuleT, *, dtype: torch.dtype | None = None, compile: bool | None = None, keep_memory: bool = True
+    model: ModuleT,
+    *,
+    dtype: torch.dtype | None = None,
+    compile: bool | None = None,
+    keep_memory: bool = True,
+    head: bool = True,
 ) -> ModuleT:
     """Return a copy of a model for fast inference on this machine: fused, channels-last, low precision, compiled.
 
@@ -33,6 +38,7 @@ def optimize_for_inference(
         compile: use torch.compile. Compilation takes about a minute at the first images of each size. None to
             compile if this machine supports it.
         keep_memory: on a CPU, keep freed memory in this process, see `glmix.memory`.
+        head: merge the final norm into the classifier, see `fuse`. Pooled features need the norm.
 
     Raises:
         InputError: the dtype is not a floating-point type.
@@ -42,7 +48,7 @@ def optimize_for_inference(
     if not dtype.is_floating_point:
         raise InputError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16, got {dtype}.")
     if any(isinstance(part, Block) for part in model.modules()):
-        fast = fuse(model)
+        fast = fuse(model, head=head)
     else:
         fast = copy.deepcopy(model).eval().requires_grad_(False)
     fast.to(memory_format=torch.channels_last)

@@ -1,11 +1,13 @@
 """Inference on many images: predictions and embeddings, with decoding in worker processes and resumable results."""
 
-from .embeddings import Embeddings, LinearProbe, knn_classify, linear_probe, load_embeddings, near_duplicates, nearest
+from .embeddings import Embeddings, Slots, load_embeddings
 from .opening import open_source
-from .outputs import Embedding, Output, Predictions, label_names
+from .outputs import Embedding, Output, Predictions, SlotEmbedding, label_names
 from .pipeline import Summary, run, run_to_folder, share_of_process
+from .probes import LinearProbe, few_shot_probes, knn_classify, linear_probe
 from .ray_engine import RayEngine
 from .results import ResultFolder, model_fingerprint
+from .search import build_index, near_duplicates, nearest, nearest_parts
 from .sources import Files, HuggingFace, Source, Tar, find_images, fingerprint
 
 __all__ = [
@@ -18,9 +20,13 @@ __all__ = [
     "Predictions",
     "RayEngine",
     "ResultFolder",
+    "SlotEmbedding",
+    "Slots",
     "Source",
     "Summary",
     "Tar",
+    "build_index",
+    "few_shot_probes",
     "find_images",
     "fingerprint",
     "knn_classify",
@@ -30,6 +36,7 @@ __all__ = [
     "model_fingerprint",
     "near_duplicates",
     "nearest",
+    "nearest_parts",
     "open_source",
     "run",
     "run_to_folder",

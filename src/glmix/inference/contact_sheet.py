@@ -1,16 +1,14 @@
 """One HTML page with thumbnails of images in sections. It makes no request."""
 
-import base64
-import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.core.decoding import read_image
-from ..errors import InputError
 from ..files import write_atomically
 from ..pages import content_policy, escaped
+from .thumbnails import Part, Thumbnails, draw_part, jpeg_uri
 
-__all__ = ["write_contact_sheet"]
+__all__ = ["Picture", "write_contact_sheet"]
 
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif; }
@@ -26,27 +24,46 @@ b { display: block; }
 """
 
 
-def write_contact_sheet(file: Path, title: str, sections: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> None:
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image on the page.
+
+    Args:
+        key: its key in the results.
+        caption: text below it.
+        part: part of the image to outline.
+    """
+
+    key: str
+    caption: str = ""
+    part: Part | None = None
+
+
+def write_contact_sheet(
+    file: Path, title: str, sections: Sequence[tuple[str, Sequence[Picture]]], thumbnails: Thumbnails | None = None
+) -> None:
     """Write a page of thumbnails.
 
     Args:
         file: HTML file to write.
         title: title of the page.
-        sections: (heading, [(path of an image, caption)]). Paths that are not readable image files have no thumbnail.
+        sections: (heading, images). Images that cannot be read have no thumbnail.
+        thumbnails: reader of the thumbnails; None to read the keys as paths.
     """
-    thumbnails: dict[str, str] = {}
+    thumbnails = thumbnails or Thumbnails()
+    plain: dict[str, str] = {}
     parts = []
-    for heading, images in sections:
+    for heading, pictures in sections:
         figures = []
-        for path, caption in images:
-            if path not in thumbnails:
-                thumbnails[path] = _thumbnail(path)
-            picture = f'<img alt="" loading="lazy" src="{thumbnails[path]}">' if thumbnails[path] else _ABSENT
-            text = escaped(path)
-            name = text.rpartition("/")[2]
-            figures.append(
-                f'<figure title="{text}">{picture}<figcaption><b>{escaped(caption)}</b>{name}</figcaption></figure>'
-            )
+        for picture in pictures:
+            if picture.part is not None:
+                uri = _uri(picture, thumbnails)
+            else:
+                uri = plain[picture.key] = plain.get(picture.key) or _uri(picture, thumbnails)
+            shown = f'<img alt="" loading="lazy" src="{uri}">' if uri else '<span class="absent"></span>'
+            text = escaped(picture.key)
+            caption = f"<figcaption><b>{escaped(picture.caption)}</b>{text.rpartition('/')[2]}</figcaption>"
+            figures.append(f'<figure title="{text}">{shown}{caption}</figure>')
         head = f"<h2>{escaped(heading)}</h2>" if heading else ""
         parts.append(f"<section>{head}{''.join(figures)}</section>")
     page = (
@@ -58,16 +75,9 @@ def write_contact_sheet(file: Path, title: str, sections: Sequence[tuple[str, Se
     write_atomically(file, page)
 
 
-_ABSENT = '<span class="absent"></span>'
-
-
-def _thumbnail(path: str, size: int = 160) -> str:
-    """Return a JPEG thumbnail as a data URL, or an empty string if the path is no readable image file."""
-    try:
-        image = read_image(path, at_least=size)
-    except (InputError, OSError):
+def _uri(picture: Picture, thumbnails: Thumbnails) -> str:
+    """Return the thumbnail as a data URI, or an empty string if the image cannot be read."""
+    thumbnail = thumbnails(picture.key, 160 if picture.part is None else 240)
+    if thumbnail is None:
         return ""
-    image.thumbnail((size, size))
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return jpeg_uri(thumbnail if picture.part is None else draw_part(thumbnail, picture.part))

@@ -1,222 +1,177 @@
-"""Search and classification with stored embeddings."""
+"""Stored embeddings: one vector for each image, or one for each slot of each image."""
 
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from ..data.classification.views import seen_region
 from ..data.core.tables import pyarrow
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError
+from .results import MANIFEST
 
-__all__ = ["Embeddings", "LinearProbe", "knn_classify", "linear_probe", "load_embeddings", "near_duplicates", "nearest"]
-
-BLOCK = 1 << 24  # similarities computed at a time
+__all__ = ["Embeddings", "Slots", "load_embeddings"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """What belongs to the vectors of slots.
+
+    Args:
+        images: index of the image of each vector (M,), in increasing order.
+        numbers: number of the slot of each vector (M,), from 0.
+        maps: for each image, the number of the strongest slot of each pixel (h, w) of the grid of the block.
+        regions: for each image, the region that the grid covers: left, top, right, bottom in pixels of the upright
+            image (N, 4). It may be a part of the image, or reach beyond it.
+        sizes: (width, height) of each upright image (N, 2).
+    """
+
+    images: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    maps: list[NDArray[np.uint16]]
+    regions: NDArray[np.float64]
+    sizes: NDArray[np.int64]
+
+    def mask(self, image: int, *slots: int) -> NDArray[np.bool_]:
+        """Return the pixels (h, w) of the grid in which one of some slots of an image is the strongest."""
+        return np.isin(self.maps[image], slots)
+
+    def visible(self) -> NDArray[np.bool_]:
+        """Return whether the slot of each vector is the strongest of at least one pixel (M,)."""
+        starts = np.searchsorted(self.images, np.arange(len(self.maps) + 1))
+        visible = np.zeros(len(self.images), bool)
+        for image, found in enumerate(self.maps):
+            visible[starts[image] + np.unique(found)] = True
+        return visible
+
+    def slot_at(self, image: int, x: float, y: float) -> int:
+        """Return the strongest slot at a point of an image.
+
+        Args:
+            image: index of the image.
+            x: pixels from the left edge of the upright image.
+            y: pixels from its top edge.
+
+        Raises:
+            InputError: the point is outside the region that the model saw.
+        """
+        left, top, right, bottom = self.regions[image]
+        if not (left <= x < right and top <= y < bottom):
+            raise InputError(
+                f"The point {x:g} {y:g} is outside the part of the image that the model saw, from {left:.0f} {top:.0f} "
+                f"to {right:.0f} {bottom:.0f}."
+            )
+        rows, cols = self.maps[image].shape
+        return int(self.maps[image][int((y - top) / (bottom - top) * rows), int((x - left) / (right - left) * cols)])
+
+    def box(self, image: int, *slots: int) -> tuple[float, float, float, float]:
+        """Return the bounding box of some slots: left, top, right, bottom in pixels of the upright image.
+
+        Raises:
+            InputError: the slots are nowhere the strongest.
+        """
+        mask = self.mask(image, *slots)
+        if not mask.any():
+            raise InputError(f"Slot {', '.join(map(str, slots))} is the strongest in no pixel of the image.")
+        left, top, right, bottom = self.regions[image]
+        sides = []
+        for axis, (first, last) in enumerate(((left, right), (top, bottom))):
+            hits = np.flatnonzero(mask.any(axis))
+            step = (last - first) / mask.shape[1 - axis]
+            sides.append((float(first + hits[0] * step), float(first + (hits[-1] + 1) * step)))
+        return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
+
+
+@dataclass(frozen=True, eq=False)
 class Embeddings:
     """Vectors of a collection of images.
 
     Args:
-        keys: names of the images.
-        vectors: their vectors (N, D), float32.
+        keys: names of the images that have vectors.
+        vectors: their vectors (N, D), float32; or those of all their slots (M, D), as they are stored.
         errors: names of the images without a vector.
+        slots: the image and the slot of each vector; None for one vector per image.
     """
 
     keys: list[str]
-    vectors: NDArray[np.float32]
+    vectors: NDArray[Any]
     errors: list[str]
+    slots: Slots | None = None
+
+    def require_slots(self) -> Slots:
+        """Return `slots`, or raise an InputError if there is one vector per image."""
+        if self.slots is None:
+            raise InputError("A search for parts of images needs slots: compute them with `glmix embed --slots`.")
+        return self.slots
 
 
-def load_embeddings(folder: str | Path, column: str | None = None) -> Embeddings:
+def load_embeddings(folder: str | Path, column: str | None = None, *, slots: bool | None = None) -> Embeddings:
     """Read the vectors that `glmix embed` or `run_to_folder` wrote.
 
     Args:
         folder: folder with Parquet files.
         column: column of the vectors; None for the only one.
+        slots: whether slots are accepted (True) or required to be absent (False); None to accept both.
 
     Raises:
-        InputError: the folder has no Parquet files, or no such column.
+        InputError: the folder has no Parquet files, no such column, or slots where they are not accepted.
     """
     _, parquet = pyarrow()
-    files = sorted(Path(folder).glob("part-*.parquet"))
+    folder = Path(folder)
+    files = sorted(folder.glob("part-*.parquet"))
     if not files:
         raise InputError(f"{folder} contains no part-*.parquet files: write them with `glmix embed`.")
-    columns = [name for name in parquet.read_schema(files[0]).names if name.startswith("embedding")]
+    columns = [name for name in parquet.read_schema(files[0]).names if name.startswith("embedding") or name == "slots"]
     if column is None and len(columns) == 1:
         column = columns[0]
     if column not in columns:
         given = "has no column of vectors" if column is None and not columns else f"column is {column}"
-        raise InputError(f"{folder}: {given}, expected one of {', '.join(columns) or 'embedding, embedding_N'}.")
+        raise InputError(f"{folder}: {given}, expected one of {', '.join(columns) or 'embedding, embedding_N, slots'}.")
+    if slots is not None and slots != (column == "slots"):
+        found, wanted = ("slots", "without --slots") if column == "slots" else ("one vector per image", "with --slots")
+        raise InputError(f"{folder} contains {found}: compute it with `glmix embed` {wanted}.")
+    more = ["width", "height", "input_width", "input_height", "slot_map", "grid_width", "grid_height"]
     keys: list[str] = []
     errors: list[str] = []
     blocks = []
+    counts: list[NDArray[np.int64]] = []
+    images: list[dict[str, Any]] = []
     for file in files:
-        table = parquet.read_table(file, columns=["key", column])
+        table = parquet.read_table(file, columns=["key", column, *(more if column == "slots" else ())])
         vectors = table.column(column).combine_chunks()
-        valid = vectors.is_valid().to_numpy(zero_copy_only=False)
-        names = table.column("key").to_pylist()
-        keys += [name for name, good in zip(names, valid, strict=True) if good]
-        errors += [name for name, good in zip(names, valid, strict=True) if not good]
         # filter, because a null in a list of fixed size has values too
-        values = vectors.filter(vectors.is_valid()).flatten().to_numpy(zero_copy_only=False)
-        blocks.append(values.reshape(-1, vectors.type.list_size).astype(np.float32))
-    return Embeddings(keys, np.concatenate(blocks), errors)
+        valid = vectors.is_valid()
+        good = valid.to_numpy(zero_copy_only=False)
+        names = np.array(table.column("key").to_pylist(), object)
+        keys += names[good].tolist()
+        errors += names[~good].tolist()
+        vectors = vectors.filter(valid)
+        if column == "slots":
+            counts.append(vectors.value_lengths().to_numpy(zero_copy_only=False))
+            images += table.select(more).filter(valid).to_pylist()
+            vectors = vectors.flatten()
+        values = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, vectors.type.list_size)
+        blocks.append(values if column == "slots" else values.astype(np.float32))
+    found_slots = _slots(folder, images, np.concatenate(counts)) if column == "slots" else None
+    return Embeddings(keys, np.concatenate(blocks), errors, found_slots)
 
 
-def _unit(vectors: NDArray[Any], device: str) -> Tensor:
-    return torch.nn.functional.normalize(torch.as_tensor(vectors, dtype=torch.float32, device=device), dim=1)
-
-
-def nearest(
-    queries: NDArray[Any], collection: NDArray[Any], k: int = 10, *, device: str = "cpu"
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the most similar vectors of a collection by cosine similarity, with an exact search.
-
-    Args:
-        queries: vectors (Q, D).
-        collection: vectors (N, D).
-        k: number of results per query; at most N are returned.
-        device: torch device of the search.
-
-    Returns:
-        The similarities (Q, k), highest first, and the indices (Q, k) in the collection.
-    """
-    if queries.shape[1] != collection.shape[1]:
-        raise InputError(
-            f"The queries have {queries.shape[1]} dimensions, but the collection has {collection.shape[1]}: compute "
-            "both with the same model and options."
-        )
-    wanted, found = _unit(queries, device), _unit(collection, device)
-    k = min(k, len(found))
-    rows = max(1, BLOCK // max(1, len(found)))
-    scores, indices = zip(*((part @ found.T).topk(k) for part in wanted.split(rows)), strict=True)
-    return torch.cat(scores).cpu().numpy(), torch.cat(indices).cpu().numpy()
-
-
-def near_duplicates(vectors: NDArray[Any], threshold: float = 0.98, *, device: str = "cpu") -> list[list[int]]:
-    """Return groups of images that are connected by a cosine similarity of at least `threshold`.
-
-    Args:
-        vectors: vectors (N, D).
-        threshold: smallest similarity of duplicates.
-        device: torch device of the comparison.
-
-    Returns:
-        The indices of each group of two or more, in increasing order, with the largest group first.
-    """
-    from scipy.sparse import coo_array  # type: ignore[import-untyped]
-    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
-
-    unit = _unit(vectors, device)
-    first, second = [], []
-    rows = max(1, BLOCK // max(1, len(unit)))
-    for start in range(0, len(unit), rows):
-        similar = unit[start : start + rows] @ unit[start:].T
-        pairs = torch.nonzero(similar >= threshold)
-        pairs = pairs[pairs[:, 0] < pairs[:, 1]].cpu() + start
-        first.append(pairs[:, 0])
-        second.append(pairs[:, 1])
-    if not len(unit):
-        return []
-    a, b = torch.cat(first).numpy(), torch.cat(second).numpy()
-    _, component = connected_components(
-        coo_array((np.ones(len(a), bool), (a, b)), shape=(len(unit),) * 2), directed=False
+def _slots(folder: Path, images: list[dict[str, Any]], counts: NDArray[np.int64]) -> Slots:
+    """Return the images, slots and regions of vectors from the rows of a folder, with the number of slots of each."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    view = [manifest[name] for name in ("view", "crop_pct", "crop_mode")]
+    sizes = [(row["width"], row["height"]) for row in images]
+    inputs = [(row["input_width"], row["input_height"]) for row in images]
+    regions = [seen_region(size, of_input, *view) for size, of_input in zip(sizes, inputs, strict=True)]
+    maps = [np.array(row["slot_map"], np.uint16).reshape(row["grid_height"], row["grid_width"]) for row in images]
+    numbers = np.concatenate([np.arange(count) for count in counts]) if len(counts) else np.zeros(0, np.int64)
+    return Slots(
+        np.repeat(np.arange(len(counts)), counts),
+        numbers,
+        maps,
+        np.array(regions, np.float64).reshape(-1, 4),
+        np.array(sizes, np.int64).reshape(-1, 2),
     )
-    order = np.argsort(component, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(component[order])) + 1)
-    return sorted((group.tolist() for group in groups if len(group) > 1), key=lambda group: (-len(group), group))
-
-
-def knn_classify(
-    train: NDArray[Any],
-    labels: Sequence[int] | NDArray[np.int64],
-    queries: NDArray[Any],
-    k: int = 20,
-    temperature: float = 0.07,
-    *,
-    device: str = "cpu",
-) -> NDArray[np.int64]:
-    """Classify vectors by a vote of their nearest neighbours, weighted by exp(similarity / temperature) as in DINO.
-
-    Args:
-        train: vectors (N, D).
-        labels: their class indices (N,).
-        queries: vectors (Q, D).
-        k: number of neighbours.
-        temperature: temperature of the weights.
-        device: torch device of the search.
-
-    Returns:
-        The class indices (Q,).
-    """
-    similarities, neighbours = nearest(queries, train, k, device=device)
-    classes = np.asarray(labels)
-    votes = np.zeros((len(queries), int(classes.max()) + 1))
-    rows = np.repeat(np.arange(len(queries)), similarities.shape[1])
-    np.add.at(votes, (rows, classes[neighbours].ravel()), np.exp(similarities / temperature).ravel())
-    winners: NDArray[np.int64] = votes.argmax(1)
-    return winners
-
-
-@dataclass(frozen=True)
-class LinearProbe:
-    """Result of `linear_probe`.
-
-    Args:
-        accuracy: accuracy on the test vectors, of the regularisation that was best on held-out training vectors.
-        regularization: that inverse regularisation strength C.
-        sweep: accuracy on held-out training vectors by C; empty if nothing was held out.
-    """
-
-    accuracy: float
-    regularization: float
-    sweep: dict[float, float]
-
-
-def linear_probe(
-    train: NDArray[Any],
-    labels: Sequence[int] | NDArray[np.int64],
-    test: NDArray[Any],
-    test_labels: Sequence[int] | NDArray[np.int64],
-    *,
-    regularizations: Sequence[float] = (0.01, 0.1, 1.0, 10.0, 100.0),
-    seed: int = 0,
-) -> LinearProbe:
-    """Train a logistic regression on standardised vectors, and measure its accuracy.
-
-    The regularisation is chosen with a fifth of the training vectors, stratified by class; then all are used. If a
-    class has fewer than five training vectors, nothing is held out, and C is 1.
-
-    Args:
-        train: vectors (N, D).
-        labels: their class indices (N,).
-        test: vectors (M, D).
-        test_labels: their class indices (M,).
-        regularizations: inverse regularisation strengths C to try.
-        seed: seed of the held-out fifth.
-    """
-    try:
-        from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
-        from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
-        from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
-        from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingExtraError("A linear probe needs scikit-learn: pip install 'glmix[inference]'") from error
-
-    def fit(strength: float, x: NDArray[Any], y: NDArray[Any]) -> Any:
-        return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000)).fit(x, y)
-
-    classes = np.asarray(labels)
-    sweep: dict[float, float] = {}
-    if np.unique(classes, return_counts=True)[1].min() >= 5:
-        split = train_test_split(train, classes, test_size=0.2, stratify=classes, random_state=seed)
-        sweep = {c: float(fit(c, split[0], split[2]).score(split[1], split[3])) for c in regularizations}
-    best = max(sweep, key=lambda strength: sweep[strength], default=1.0)
-    accuracy = float(fit(best, train, classes).score(test, np.asarray(test_labels)))
-    return LinearProbe(accuracy, best, sweep)

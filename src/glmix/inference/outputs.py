@@ -1,21 +1,26 @@
-"""What inference computes for an image: class probabilities or embeddings."""
+"""What inference computes for an image: class probabilities, an embedding, or the slots of a block."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
 import torch
+from numpy.typing import NDArray
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from ..data.classification.views import View, ViewReader, class_probabilities
+from ..deploy import optimize_for_inference
 from ..errors import InputError
 from ..models import GLNet
+from ..slots.maps import blocks_with_slots, chosen_blocks, evaluating, recording
+from ..slots.measures import strongest_slots
 
-__all__ = ["Embedding", "Output", "Predictions", "label_names"]
+__all__ = ["Embedding", "Output", "Predictions", "SlotEmbedding", "label_names"]
 
 Row = dict[str, Any]
-Precision = Literal["float32", "float16"]
+DType = Literal["float32", "float16"]  # of stored vectors
+Precision = Literal["float32", "bfloat16"]  # of the computation
 
 
 class Output(Protocol):
@@ -48,16 +53,38 @@ class _Classifier:
 
     any_size = False
 
-    def __init__(self, model: nn.Module, view: View, max_pixels: int) -> None:
-        self.model = model.eval()
+    def __init__(
+        self, model: nn.Module, view: View, max_pixels: int, precision: Precision | None, *, head: bool = False
+    ) -> None:
+        self.model = model
+        self._precision, self._head = precision, head
+        self._prepare()
         self.read = ViewReader(model, view, max_pixels)
-        self.options: dict[str, Any] = {"view": view, "max_pixels": max_pixels}
-        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        self.options: dict[str, Any] = {"view": view, "max_pixels": max_pixels, "precision": precision}
+
+    def _prepare(self) -> None:
+        """Make the network that computes: the model, or a copy that is optimised for its device."""
+        self.network: Any = self.model
+        if self._precision is not None:
+            dtype: torch.dtype = getattr(torch, self._precision)
+            options: dict[str, Any] = {"dtype": dtype, "compile": False, "keep_memory": False, "head": self._head}
+            self.network = optimize_for_inference(self.model, **options)
+        parameter = next(self.network.parameters(), torch.empty(0))
+        self.device, self._input_dtype = parameter.device, parameter.dtype
+
+    def compute(self, inputs: Tensor) -> list[Row]:
+        """Return a row of results for each input of a batch (B, C, H, W)."""
+        with evaluating(self.network):
+            return self._rows(inputs.to(self.device, self._input_dtype))
+
+    def _rows(self, inputs: Tensor) -> list[Row]:
+        raise NotImplementedError
 
     def to(self, device: str) -> None:
         """Move the computation to another device, such as `cuda`."""
-        self.device = torch.device(device)
-        self.model.to(self.device)
+        if torch.device(device) != self.device:
+            self.model.to(device)
+            self._prepare()
 
 
 class Predictions(_Classifier):
@@ -71,10 +98,19 @@ class Predictions(_Classifier):
         topk: number of classes.
         view: `crop` for the centre crop of the evaluation transform, `whole` for the whole image.
         max_pixels: maximum number of pixels of an image, also after resizing; larger ones have an error.
+        precision: dtype of the computation with a copy of the model that is optimised for inference; None to use the
+            model as it is. With float32 the results are equal up to rounding.
     """
 
-    def __init__(self, model: nn.Module, topk: int = 5, view: View = "crop", max_pixels: int = 64_000_000) -> None:
-        super().__init__(model, view, max_pixels)
+    def __init__(
+        self,
+        model: nn.Module,
+        topk: int = 5,
+        view: View = "crop",
+        max_pixels: int = 64_000_000,
+        precision: Precision | None = None,
+    ) -> None:
+        super().__init__(model, view, max_pixels, precision, head=True)
         if topk < 1:
             raise InputError(f"topk must be 1 or more, got {topk}.")
         self.topk = topk
@@ -86,8 +122,8 @@ class Predictions(_Classifier):
             self.threshold = float(getattr(model, "threshold", 0.5))
             self.columns["present"] = "list<string>"
 
-    def compute(self, inputs: Tensor) -> list[Row]:
-        probabilities = class_probabilities(self.model, self.model(inputs.to(self.device)))
+    def _rows(self, inputs: Tensor) -> list[Row]:
+        probabilities = class_probabilities(self.model, self.network(inputs))
         values, classes = probabilities.topk(min(self.topk, probabilities.shape[1]))
         rows: list[Row] = [
             {"classes": indices, "labels": [self.labels(index) for index in indices], "probabilities": row}
@@ -99,7 +135,31 @@ class Predictions(_Classifier):
         return rows
 
 
-class Embedding(_Classifier):
+class _Vectors(_Classifier):
+    """Base class of the outputs that are vectors; see `Embedding` for the arguments."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        view: View,
+        max_pixels: int,
+        precision: Precision | None,
+        normalize: bool,
+        dtype: DType,
+    ) -> None:
+        super().__init__(model, view, max_pixels, precision)
+        self.normalize, self.dtype = normalize, dtype
+        self.options |= {"normalize": normalize, "dtype": dtype}
+
+    def _vectors(self, values: Tensor) -> NDArray[Any]:
+        """Return vectors (..., D) as they are stored."""
+        values = values.float()
+        values = nn.functional.normalize(values, dim=-1) if self.normalize else values
+        vectors: NDArray[Any] = values.to(getattr(torch, self.dtype)).cpu().numpy()
+        return vectors
+
+
+class Embedding(_Vectors):
     """Pooled features of an image.
 
     Columns: `embedding` (D,), the input of the classifier of the model; with `stages`, `embedding_N` for each stage N,
@@ -110,8 +170,9 @@ class Embedding(_Classifier):
         stages: numbers of the stages, from 0; None for the features before the classifier.
         normalize: divide each vector by its Euclidean norm.
         dtype: dtype of the vectors.
-        view: `crop` for the centre crop of the evaluation transform, `whole` for the whole image.
-        max_pixels: maximum number of pixels of an image, also after resizing; larger ones have an error.
+        view: see `Predictions`.
+        max_pixels: see `Predictions`.
+        precision: see `Predictions`.
 
     Raises:
         InputError: the network has no pooled features, or no such stage.
@@ -122,42 +183,91 @@ class Embedding(_Classifier):
         model: nn.Module,
         stages: Sequence[int] | None = None,
         normalize: bool = False,
-        dtype: Precision = "float32",
+        dtype: DType = "float32",
         view: View = "crop",
         max_pixels: int = 64_000_000,
+        precision: Precision | None = None,
     ) -> None:
-        backbone = next((module for module in model.modules() if isinstance(module, GLNet)), model)
+        backbone: Any = _glnet_in(model) or model
         if not hasattr(backbone, "forward_head"):
             raise InputError(f"{type(model).__name__} has no pooled features: use a classifier or backbone of timm.")
-        super().__init__(backbone, view, max_pixels)
-        self.network: Any = backbone
-        self.stages = None if stages is None else list(stages)
-        if self.stages is not None:
-            channels = [info["num_chs"] for info in getattr(backbone, "feature_info", ())]
-            if not all(0 <= stage < len(channels) for stage in self.stages):
-                raise InputError(f"stages must be numbers from 0 to {len(channels) - 1}, got {self.stages}.")
+        self.stages = None if stages is None else sorted(set(stages))  # the order in which the model returns them
+        channels = [info["num_chs"] for info in getattr(backbone, "feature_info", ())]
+        if self.stages is None:
+            self.columns = {"embedding": f"{dtype}[{backbone.head_hidden_size}]"}
+        elif all(0 <= stage < len(channels) for stage in self.stages):
             self.columns = {f"embedding_{stage}": f"{dtype}[{channels[stage]}]" for stage in self.stages}
         else:
-            self.columns = {"embedding": f"{dtype}[{self.network.head_hidden_size}]"}
-        self.normalize, self.dtype = normalize, dtype
-        self.options |= {"output": "embedding", "stages": self.stages, "normalize": normalize, "dtype": dtype}
+            raise InputError(f"stages must be numbers from 0 to {len(channels) - 1}, got {self.stages}.")
+        super().__init__(backbone, view, max_pixels, precision, normalize, dtype)
+        self.options |= {"output": "embedding", "stages": self.stages}
 
-    def compute(self, inputs: Tensor) -> list[Row]:
-        network, inputs = self.network, inputs.to(self.device)
+    def _rows(self, inputs: Tensor) -> list[Row]:
+        network = self.network
         if self.stages is None:
-            vectors = {"embedding": network.forward_head(network.forward_features(inputs), pre_logits=True)}
+            values = [network.forward_head(network.forward_features(inputs), pre_logits=True)]
         else:
             maps = network.forward_intermediates(inputs, indices=self.stages, intermediates_only=True)
-            vectors = {
-                f"embedding_{stage}": features.flatten(2).mean(2)
-                for stage, features in zip(self.stages, maps, strict=True)
-            }
-        columns = {}
-        for name, values in vectors.items():
-            values = values.float()
-            values = nn.functional.normalize(values, dim=1) if self.normalize else values
-            columns[name] = values.to(getattr(torch, self.dtype)).cpu().numpy()
-        return [{name: values[index] for name, values in columns.items()} for index in range(len(inputs))]
+            values = [features.float().flatten(2).mean(2) for features in maps]
+        columns = {name: self._vectors(of_batch) for name, of_batch in zip(self.columns, values, strict=True)}
+        return [{name: vectors[index] for name, vectors in columns.items()} for index in range(len(inputs))]
+
+
+class SlotEmbedding(_Vectors):
+    """The slots of one block as vectors, and the pixels of each slot.
+
+    Columns: `slots`, one vector (C,) for each slot, after clustering and before attention between slots; `slot_map`,
+    the number of the slot with the highest weight for each pixel of the block, row by row from the top left;
+    `grid_width` and `grid_height`, the pixels of the block. A slot that is nowhere the strongest has no pixels in it.
+
+    Args:
+        model: a GLNet, or a network with a GLNet as its backbone.
+        block: number of the block among those with slots, from 0, or from the end, -1.
+        normalize: see `Embedding`.
+        dtype: see `Embedding`.
+        view: see `Predictions`.
+        max_pixels: see `Predictions`.
+        precision: see `Predictions`.
+
+    Raises:
+        InputError: the network has no slots, or no such block.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        block: int = -1,
+        normalize: bool = False,
+        dtype: DType = "float32",
+        view: View = "crop",
+        max_pixels: int = 64_000_000,
+        precision: Precision | None = None,
+    ) -> None:
+        backbone = _glnet_in(model)
+        if backbone is None:
+            raise InputError(f"{type(model).__name__} has no slots: use a GLNet.")
+        (self.block,) = chosen_blocks(backbone, [block])
+        self.stage = int(list(blocks_with_slots(backbone))[self.block].split(".")[1])  # stages.2.blocks.1
+        channels = backbone.feature_info[self.stage]["num_chs"]
+        self.columns = {"slots": f"list<{dtype}[{channels}]>", "slot_map": "list<uint16>"}
+        self.columns |= {"grid_width": "int32", "grid_height": "int32"}
+        super().__init__(backbone, view, max_pixels, precision, normalize, dtype)
+        self.options |= {"output": "slots", "block": self.block}
+        # where the pixels of the block lie in the image follows from these and the sizes of image and input
+        self.options |= {name: self.read.config[name] for name in ("crop_pct", "crop_mode")}
+
+    def _rows(self, inputs: Tensor) -> list[Row]:
+        with recording(self.network, [self.block]) as recorded:
+            self.network.forward_intermediates(inputs, indices=[self.stage], stop_early=True, intermediates_only=True)
+        (maps,) = recorded
+        vectors, strongest = self._vectors(maps.slots), strongest_slots(maps.assignment).to(torch.uint16).cpu().numpy()
+        size = {"grid_width": maps.grid[1], "grid_height": maps.grid[0]}
+        return [{"slots": vectors[i], "slot_map": strongest[i], **size} for i in range(len(inputs))]
+
+
+def _glnet_in(model: nn.Module) -> GLNet | None:
+    """Return the GLNet in a model, or None."""
+    return next((module for module in model.modules() if isinstance(module, GLNet)), None)
 
 
 def label_names(model: nn.Module) -> Callable[[int], str]:

@@ -158,7 +158,7 @@ class ResultFolder:
             if self.format == "parquet":
                 arrow, parquet = pyarrow()
                 schema = arrow.schema([(name, _arrow_type(arrow, kind)) for name, kind in self.all_columns.items()])
-                columns = [[_valid_text(row.get(name)) for row in rows] for name in self.all_columns]
+                columns = [[_for_arrow(row.get(name)) for row in rows] for name in self.all_columns]
                 parquet.write_table(arrow.table(dict(zip(self.all_columns, columns, strict=True)), schema), part)
             elif self.format == "jsonl":
                 lines = (json.dumps({name: _plain(row.get(name)) for name in self.all_columns}) for row in rows)
@@ -212,7 +212,7 @@ class ResultFolder:
 
 
 def _arrow_type(arrow: Any, kind: str) -> Any:
-    """Return the type of Arrow for a name such as `int32`, `list<string>` or `float16[768]`."""
+    """Return the type of Arrow for a name such as `int32`, `list<string>`, `float16[768]` or `list<float16[256]>`."""
     if kind.startswith("list<"):
         return arrow.list_(_arrow_type(arrow, kind[5:-1]))
     if kind.endswith("]"):
@@ -224,6 +224,11 @@ def _arrow_type(arrow: Any, kind: str) -> Any:
 def _valid_text(value: Any) -> Any:
     """Escape the bytes of file names that are not valid UTF-8, which Parquet and CSV cannot store."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _for_arrow(value: Any) -> Any:
+    """Convert a matrix to a list of vectors, because Arrow converts only arrays of one dimension."""
+    return list(value) if isinstance(value, np.ndarray) and value.ndim > 1 else _valid_text(value)
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import resolve_pretrained_cfg
+from timm.models import get_pretrained_cfg_value, resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -150,13 +150,14 @@ def _under_our_names(state_dict: StateDict) -> StateDict:
 
 def _skeleton(variant: str, state_dict: StateDict) -> nn.Module:
     """Return the variant on the meta device, with the numbers of classes and channels of the checkpoint."""
-    return timm.create_model(variant, device="meta", **_sizes(state_dict))
+    return timm.create_model(variant, device="meta", **_sizes(state_dict, variant))
 
 
-def _sizes(state_dict: StateDict) -> dict[str, int]:
+def _sizes(state_dict: StateDict, variant: str) -> dict[str, int]:
     """Return the numbers of classes and channels according to the shapes of the classifier and the stem."""
     sizes = {}
-    classifier = state_dict.get("head.fc.weight")
+    name = get_pretrained_cfg_value(variant, "classifier")
+    classifier = state_dict.get(f"{name if isinstance(name, str) else 'head.fc'}.weight")
     if classifier is not None and classifier.ndim == 2:
         sizes["num_classes"] = classifier.shape[0]
     for stem in ("stem.layers.conv.weight", "stem.layers.conv1.weight"):
@@ -205,7 +206,7 @@ def load_official(
         )
     state_dict = read_checkpoint(path, use_ema)
     variant = variant or recognise(state_dict, path)
-    model: GLNet = timm.create_model(variant, **{**_sizes(state_dict), **kwargs})
+    model: GLNet = timm.create_model(variant, **{**_sizes(state_dict, variant), **kwargs})
     raise_on_mismatches(mismatches(state_dict, model), path, variant)
     model.load_state_dict(state_dict)
     return model

@@ -3,8 +3,6 @@
 import io
 import shutil
 import struct
-import subprocess
-import sys
 import tarfile
 import zlib
 from pathlib import Path
@@ -21,6 +19,7 @@ from glmix.data.core.decoding import BadImages, decode, reduced_side
 from glmix.data.scenes import SceneConfig, draw_scene
 from glmix.errors import InputError
 from tests.data.conftest import same, take
+from tests.processes import WITHOUT_LIGHTNING, Command
 
 
 def module(
@@ -193,10 +192,9 @@ def test_draft_keeps_the_resolution_of_the_smallest_crop() -> None:
 
 def test_missing_extra_is_reported_with_its_pip_command() -> None:
     program = (
-        "import sys; sys.modules['lightning'] = None; sys.modules['torchdata'] = None\n"
-        "import glmix, glmix.data\n"
+        f"{WITHOUT_LIGHTNING}\nimport glmix, glmix.data\n"
         "try:\n    import glmix.data.classification.datamodule\n"
         "except ImportError as error:\n    print(error)"
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "pip install 'glmix[train]'" in run.stdout
+    printed, errors = Command(code=program).communicate()
+    assert "pip install 'glmix[train]'" in printed, errors

@@ -28,7 +28,8 @@ def test_baselines_are_far_from_perfect() -> None:
     assert list(accuracies) == ["colour histogram", "3x3 patches"]
     assert accuracies["colour histogram"] < 0.28, "chance is 1/6"
     assert 0.25 < accuracies["3x3 patches"] < 0.5, "texture alone is not enough"
-    assert baseline_accuracies(train, test) == accuracies, "results are deterministic"
+    few = train[:100], test[:50]
+    assert baseline_accuracies(*few) == baseline_accuracies(*few), "results are deterministic"
 
 
 def test_patch_baseline_recognises_textures() -> None:

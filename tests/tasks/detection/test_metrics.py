@@ -217,6 +217,7 @@ def test_results_have_the_category_ids_of_the_json() -> None:
 
 
 def _score_share(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     found, targets = case(40, images=5)
     result = scored(found[rank::world], targets[rank::world])
@@ -225,7 +226,8 @@ def _score_share(rank: int, world: int, folder: str) -> None:
 
 
 def test_several_processes_equal_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_score_share, (2, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    # forked processes need not import torch again
+    torch.multiprocessing.start_processes(_score_share, args=(2, str(tmp_path)), nprocs=2, start_method="fork")
     alone = scored(*case(40, images=5))
     for rank in range(2):
         assert torch.load(tmp_path / f"{rank}.pt") == pytest.approx(alone)

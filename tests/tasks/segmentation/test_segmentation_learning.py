@@ -44,7 +44,7 @@ def data() -> SceneMaskData:
     return found
 
 
-@pytest.fixture(scope="module", params=DECODERS)
+@pytest.fixture(scope="module", params=["fpn", pytest.param("upernet", marks=pytest.mark.slow)])
 def trained(request: pytest.FixtureRequest, data: SceneMaskData) -> tuple[nn.Module, list[float]]:
     task = Segmentation(
         model="test_glnet",

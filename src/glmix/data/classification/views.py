@@ -21,6 +21,7 @@ __all__ = [
     "describe_view",
     "input_config",
     "model_input",
+    "seen_region",
     "shorter_side",
     "upright",
     "whole_size",
@@ -76,6 +77,28 @@ def whole_size(image: Image.Image | tuple[int, int], model: nn.Module, shorter: 
     width, height = image.size if isinstance(image, Image.Image) else image
     factor = shorter / min(width, height)
     return max(shorter, round(height * factor)), max(shorter, round(width * factor))
+
+
+def seen_region(
+    size: tuple[int, int], input_size: tuple[int, int], view: View, crop_pct: float, crop_mode: str = "center"
+) -> tuple[float, float, float, float]:
+    """Return the part of an image that a model input shows: left, top, right, bottom in pixels of the image.
+
+    Args:
+        size: (width, height) of the upright image.
+        input_size: (width, height) of the model input.
+        view: view of the image.
+        crop_pct: see `timm.data.create_transform`.
+        crop_mode: see `timm.data.create_transform`. The padding of `border` lies outside the image.
+    """
+    if view == "whole":
+        return 0.0, 0.0, float(size[0]), float(size[1])
+    factors = [math.floor(goal / crop_pct) / side for goal, side in zip(input_size, size, strict=True)]
+    if crop_mode != "squash":
+        factors = [min(factors) if crop_mode == "border" else max(factors)] * 2
+    spans = [goal / factor for goal, factor in zip(input_size, factors, strict=True)]
+    (left, top) = ((side - span) / 2 for side, span in zip(size, spans, strict=True))
+    return left, top, left + spans[0], top + spans[1]
 
 
 def upright(image: Image.Image, channels: int) -> Image.Image:
