@@ -92,7 +92,6 @@ def to_markdown(path: Path) -> tuple[str, dict[str, bytes]]:
         The Markdown text, and the pictures by file name.
     """
     config = Config()
-    config.MarkdownExporter.preprocessors = ["nbconvert.preprocessors.ExtractOutputPreprocessor"]
     config.ExtractOutputPreprocessor.output_filename_template = f"{path.stem}_{{cell_index}}_{{index}}{{extension}}"
     config.NbConvertBase.display_data_priority = ["image/png", "image/jpeg", "text/markdown", "text/plain"]
     notebook = nbformat.read(path, as_version=4)
