@@ -177,6 +177,9 @@ def test_documented_yaml_is_accepted(
     page: Path, code: str, parse_training: Callable[[list[str]], Any], tmp_path: Path
 ) -> None:
     config = yaml.safe_load(code)
+    if page.name == "scale.md":
+        check_ray_job(config)
+        return
     if page.name == "weak_segmentation.md":
         from glmix.tasks.weak_segmentation.config import read_weakseg
 
@@ -185,6 +188,25 @@ def test_documented_yaml_is_accepted(
         return
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(config))
     parse_training(["fit", "--config", "classification/scenes/single", "--config", str(tmp_path / "own.yaml")])
+
+
+def check_ray_job(job: dict[str, Any]) -> None:
+    """Check the command of a RayJob of KubeRay, and that its cluster can run it."""
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    program, *words = shlex.split(job["spec"]["entrypoint"])
+    args = build_parser().parse_args(words)
+    assert (program, args.engine) == ("glmix", "ray")
+    cluster = job["spec"]["rayClusterSpec"]
+    head = cluster["headGroupSpec"]["template"]["spec"]
+    mounts = [mount for container in head["containers"] for mount in container["volumeMounts"]]
+    assert {mount["name"] for mount in mounts} == {volume["name"] for volume in head["volumes"]}
+    assert all(str(path).startswith(mounts[0]["mountPath"]) for path in (args.output, args.checkpoint))
+    (group,) = cluster["workerGroupSpecs"]
+    (worker,) = group["template"]["spec"]["containers"]
+    assert worker["image"] == head["containers"][0]["image"]
+    assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    gpus = worker["resources"]["limits"]["nvidia.com/gpu"] / args.ray_gpus
+    assert args.ray_actors == (gpus * group["minReplicas"], gpus * group["maxReplicas"])
 
 
 def small_model() -> Any:

@@ -3,13 +3,20 @@
 import base64
 import hashlib
 import html
+import re
+from collections.abc import Iterable
 
-__all__ = ["content_policy", "escaped"]
+__all__ = ["bundled", "content_policy", "escaped"]
 
 
 def escaped(text: str) -> str:
     """Escape text for HTML. Surrogates, which file names may contain and no file can, become question marks."""
     return html.escape(text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def bundled(scripts: Iterable[str]) -> str:
+    """Join scripts without their import and export statements, because browsers load no modules from local files."""
+    return "\n".join(re.sub(r"(?m)^import .*\n|^export ", "", script) for script in scripts)
 
 
 def content_policy(style: str, script: str) -> str:

@@ -68,6 +68,7 @@ SEEDS = {
     "SlotCut, both of these": Seeds(SeedConfig(sign="border", effective=None)),
     "control: cut of untrained slots": Seeds(cut="untrained"),
     "control: cut of dense features": Seeds(SeedConfig("dense")),
+    "control: cut of dense features, sign by the border": Seeds(SeedConfig("dense", sign="border")),
     "control: CAM and k-means of features": Seeds(SeedConfig("cam"), cut="k-means"),
     "control: CAM and centre box": Seeds(SeedConfig("cam"), cut="centre"),
     "control: CAM of an untrained network": Seeds(SeedConfig("cam"), untrained=True),

@@ -66,12 +66,12 @@ def measure_memory(command: str, checkpoint: str, sides: list[int], options: lis
         print(f"| {side:,} | {' '.join(COMMANDS[command] + options)} | {seconds:.0f} s | {peak:.2f} GiB |", flush=True)
 
 
-def mosaics(count: int, config: SceneConfig) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+def mosaics(count: int, config: SceneConfig) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """Yield images of 4 x 4 scenes and their class maps."""
     for first in range(0, 16 * count, 16):
         scenes = [draw_scene(config, "test", first + k) for k in range(16)]
         images = np.stack([scene.image for scene in scenes])
-        masks = np.stack([np.concatenate([[0], scene.labels])[scene.instances] for scene in scenes])
+        masks = np.stack([scene.semantic for scene in scenes])
         side = config.size
         yield (
             images.reshape(4, 4, side, side, 3).swapaxes(1, 2).reshape(4 * side, 4 * side, 3),

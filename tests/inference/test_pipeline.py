@@ -138,6 +138,16 @@ def test_any_model_of_timm_has_embeddings(root):
     assert output.columns == {"embedding": "float32[512]"}
 
 
+def test_the_command_embeds_with_weights_of_any_model_of_timm(root, tmp_path):
+    model = timm.create_model("resnet10t", num_classes=3).eval()
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    image = root / "images" / "000.png"
+    weights = ["--model", "resnet10t", "--checkpoint", str(tmp_path / "weights.pth")]
+    assert main(["embed", str(image), *weights, "-o", f"{tmp_path}/out"]) == 0
+    ((row,),) = inference.run(inference.Embedding(model), inference.open_source(image))
+    np.testing.assert_allclose(table(tmp_path / "out")[0]["embedding"], row["embedding"], atol=1e-4)
+
+
 @pytest.mark.parametrize("stages", [[4], [-1]])
 def test_absent_stages_are_refused(model, stages):
     with pytest.raises(InputError, match="0 to 3"):
@@ -241,6 +251,10 @@ def test_a_full_disk_loses_nothing(root, tmp_path, capfd):
     assert not list(out.glob("*part*"))
     assert main(arguments) == 1
     assert len(table(out)) == IMAGES
+
+
+def test_cost_of_a_million_images():
+    assert inference.Summary(10, 0, 10, 1.0, 1e6 / 3600).cost_per_million(3.5) == pytest.approx(3.5)
 
 
 def test_exhausted_memory_divides_a_batch(root, model):

@@ -45,7 +45,7 @@ def cluster() -> Iterator[Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     paths = os.pathsep.join(path for path in sys.path if path)  # of this process, which pytest may have changed
-    ray.init(num_cpus=3, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
+    ray.init("local", num_cpus=3, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
     yield ray
     ray.shutdown()
     torch.set_num_threads(threads)

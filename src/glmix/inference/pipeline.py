@@ -47,6 +47,10 @@ class Summary:
     def json(self) -> str:
         return json.dumps(asdict(self))
 
+    def cost_per_million(self, price_per_hour: float) -> float:
+        """Return the cost of a million images at the rate of this run, for a price of the machine per hour."""
+        return 1e6 / self.images_per_second / 3600 * price_per_hour
+
 
 def run(
     output: Output,

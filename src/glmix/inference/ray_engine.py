@@ -24,9 +24,8 @@ __all__ = ["RayEngine"]
 
 MOST_TASKS = 10_000  # of decoding, because Ray keeps a record of each
 
-# Defaults for clusters that are started here: no usage statistics over the network, and no log of Ray's C++ code on the
-# terminal, whose errors are raised as exceptions too.
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+# No log of Ray's C++ code on the terminal, whose errors are raised as exceptions too.
+ENVIRONMENT = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,7 @@ class RayEngine:
             gpus = float(resources.get("GPU", 0) > 0) if self.gpus is None else self.gpus
             actors = self._actors(resources, gpus)
             any_size = output.any_size
+            size = sum(tensor.nbytes for tensor in output.model.state_dict().values())
             work = ray.put((Images(source, output.read), batches))  # once, not for each task
 
             def decode(row: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class RayEngine:
                         _Actor,
                         fn_constructor_args=(ray.put(output), gpus > 0, self.cpus),
                         compute=ray.data.ActorPoolStrategy(min_size=actors[0], max_size=actors[1]),
-                        ray_remote_args_fn=dict,  # keeps Ray from joining both stages to one
+                        memory=size,  # also keeps Ray from joining both stages to one, as their resources differ
                         **({"num_gpus": gpus} if gpus else {"num_cpus": self.cpus}),
                     )
                 )
@@ -172,7 +172,10 @@ def _connected(address: str | None) -> Iterator[None]:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError) as error:  # OSError includes ConnectionError
         place = f"at {named}" if named else "on this machine"
-        raise InputError(f"There is no Ray cluster {place} ({str(error).strip().partition(chr(10))[0]}).") from error
+        raise InputError(
+            f"There is no Ray cluster {place} ({str(error).strip().partition(chr(10))[0]}), or it needs the variable "
+            "RAY_AUTH_MODE=token."
+        ) from error
     finally:
         for name in ENVIRONMENT.keys() - before.keys():
             del os.environ[name]

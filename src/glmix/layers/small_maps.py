@@ -9,7 +9,8 @@ channels-last memory on a feature map that is two pixels wide (69 of 1,080 repet
         assert all(conv(x).isfinite().all() for _ in range(1000))
 
 These functions compute such convolutions in float32. They do not change larger maps, other dtypes and devices,
-TorchScript, or exported graphs, which keep the memory format of their input.
+TorchScript, or exported graphs, which keep the memory format of their input. Up to torch 2.11 they do not change
+compiled models either, because `torch.compiler.is_exporting` is also true there.
 """
 
 import torch

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ...errors import InputError
 from ...files import write_atomically
-from ...pages import content_policy
+from ...pages import bundled, content_policy
 from ..search import nearest
 from ..thumbnails import Thumbnails, jpeg_uri
 from .projection import Method, project
@@ -25,6 +25,7 @@ from .projection import Method, project
 __all__ = ["MapSummary", "write_map"]
 
 SIZES = (160, 96, 64, 48, 32)  # longer sides of thumbnails in pixels
+SCRIPTS = ("draw.js", "controls.js")  # in the order of their dependencies
 COLUMNS = 10  # thumbnails are in tiles of sheets with this many columns and rows
 SIMILAR = 8  # similar images that are shown for a selected one
 SAMPLE = 50  # thumbnails that are encoded to choose the size of all
@@ -182,7 +183,7 @@ def _sheet(images: Sequence[Image.Image | None], side: int) -> tuple[str, list[t
 
 
 def _render(data: dict[str, Any], title: str) -> str:
-    style, script = (_source(name) for name in ("page.css", "page.js"))
+    style, script = _source("page.css"), bundled([_source(name) for name in SCRIPTS])
     title = title.encode("utf-8", "replace").decode("utf-8")  # file names may contain surrogates
     return Template(_source("page.html")).substitute(
         title=html.escape(title),

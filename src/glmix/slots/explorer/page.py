@@ -5,7 +5,6 @@ The public functions are `explore` and `write_page`.
 
 import html
 import json
-import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from ...files import write_atomically
-from ...pages import content_policy
+from ...pages import bundled, content_policy
 from .data import Labels, gather
 
 __all__ = ["SCRIPTS", "STYLES", "explore", "render", "write_page"]
@@ -82,7 +81,7 @@ def render(data: dict[str, Any], title: str) -> str:
 
 def bundle() -> str:
     """Concatenate the scripts, without import and export statements."""
-    return "\n".join(re.sub(r"(?m)^import .*\n|^export ", "", _source(name)) for name in SCRIPTS)
+    return bundled(map(_source, SCRIPTS))
 
 
 def _source(name: str) -> str:
