@@ -80,4 +80,4 @@ print(f"{Path('explorer.html').stat().st_size / 1000:.0f} kB")
 
 # %% [markdown]
 # Next: [Grouping scores](../slot-scores.md) measures how well slots match objects, and
-# [the next tutorial](segment.ipynb) makes masks from slots.
+# [Segmentation from image labels](../weak_segmentation.md) makes masks from slots.
