@@ -92,7 +92,7 @@ def _pooling(settings: Settings) -> list[Row]:
     for side, channels in _grids(settings):
         x = _random(settings, _batch(settings), channels, side, side).to(memory_format=torch.channels_last)
         for name, way in ways.items():
-            times = _timed(lambda x, way=way: way(x, 8, 8), (x,), settings)  # type: ignore[misc]
+            times = _timed(lambda x, way=way: way(x, 8, 8), (x,), settings)
             rows.append(_row("pooled seeds", name, side, channels, times))
     return rows
 
@@ -138,7 +138,7 @@ def _cudnn(settings: Settings) -> list[Row]:
     before = torch.backends.cudnn.benchmark
     images = settings.images(_batch(settings)).to(settings.device)
     for name in settings.pick("glnet_stl", "glnet_4g", "convnext_tiny"):
-        model = settings.build(name).to(settings.device, memory_format=torch.channels_last)
+        model = settings.build(name).to(settings.device).to(memory_format=torch.channels_last)
         for search in (False, True):
             torch.backends.cudnn.benchmark = search
 

@@ -51,7 +51,7 @@ class Normalised:
     def of(cls, network: nn.Module, device: str) -> "Normalised":
         config: Any = network.pretrained_cfg
         mean, std = (torch.tensor(config[key], device=device).view(3, 1, 1) for key in ("mean", "std"))
-        return cls(network.to(device, memory_format=torch.channels_last), mean, std)
+        return cls(network.to(device).to(memory_format=torch.channels_last), mean, std)
 
     def __call__(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network((images - self.mean) / self.std)

@@ -93,7 +93,7 @@ def profiles(settings: Settings) -> list[Row]:
     images = settings.images(batch).to(settings.device)
     labels = torch.arange(batch, device=settings.device)
     for name in settings.pick("glnet_stl", "glnet_4g"):
-        model = settings.build(name).to(settings.device, memory_format=torch.channels_last)
+        model = settings.build(name).to(settings.device).to(memory_format=torch.channels_last)
 
         def infer(model: nn.Module = model) -> None:
             with torch.inference_mode(), torch.autocast(settings.device.split(":")[0], torch.bfloat16):

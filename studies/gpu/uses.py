@@ -49,7 +49,7 @@ def detection(settings: Settings) -> list[Row]:
         for kind in ("retinanet", "mask_rcnn"):
             small: dict[str, Any] = {"channels": 32, "box_features": 64} if settings.smoke else {}
             config = DetectorConfig(kind=kind, min_size=full, max_size=full, **small)
-            detector = build_detector(config, settings.build(name, num_classes=0), 3)  # type: ignore[arg-type]
+            detector = build_detector(config, settings.build(name, num_classes=0), 3)
             rows.append(_trained(detector.to(settings.device), name, kind, sizes, settings))
     return rows
 

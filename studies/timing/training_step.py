@@ -43,6 +43,7 @@ class Training:
     loss: float = 0.0
 
     def run(self) -> None:
+        torch.manual_seed(len(self.times))  # stochastic depth
         start = time.process_time()
         self.loss = self.step()
         self.times.append(time.process_time() - start)
@@ -74,6 +75,7 @@ def prepare(name: str, way: str, images: Tensor, precision: torch.dtype) -> Trai
 
     with autocast:
         kept = kept_for_backward(model, images, labels)
+    model.zero_grad()
     return Training(step, kept, [])
 
 

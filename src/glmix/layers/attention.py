@@ -1,5 +1,7 @@
 """Self-attention among few tokens on a CPU."""
 
+from typing import Any
+
 import torch
 from timm.layers import Attention
 from torch import Tensor, nn
@@ -9,13 +11,12 @@ __all__ = ["ShortAttention", "is_plain_attention"]
 
 def is_plain_attention(module: nn.Module) -> bool:
     """Return whether a module is timm's attention without norms, gate and dropout, which `ShortAttention` replaces."""
-    norms = [getattr(module, name, nn.Identity()) for name in ("q_norm", "k_norm", "norm")]
-    return (
-        type(module) is Attention
-        and all(isinstance(norm, nn.Identity) for norm in norms)
-        and getattr(module, "gate", None) is None
-        and module.attn_drop.p == 0
-    )
+    if type(module) is not Attention:
+        return False
+    attention: Any = module
+    norms = [getattr(attention, name, nn.Identity()) for name in ("q_norm", "k_norm", "norm")]
+    gate, dropout = getattr(attention, "gate", None), float(attention.attn_drop.p)
+    return gate is None and dropout == 0 and all(isinstance(norm, nn.Identity) for norm in norms)
 
 
 class ShortAttention(Attention):  # type: ignore[misc]
