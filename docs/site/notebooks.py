@@ -31,6 +31,7 @@ RUN = """def _run(command):
 
 
 """
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 
@@ -76,7 +77,10 @@ def execute(notebook: NotebookNode, folder: Path, timeout: float = 600) -> None:
             cell.source = source
     for cell in code:
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-        for output in cell.outputs:  # Pillow images come in two formats; the smaller one is enough
+        for output in cell.outputs:
+            if "text" in output:
+                output.text = COLOURS.sub("", output.text)
+            # Pillow images come in two formats; the smaller one is enough
             formats = [name for name in ("image/png", "image/jpeg") if name in output.get("data", {})]
             for name in sorted(formats, key=lambda name: len(output.data[name]))[1:]:
                 del output.data[name]
@@ -92,7 +96,6 @@ def to_markdown(path: Path) -> tuple[str, dict[str, bytes]]:
         The Markdown text, and the pictures by file name.
     """
     config = Config()
-    config.MarkdownExporter.preprocessors = ["nbconvert.preprocessors.ExtractOutputPreprocessor"]
     config.ExtractOutputPreprocessor.output_filename_template = f"{path.stem}_{{cell_index}}_{{index}}{{extension}}"
     config.NbConvertBase.display_data_priority = ["image/png", "image/jpeg", "text/markdown", "text/plain"]
     notebook = nbformat.read(path, as_version=4)

@@ -17,6 +17,7 @@ Four private methods of base classes are overridden. An override cannot be wrapp
 `GLNet._model_args` has the name of timm's private attribute on purpose: timm 1.0.31 writes it, older releases do not.
 """
 
+import argparse
 import contextlib
 import multiprocessing
 from collections.abc import Callable
@@ -59,6 +60,7 @@ __all__ = [
     "loops_state",
     "open_stream",
     "option_names",
+    "parser_actions",
     "restart_finished_iterator",
     "restart_validation",
     "run_validation",
@@ -264,12 +266,17 @@ def subcommand_parser(cli: "LightningCLI", subcommand: str, default: Any) -> Any
     return cli._subcommand_parsers.get(subcommand, default)
 
 
-# ---- jsonargparse
+# ---- argparse and jsonargparse
+
+
+def parser_actions(parser: Any) -> list[argparse.Action]:
+    """Return the arguments and options of a parser. argparse and jsonargparse have no public list."""
+    return list(parser._actions)
 
 
 def option_names(parser: Any) -> list[str]:
-    """Return the names of all options of a parser. argparse and jsonargparse have no public list."""
-    return [action.dest for action in parser._actions]
+    """Return the names of all options of a parser."""
+    return [action.dest for action in parser_actions(parser)]
 
 
 # ---- torchdata

@@ -25,14 +25,15 @@ def run(args: argparse.Namespace) -> int:
     with needs_extra("completion", "completion in the shell"):
         import shtab
 
+    from glmix.compat import parser_actions
     from glmix.configs import config_names
 
     from . import build_parser, fit
 
     parser = build_parser()
-    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    commands = next(filter(None, map(_subcommands, parser_actions(parser))))
     for name in fit.COMMANDS:
-        commands.choices[name] = fit.short_help(name)
+        commands[name] = fit.short_help(name)
     for action in _actions(parser):
         if action.choices is not None or action.nargs == 0:
             action.choices = action.choices and list(action.choices)  # shtab takes a dict for subcommands
@@ -55,9 +56,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     """Yield the arguments and options of a parser and of its subcommands."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                yield from _actions(command)
-        else:
+    from glmix.compat import parser_actions
+
+    for action in parser_actions(parser):
+        subcommands = _subcommands(action)
+        for command in subcommands.values():
+            yield from _actions(command)
+        if not subcommands:
             yield action
+
+
+def _subcommands(action: argparse.Action) -> dict[str, argparse.ArgumentParser]:
+    """Return the subcommands that an argument chooses from, with their parsers."""
+    choices = action.choices if isinstance(action.choices, dict) else {}
+    return choices if all(isinstance(parser, argparse.ArgumentParser) for parser in choices.values()) else {}

@@ -3,11 +3,12 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from .printing import printable
 
 __all__ = [
+    "AcceptsArguments",
     "MAX_INPUT_PIXELS",
     "MAX_PIXELS",
     "add_input_limit",
@@ -21,6 +22,12 @@ MAX_PIXELS = 64_000_000
 MAX_INPUT_PIXELS = 2048 * 2048
 
 
+class AcceptsArguments(Protocol):
+    """A parser, or a group of its arguments."""
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action: ...
+
+
 def positive_integer(text: str) -> int:
     """Parse a command-line argument that must be an integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
@@ -28,7 +35,7 @@ def positive_integer(text: str) -> int:
     return int(text)
 
 
-def add_input_limit(parser: argparse._ActionsContainer, larger_inputs: str) -> None:
+def add_input_limit(parser: AcceptsArguments, larger_inputs: str) -> None:
     """Add --max-input-pixels to a parser, with a help text about images with more pixels."""
     parser.add_argument(
         "--max-input-pixels",

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from typing import Any
 
 HELP = "List the models: parameters, multiply-accumulates (MACs), input size and published accuracy."
 
@@ -15,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
 
     from glmix.models import MODEL_SIZES, PUBLISHED_TOP1
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": name,
             "parameters": parameters,

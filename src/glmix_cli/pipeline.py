@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .images import MAX_PIXELS, exit_code, positive_integer, print_errors
+from .images import MAX_PIXELS, AcceptsArguments, exit_code, positive_integer, print_errors
 from .printing import printable
 from .results import print_file
 
@@ -74,37 +74,6 @@ def add_pipeline_arguments(
     )
     speed.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda (default: cpu)")
     add_reading_arguments(speed)
-
-
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the images to a parser."""
-    parser.add_argument(
-        "images",
-        nargs="+",
-        metavar="IMAGE",
-        help="an image file; a folder, which is searched recursively; a quoted pattern such as 'photos/*.jpg'; a list "
-        "(.txt, .csv, .jsonl or .parquet); a .tar file or 'shard-{000..127}.tar'; hf-dataset:NAME#SPLIT; or a URL "
-        "that fsspec can read, such as s3://bucket/folder",
-    )
-    parser.add_argument("--column", metavar="NAME", help="column of the paths in a list (default: a usual name)")
-
-
-def add_reading_arguments(parser: argparse._ActionsContainer) -> None:
-    """Add the number of worker processes and the limit on image sizes to a parser."""
-    parser.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="processes that decode images (default: one per CPU core, none for a few images)",
-    )
-    parser.add_argument(
-        "--max-pixels",
-        type=positive_integer,
-        default=MAX_PIXELS,
-        metavar="N",
-        help="report an error for images with more pixels, without decoding them (default: %(default)s)",
-    )
-
     ray = parser.add_argument_group("Ray")
     ray.add_argument(
         "--engine",
@@ -129,6 +98,36 @@ def add_reading_arguments(parser: argparse._ActionsContainer) -> None:
     ray.add_argument("--ray-cpus", type=positive_integer, metavar="N", help="CPUs of each without a GPU (default: 1)")
     ray.add_argument(
         "--ray-gpus", type=float, metavar="N", help="GPUs of each, such as 0.5 (default: 1 if the cluster has GPUs)"
+    )
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the images to a parser."""
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="an image file; a folder, which is searched recursively; a quoted pattern such as 'photos/*.jpg'; a list "
+        "(.txt, .csv, .jsonl or .parquet); a .tar file or 'shard-{000..127}.tar'; hf-dataset:NAME#SPLIT; or a URL "
+        "that fsspec can read, such as s3://bucket/folder",
+    )
+    parser.add_argument("--column", metavar="NAME", help="column of the paths in a list (default: a usual name)")
+
+
+def add_reading_arguments(parser: AcceptsArguments) -> None:
+    """Add the number of worker processes and the limit on image sizes to a parser."""
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode images (default: one per CPU core, none for a few images)",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=positive_integer,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="report an error for images with more pixels, without decoding them (default: %(default)s)",
     )
 
 

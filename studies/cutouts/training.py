@@ -3,7 +3,6 @@
 import json
 import os
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import nn
 from glmix.bench.machine import describe_machine
 from glmix.errors import InputError
 from glmix.files import write_atomically
+from glmix.inference import probes
 from glmix.training.optim import OptimizerConfig, ScheduleConfig
 from glmix.training.process import quiet, standard_signal_exceptions
 from glmix.training.task import Task
@@ -145,18 +145,8 @@ def linear_probe(network: nn.Module, data: Any, costs: Sequence[float] = (0.01, 
         data: data module with `splits` that are set up and with evaluation loaders of all splits.
         costs: inverse strengths of the regularisation, the best of which is chosen on the validation split.
     """
-    from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
-    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
-    from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
-    from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
-
     found = {split: features_of(network, data.eval_dataloader(split)) for split in ("train", "val", "test")}
-    scores = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        for cost in costs:
-            probe = make_pipeline(StandardScaler(), LogisticRegression(C=cost, max_iter=300))
-            probe.fit(found["train"][0], found["train"][2])
-            scores[cost] = {split: float(probe.score(found[split][0], found[split][2])) for split in ("val", "test")}
-    best = max(scores, key=lambda cost: scores[cost]["val"])
-    return {"probe": scores[best]["test"], "probe_val": scores[best]["val"], "probe_cost": best}
+    (train, _, labels), (validation, _, names), (test, _, truth) = found.values()
+    result = probes.linear_probe(train, labels, test, truth, validation=(validation, names), regularizations=costs)
+    best = result.regularization
+    return {"probe": result.accuracy, "probe_val": result.sweep[best], "probe_cost": best}

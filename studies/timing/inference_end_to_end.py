@@ -39,7 +39,10 @@ def main() -> None:
     threads, workers = max(1, cores // 2), max(1, cores - cores // 2)
     torch.set_num_threads(threads)
     model = timm.create_model(args.model, num_classes=10).eval()
-    outputs = {"predict": inference.Predictions(model), "embed": inference.Embedding(model)}
+    outputs: dict[str, inference.Output] = {
+        "predict": inference.Predictions(model),
+        "embed": inference.Embedding(model),
+    }
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "images").mkdir()

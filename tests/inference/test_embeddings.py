@@ -97,6 +97,19 @@ def test_linear_probe_equals_scikit_learn(clusters):
     assert probe.accuracy == model.score(scaler.transform(vectors[150:]), classes[150:])
     few = inference.linear_probe(vectors[:8], classes[:8], vectors[150:], classes[150:])
     assert (few.sweep, few.regularization) == ({}, 1.0)
+    given = inference.linear_probe(
+        vectors[:100],
+        classes[:100],
+        vectors[150:],
+        classes[150:],
+        validation=(vectors[100:150], classes[100:150]),
+        regularizations=(1e-9, 1.0),
+    )
+    scaler = StandardScaler().fit(vectors[:100])
+    model = LogisticRegression(C=1.0, max_iter=2000).fit(scaler.transform(vectors[:100]), classes[:100])
+    assert given.sweep[1.0] == model.score(scaler.transform(vectors[100:150]), classes[100:150])
+    assert given.accuracy == model.score(scaler.transform(vectors[150:]), classes[150:])
+    assert given.regularization == 1.0
 
 
 def test_near_duplicates_are_connected_components(clusters):

@@ -95,11 +95,11 @@ def collate(samples: Sequence[tuple[dict[str, Any], Any]], any_size: bool = Fals
     for place, (_, pixels) in enumerate(samples):
         if pixels is not None:
             places.setdefault(pixels.shape, []).append(place)
-    groups = [(chosen, torch.stack([samples[place][1] for place in chosen])) for chosen in places.values()]  # type: ignore[misc]
+    groups = [(chosen, torch.stack([samples[place][1] for place in chosen])) for chosen in places.values()]
     return LoadedBatch([row for row, _ in samples], groups)
 
 
-class BatchPositions(Sequence[range]):
+class BatchPositions(Sequence[Any]):
     """Ranges of positions, cut into batches. No batch contains positions of two ranges.
 
     Args:

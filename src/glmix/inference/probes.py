@@ -49,9 +49,9 @@ class LinearProbe:
     """Result of `linear_probe`.
 
     Args:
-        accuracy: accuracy on the test vectors, of the regularisation that was best on held-out training vectors.
+        accuracy: accuracy on the test vectors, of the regularisation that was best on the validation vectors.
         regularization: that inverse regularisation strength C.
-        sweep: accuracy on held-out training vectors by C; empty if nothing was held out.
+        sweep: accuracy on the validation vectors by C; empty if there are none.
     """
 
     accuracy: float
@@ -65,19 +65,21 @@ def linear_probe(
     test: NDArray[Any],
     test_labels: Sequence[int] | NDArray[np.int64],
     *,
+    validation: tuple[NDArray[Any], NDArray[np.int64]] | None = None,
     regularizations: Sequence[float] = (0.01, 0.1, 1.0, 10.0, 100.0),
     seed: int = 0,
 ) -> LinearProbe:
     """Train a logistic regression on standardised vectors, and measure its accuracy.
 
-    The regularisation is chosen with a fifth of the training vectors, stratified by class; then all are used. If a
-    class has fewer than five training vectors, nothing is held out, and C is 1.
+    The regularisation is chosen on the validation vectors. Without them, it is chosen on a fifth of the training
+    vectors, stratified by class, and then all are used; if a class has fewer than five training vectors, C is 1.
 
     Args:
         train: vectors (N, D).
         labels: their class indices (N,).
         test: vectors (M, D).
         test_labels: their class indices (M,).
+        validation: vectors (V, D) and class indices (V,) to choose the regularisation with; None: a part of `train`.
         regularizations: inverse regularisation strengths C to try.
         seed: seed of the held-out fifth.
     """
@@ -94,7 +96,9 @@ def linear_probe(
 
     classes = np.asarray(labels)
     sweep: dict[float, float] = {}
-    if np.unique(classes, return_counts=True)[1].min() >= 5:
+    if validation is not None:
+        sweep = {c: float(fit(c, train, classes).score(*validation)) for c in regularizations}
+    elif np.unique(classes, return_counts=True)[1].min() >= 5:
         split = train_test_split(train, classes, test_size=0.2, stratify=classes, random_state=seed)
         sweep = {c: float(fit(c, split[0], split[2]).score(split[1], split[3])) for c in regularizations}
     best = max(sweep, key=lambda strength: sweep[strength], default=1.0)

@@ -228,7 +228,7 @@ class SegmentationPredictor:
     def segment_file(self, image: ImageWindows, mask: Path) -> list[dict[str, Any]]:
         """Segment an image file in sliding windows that are read from the file, and write its mask from top to bottom.
 
-        The memory does not depend on the height of the image, and with the blending `centre` hardly on its width.
+        No array has the size of the image: see `sliding_window_rows` for the memory.
 
         Args:
             image: see `glmix.data.core.windows.open_windows`.
