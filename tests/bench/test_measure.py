@@ -165,7 +165,7 @@ def test_stages_are_timed_one_by_one():
         ({"sizes": (64, 96)}, "Only scaling accepts several sizes"),
         ({"kind": "speed"}, "kind must be one of inference, training, scaling, profile"),
         ({"device": "tpu"}, "tpu"),
-        ({"kind": "training", "forms": ("optimized",)}, "training supports only"),
+        ({"kind": "training", "forms": ("fused",)}, "training supports only"),
         ({"models": ("test_resnet",), "forms": ("plain", "fused")}, "plain, fused are supported only for GLNets"),
     ],
 )
