@@ -150,11 +150,12 @@ def run_installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Inst
     venv.create(folder / "env")
     programs = folder / "env" / "bin"
     pip = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "install", "--no-deps", "--no-index"]
-    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    # with PYTHONPATH=src, pip would take an editable installation of glmix for the wheel
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True, env=environment)
     (packages,) = (folder / "env" / "lib").glob("python*/site-packages")
     # Python ignores .pth files in these folders, and with them an editable installation of glmix
     (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(programs / name), *arguments]
