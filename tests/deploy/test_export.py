@@ -53,6 +53,7 @@ def test_an_onnx_file_with_preprocessing_agrees_with_the_model_at_any_size(model
 def test_the_documented_code_for_running_a_file_runs(exported, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnx_model", raising=False)  # onnxruntime has a module of this name, too
     shutil.copy(exported.files[0], "model.onnx")
     shutil.copy(exported.files[1], "onnx_model.py")
     Image.effect_noise((300, 200), 60).save("photo.jpg")

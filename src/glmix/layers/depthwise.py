@@ -9,6 +9,7 @@ torch.compile compiles the reduction over w for one row of the kernel at a time.
 """
 
 import functools
+import logging
 import shutil
 import warnings
 from collections.abc import Callable
@@ -122,6 +123,7 @@ def _weight_gradient(kernel: int, dtype: torch.dtype) -> WeightGradient | None:
     """
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not has_cpp_compiler():
         return None
+    _import_compiler()
     reduce_row = torch.compile(_reduce_row, dynamic=True)
     gradient = functools.partial(_reduce, kernel, reduce_row)
     example = torch.zeros(2, 48, 12, 20, dtype=dtype).to(memory_format=torch.channels_last)
@@ -132,6 +134,16 @@ def _weight_gradient(kernel: int, dtype: torch.dtype) -> WeightGradient | None:
         warnings.warn(f"Training uses PyTorch's slower gradient: no kernel could be compiled ({reason}).", stacklevel=2)
         return None
     return gradient
+
+
+def _import_compiler() -> None:
+    """Import torch's support for C++ compilers without its message about a missing GPU."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        import torch.utils.cpp_extension  # noqa: F401
+    finally:
+        logger.disabled = disabled
 
 
 def _reduce(kernel: int, reduce_row: Callable[..., Tensor], x: Tensor, grad_output: Tensor) -> tuple[Tensor, Tensor]:
