@@ -30,7 +30,7 @@ QUESTIONS = {
     "multi-label from a CSV": ("faq.html", "data.html"),
     "log to W&B": ("faq.html", "fine-tuning.html"),
     "from best.ckpt to an ONNX file": ("faq.html", "deploy.html"),
-    "embed a million images": ("faq.html", "inference.html"),
+    "embed a million images": ("scale.html", "faq.html", "inference.html"),
     "why does my loss become NaN": ("faq.html", "training.html"),
     "does it run on my GPU": ("faq.html", "install.html"),
 }
