@@ -5,6 +5,7 @@ that has a page leads to this page, and a link to another file leads to the repo
 pyproject.toml). While no repository is set, such a link becomes plain text.
 """
 
+import json
 import posixpath
 import re
 import tomllib
@@ -15,6 +16,8 @@ import reference
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+from glmix.slots.explorer import render
 
 ROOT = Path(__file__).parents[2]
 # files outside docs/ and the pages that show them
@@ -27,6 +30,8 @@ COPIED = {
     "examples/README.md": "examples.md",
     "studies/README.md": "studies.md",
 }
+# made of the data in the JSON file of the same name, which is that of a page of `glmix explain --html`
+EXPLORER = "explorer.html"
 ORIGINS = {page: file for file, page in COPIED.items()}
 FENCE = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
 TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
@@ -57,6 +62,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         pages[f"tutorials/{path.stem}.md"] = text
         for name, content in pictures.items():
             files.append(File.generated(config, f"tutorials/{name}", content=content))
+    # the page in the gallery, with the styles and scripts of this version
+    data = json.loads((ROOT / "docs" / EXPLORER).with_suffix(".json").read_text(encoding="utf-8"))
+    pages[EXPLORER] = render(data, data.pop("title"))
     for uri, text in pages.items():
         files.append(File.generated(config, uri, content=text))
     return files
