@@ -3,7 +3,6 @@
 import importlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,8 +19,6 @@ pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
 ROOT = Path(__file__).parents[1]
 NAV = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
 MODULES = ("glmix", "glmix.layers", "glmix.slots", "glmix.inference", "glmix.deploy", "glmix.data", "glmix.tasks")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 # questions of newcomers, and the pages with the answers
 QUESTIONS = {
     "where do I get weights that work": ("faq.html", "models.html"),
@@ -97,33 +94,9 @@ def test_pages_load_nothing_from_other_servers(site: Path) -> None:
         assert found == [], page.name
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def open_page(browser: Any, site: Path) -> Iterator[Callable[..., Any]]:
-    """Open a page from disk, and check that it sends no request to a server."""
-    contexts, requests = [], []
-
-    def open_it(name: str, width: int) -> Any:
-        contexts.append(browser.new_context(viewport={"width": width, "height": 844}))
-        page = contexts[-1].new_page()
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto((site / name).as_uri())
-        return page
-
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert [url for url in requests if url.startswith(("http:", "https:", "ws"))] == []
+def open_page(open_file: Callable[..., Any], site: Path) -> Callable[..., Any]:
+    return lambda name, width: open_file(site / name, within=site, viewport={"width": width, "height": 844})
 
 
 @pytest.mark.slow

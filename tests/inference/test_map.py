@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,13 +19,8 @@ from glmix.inference.collection_map import METHODS, project, write_map
 from glmix.inference.thumbnails import Thumbnails
 from glmix_cli import main
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-ARGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-EVIL = "<img src=x onerror=document.title='run'>"
-LABEL = "</script><script>document.title='run'</script>"
-DESKTOP = {"viewport": {"width": 1280, "height": 860}}
-TELEPHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+from ..browser import DESKTOP, EVIL, LABEL, TELEPHONE, settle
+
 COUNT = 120
 
 
@@ -169,45 +163,15 @@ def page_file(collection, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def open_page(browser, page_file):
-    """Open the page, and check that it logs no errors and sends no requests."""
-    contexts, trouble = [], []
-
+def open_page(open_file, page_file):
     def open_it(**options):
-        context = browser.new_context(**(options or DESKTOP))
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(5000)
-        page.on("console", lambda message: trouble.append(message.text))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        url = page_file.as_uri()
-        page.on("request", lambda request: request.url.startswith(("data:", url)) or trouble.append(request.url))
-        page.goto(url)
+        page = open_file(page_file, **(options or DESKTOP))
         page.wait_for_selector("#plot[data-visible]")
         settle(page)
         return page
 
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert trouble == []
-
-
-def settle(page):
-    """Wait two frames until everything is drawn."""
-    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return open_it
 
 
 def place(page, file, number):

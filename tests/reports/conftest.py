@@ -1,7 +1,6 @@
-"""Small runs whose weights the tests of the reports evaluate, and a browser that opens pages of reports."""
+"""Small runs whose weights the tests of the reports evaluate."""
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,9 @@ import yaml
 
 from glmix_cli import main
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-ARGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-SCREENS = {
-    "desktop": {"viewport": {"width": 1280, "height": 860}},
-    "telephone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "color_scheme": "dark"},
-}
+from ..browser import DESKTOP, TELEPHONE
+
+SCREENS = {"desktop": DESKTOP, "telephone": {**TELEPHONE, "color_scheme": "dark"}}
 SCENES = {"size": 32, "objects": [1, 1]}
 SEVERAL = {"size": 32, "objects": [1, 3]}
 TASKS: dict[str, dict[str, Any]] = {
@@ -70,37 +65,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def open_page(browser: Any) -> Iterator[Callable[[Path, str], Any]]:
-    """Open a page, and check that it logs no errors and sends no requests."""
-    contexts, trouble = [], []
-
-    def open_it(path: Path, screen: str) -> Any:
-        context = browser.new_context(**SCREENS[screen])
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(5000)
-        page.on("console", lambda message: trouble.append(message.text))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("request", lambda made: made.url.startswith(("data:", path.as_uri())) or trouble.append(made.url))
-        page.goto(path.as_uri())
-        return page
-
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert trouble == []
+def open_page(open_file: Callable[..., Any]) -> Callable[[Path, str], Any]:
+    return lambda path, screen: open_file(path, **SCREENS[screen])
 
 
 def cells(page: Any, title: str) -> list[list[str]]:

@@ -1,6 +1,5 @@
 """The explorer page in a real browser, with mouse, keyboard and touch input."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,24 +10,7 @@ from PIL import Image
 from glmix.data.scenes import SceneConfig, draw_scene
 from glmix.slots.explorer import write_page
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
-
-ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-ARGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-EVIL = "<img src=x onerror=document.title='run'>"
-LABEL = "</script><script>document.title='run'</script>"
-DESKTOP = {"viewport": {"width": 1280, "height": 860}}
-TELEPHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        yield opened
-        opened.close()
+from ..browser import DESKTOP, EVIL, LABEL, TELEPHONE, settle
 
 
 @pytest.fixture(scope="module")
@@ -49,38 +31,19 @@ def pages(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def open_page(browser, pages):
-    """Open a page, and check that it logs no errors and sends no requests."""
-    contexts, trouble = [], []
-
+def open_page(open_file, pages):
     def open_it(name: str = f"{EVIL}.html", **options):
-        context = browser.new_context(**(options or DESKTOP))
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(5000)
-        page.on("console", lambda message: trouble.append(message.text))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        url = (pages / name).as_uri()
-        page.on("request", lambda request: request.url.startswith(("data:", url)) or trouble.append(request.url))
-        page.goto(url)
+        page = open_file(pages / name, **(options or DESKTOP))
         page.wait_for_selector(".stage[data-slot]")
         return page
 
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert trouble == []
+    return open_it
 
 
 def place(page, x, y, stage=0):
     """Return the screen position of a point of the image, given from 0 to 1."""
     box = page.locator(".frame canvas").nth(stage).bounding_box()
     return box["x"] + x * box["width"], box["y"] + y * box["height"]
-
-
-def settle(page):
-    """Wait two frames until everything is drawn."""
-    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def slot(page, stage=0):
