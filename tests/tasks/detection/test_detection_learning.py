@@ -1,4 +1,4 @@
-"""Detectors learn to detect objects from scratch: those of four images in seconds, those of other images in a minute."""
+"""Detectors learn to detect objects from scratch: those of four images in seconds, those of others in a minute."""
 
 from pathlib import Path
 from typing import Any
