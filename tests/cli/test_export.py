@@ -19,7 +19,7 @@ pytest.importorskip("onnxscript")
 def folder(tmp_path):
     """A model folder as written by `glmix demo`."""
     torch.manual_seed(0)
-    model = timm.create_model("test_glnet", num_classes=4, **FEW)
+    model = timm.create_model("test_glnet", num_classes=4, **FEW, pos_conv=False, mlp_conv=False)
     model.pretrained_cfg.update(input_size=(3, 64, 64), label_names=["a", "b", "c", "d"])
     library.save_model(model, tmp_path / "model")
     return tmp_path / "model"

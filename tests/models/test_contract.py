@@ -19,9 +19,8 @@ ALL = [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for n
 SMALL = ["test_glnet", "glnet_nano"]
 # one block of each kind in each stage, for what does not depend on the number of blocks
 SHALLOW = {"depths": (1, 1, 2, 1), "num_classes": 10}
-# Capturing a graph takes long and depends on the kinds of blocks alone: two models with two blocks have them all.
-CAPTURED = [("test_glnet", FEW), ("glnet_stl", FEW)]
-CAPTURED += [pytest.param(name, {}, marks=pytest.mark.slow) for name in MODEL_NAMES]
+# Capturing a graph takes long and depends on the kinds of blocks alone: models with two blocks have them all.
+EVERY = [pytest.param(name, {}, marks=pytest.mark.slow) for name in MODEL_NAMES]
 FEATURE_CLASSES = ["list", "dict", "hook", "fx", "getter"]
 
 
@@ -295,7 +294,7 @@ def test_a_symbolic_trace_computes_the_same_at_any_size(shallow):
             close(traced(x), shallow(x))
 
 
-@pytest.mark.parametrize(("name", "options"), CAPTURED)
+@pytest.mark.parametrize(("name", "options"), [("test_glnet", FEW), *EVERY])
 def test_compiling_makes_one_graph_for_all_sizes(name, options):
     model = make(name, **options).eval()
     torch._dynamo.reset()
@@ -327,7 +326,8 @@ def export(model: nn.Module) -> torch.export.ExportedProgram:
     return torch.export.export(model, (torch.randn(2, 3, 96, 128),), dynamic_shapes=(sizes,))
 
 
-@pytest.mark.parametrize(("name", "options"), CAPTURED)
+# test_capture.py exports test_glnet
+@pytest.mark.parametrize(("name", "options"), [("glnet_stl", FEW), *EVERY])
 def test_an_export_takes_any_batch_height_and_width(name, options):
     model = make(name, **options).eval()
     program = export(model).module()
