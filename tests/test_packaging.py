@@ -174,7 +174,7 @@ def test_installed_wheel_lists_prints_and_trains_a_recipe(run_installed: Install
 
     assert "train_count: 3000" in glmix("configs", "scenes/single")
     tiny = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --model.schedule.warmup_epochs 0"
-    counts = ["--data.train_count", "64", "--data.val_count", "8"]
+    counts = ["--data.train_count", "8", "--data.val_count", "4", "--data.batch_size", "8", "--data.num_workers", "0"]
     glmix("fit", "--config", "scenes/single", *tiny.split(), *counts, "--trainer.default_root_dir", str(tmp_path))
     assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
 
