@@ -61,6 +61,7 @@ __all__ = [
     "open_stream",
     "option_names",
     "parser_actions",
+    "record_compiled_kernels",
     "restart_finished_iterator",
     "restart_validation",
     "run_validation",
@@ -146,6 +147,13 @@ def compile_with_cuda_graphs() -> None:
     import torch._inductor.config
 
     torch._inductor.config.triton.cudagraphs = True
+
+
+def record_compiled_kernels() -> None:
+    """Let the profiler record the kernels that torch.compile generates for a CPU in this process, by their names."""
+    import torch._inductor.config
+
+    torch._inductor.config.cpp.enable_kernel_profile = True
 
 
 # ---- torch.export and ahead-of-time compilation
