@@ -85,7 +85,7 @@ def test_hugging_face_data_set(folder, tmp_path):
     datasets = pytest.importorskip("datasets")
     files = [str(folder / "images" / name) for name in NAMES]
     data = datasets.Dataset.from_dict({"picture": files, "label": [0, 1, 2]}).cast_column("picture", datasets.Image())
-    datasets.DatasetDict({"train": data, "test": data.select([2])}).save_to_disk(tmp_path / "data")
+    datasets.DatasetDict({"train": data, "test": data.select([2])}).save_to_disk(str(tmp_path / "data"))
     source = open_source([f"hf-dataset:{tmp_path}/data#test", f"hf-dataset:{tmp_path}/data#train"])
     assert shades(source) == [100, 0, 50, 100]
     with pytest.raises(InputError, match=r"train, test"):

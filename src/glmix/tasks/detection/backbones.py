@@ -63,6 +63,9 @@ class TimmPyramid(nn.Module):
         if not hasattr(self.model, "set_grad_checkpointing"):
             raise InputError("This backbone of timm does not support gradient checkpointing: set it to false.")
         self.model.set_grad_checkpointing(enable)  # type: ignore[operator]
+        for module in self.model.children():  # timm 1.0.22 recomputes the stem's activation alone, which fails in place
+            if enable and getattr(module, "inplace", False):
+                module.inplace = False  # type: ignore[assignment]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """Return the feature maps [(B, C_i, H_i, W_i), ...] of images (B, C, H, W); `mask` is not used."""

@@ -150,7 +150,9 @@ def evaluate_coco(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind
     coco = COCO({**truth, "annotations": annotations})
     # with a box, loadRes takes the area of a result (which decides its size class) from the box, not from the mask
     unused = "bbox" if kind == "mask" else "segmentation"
-    coco_detections = coco.loadRes([{k: v for k, v in item.items() if k != unused} for item in results])
+    found = [{k: v for k, v in item.items() if k != unused} for item in results]
+    # before 1.8, loadRes fails if there are no detections
+    coco_detections = coco.loadRes(found) if found else COCO({**truth, "annotations": []})
     evaluator = COCOeval_faster(coco, coco_detections, IOU_TYPES[kind], print_function=_print_nothing)
     evaluator.run()
     return evaluator
