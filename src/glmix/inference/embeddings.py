@@ -142,7 +142,6 @@ def load_embeddings(folder: str | Path, column: str | None = None, *, slots: boo
     for file in files:
         table = parquet.read_table(file, columns=["key", column, *(more if column == "slots" else ())])
         vectors = table.column(column).combine_chunks()
-        # filter, because a null in a list of fixed size has values too
         valid = vectors.is_valid()
         good = valid.to_numpy(zero_copy_only=False)
         names = np.array(table.column("key").to_pylist(), object)
@@ -153,8 +152,12 @@ def load_embeddings(folder: str | Path, column: str | None = None, *, slots: boo
             counts.append(vectors.value_lengths().to_numpy(zero_copy_only=False))
             images += table.select(more).filter(valid).to_pylist()
             vectors = vectors.flatten()
-        values = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, vectors.type.list_size)
+        if len(vectors) == 0:
+            continue
+        values = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), -1)
         blocks.append(values if column == "slots" else values.astype(np.float32))
+    if not blocks:
+        blocks = [np.zeros((0, 0), np.float32)]
     found_slots = _slots(folder, images, np.concatenate(counts)) if column == "slots" else None
     return Embeddings(keys, np.concatenate(blocks), errors, found_slots)
 

@@ -212,12 +212,14 @@ class ResultFolder:
 
 
 def _arrow_type(arrow: Any, kind: str) -> Any:
-    """Return the type of Arrow for a name such as `int32`, `list<string>`, `float16[768]` or `list<float16[256]>`."""
+    """Return the type of Arrow for a name such as `int32`, `list<string>`, `float16[768]` or `list<float16[256]>`.
+
+    Vectors are lists of any size, because pyarrow before 26 cannot read a file in which a list of fixed size is missing.
+    """
     if kind.startswith("list<"):
         return arrow.list_(_arrow_type(arrow, kind[5:-1]))
     if kind.endswith("]"):
-        item, _, size = kind[:-1].partition("[")
-        return arrow.list_(_arrow_type(arrow, item), int(size))
+        return arrow.list_(_arrow_type(arrow, kind.partition("[")[0]))
     return getattr(arrow, kind)()
 
 
