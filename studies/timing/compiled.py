@@ -44,18 +44,12 @@ class PixelsBySlots(BoundedBridge):
         return pair[0].to(y.dtype).transpose(1, 2), pair[1].to(y.dtype).transpose(1, 2)
 
 
-class SmallBands(BandedMlp):
-    """The MLP in bands as in float32."""
-
-    HALF = 1
-
-
 # what is replaced in the model that `optimize_for_inference` returns
 VARIANTS: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
     "as it is": {},
     "matrices (pixels, slots)": {BoundedBridge: PixelsBySlots},
-    "MLP in bands as in float32": {BandedMlp: SmallBands},
     "MLP of the whole batch": {BandedMlp: ConvMlp},
+    "both": {BoundedBridge: PixelsBySlots, BandedMlp: ConvMlp},
 }
 
 
@@ -73,7 +67,6 @@ def measure(functions: Sequence[Callable[[], object]], rounds: int) -> list[list
 
 def compiled(module: Callable[..., Tensor], *arguments: Tensor) -> Callable[[], Tensor]:
     """Compile a function with frozen weights, as `optimize_for_inference` does, and run it twice."""
-    torch.compiler.reset()
     fast = torch.compile(module)
 
     def run() -> Tensor:

@@ -34,25 +34,22 @@ class BandedMlp(ConvMlp):
     """A ConvMlp that processes a few images, or a band of rows of one image, at a time.
 
     The hidden features then stay in the CPU cache. With a depthwise convolution this is a fifth faster in float32;
-    without one it takes the same time and less memory. In half precision, joining the bands takes longer than the cache
-    saves, so bands are larger and only limit the memory. The receptive field of the convolution extends beyond a band,
-    so the first layer also gets the adjacent rows.
+    without one it takes the same time and less memory. The receptive field of the convolution extends beyond a band, so
+    the first layer also gets the adjacent rows.
     """
 
-    CACHE = 5 << 20  # maximum bytes of hidden features; in float32, 2 to 10 MiB are equally fast
-    HALF = 4  # in half precision, this many times as much
+    CACHE = 5 << 20  # maximum bytes of hidden features; 2 to 10 MiB are equally fast
     MOST = 32  # maximum number of bands, because a compiler unrolls the loop
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         images, _, height, width = x.shape
         each = self.fc1.out_channels * height * width * x.element_size()  # bytes of hidden features
-        most = self.CACHE * (self.HALF if x.element_size() == 2 else 1)
-        if mask is not None or images * each <= most:
+        if mask is not None or images * each <= self.CACHE:
             return super().forward(x, mask)
-        if each <= most or images >= self.MOST:
-            parts = min(math.ceil(images / max(1, most // each)), self.MOST)
+        if each <= self.CACHE or images >= self.MOST:
+            parts = min(math.ceil(images / max(1, self.CACHE // each)), self.MOST)
             return cat([self.band(part, 0, height) for part in x.split(math.ceil(images / parts))])
-        rows = math.ceil(height / min(math.ceil(each / most), self.MOST // images))
+        rows = math.ceil(height / min(math.ceil(each / self.CACHE), self.MOST // images))
         return cat([cat([self.band(one, row, row + rows) for row in range(0, height, rows)], 2) for one in x.split(1)])
 
     def band(self, x: Tensor, first: int, last: int) -> Tensor:
