@@ -15,7 +15,7 @@ from glmix.deploy.optimize import can_compile, fastest_dtype, optimize_for_infer
 from glmix.deploy.parts import BandedMlp, BoundedBridge
 from glmix.layers import ConvMlp, ShortAttention, SoftBridge
 from glmix.slots import slot_maps
-from tests.deploy.models import trained
+from tests.deploy.models import FEW, trained
 from tests.processes import Command
 
 X = torch.randn(2, 3, 75, 102, generator=torch.Generator().manual_seed(0))
@@ -119,7 +119,7 @@ def test_other_networks_and_pyramids_are_supported():
 def test_compiled_weights_are_packed_constants():
     from torch._dynamo.utils import counters
 
-    model = trained("test_glnet", depths=(1, 1, 1, 1), mixers=("attn", "attn", "glmix", "attn"), num_classes=3)
+    model = trained("test_glnet", **FEW, num_classes=3)
     fast = optimize_for_inference(model, dtype=torch.float32, compile=True)
     counters.clear()
     torch.compiler.reset()
