@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import timm
 import torch
@@ -89,9 +90,9 @@ def products(rounds: int) -> None:
         pixels, slots = random(BATCH, side * side, channels), random(BATCH, SLOTS, channels)
         rows, columns = random(BATCH, SLOTS, side * side), random(BATCH, side * side, SLOTS)
         pairs: dict[str, list[Callable[[], Tensor]]] = {
-            "logits": [lambda p=pixels, s=slots: s @ p.mT, lambda p=pixels, s=slots: p @ s.mT],
-            "clustering": [lambda p=pixels, m=rows: m @ p, lambda p=pixels, m=columns: m.mT @ p],
-            "dispatching": [lambda s=slots, m=rows: m.mT @ s, lambda s=slots, m=columns: m @ s],
+            "logits": [partial(torch.matmul, slots, pixels.mT), partial(torch.matmul, pixels, slots.mT)],
+            "clustering": [partial(torch.matmul, rows, pixels), partial(torch.matmul, columns.mT, pixels)],
+            "dispatching": [partial(torch.matmul, rows.mT, slots), partial(torch.matmul, columns, slots)],
         }
         for name, pair in pairs.items():
             first, second = measure(pair, rounds)
