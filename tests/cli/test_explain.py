@@ -336,13 +336,14 @@ def test_predict_and_explain_give_the_same_probabilities(tmp_path, capsys, chann
     model.pretrained_cfg.update(input_size=(channels, 64, 64), crop_pct=0.8)
     save_model(model, tmp_path / "model")
     files = [photograph(tmp_path, kind) for kind in ("plain", "turned", "grey", "deep")]
+    explained = {"crop": files[1:3], "whole": [files[0], files[3]], None: files[:1]}
     found = {}
     for view, size in (("crop", (64, 64)), ("whole", (96, 64)), (None, None)):
         for command in ("predict", "explain"):
             out = ["-o", tmp_path / "out", "--blocks", 0] if command == "explain" else []
             view_option = [] if view is None else ["--view", view]
             options = ["--model", f"local-dir:{tmp_path / 'model'}", "--topk", 4, "--json", *view_option, *out]
-            seen = files if view else files[:1]
+            seen = explained[view] if command == "explain" or view is None else files
             assert glmix_cli.main([str(part) for part in (command, *seen, *options)]) == 0
             results = json.loads(capsys.readouterr().out)["results"]
             assert [Path(result["file"]) for result in results] == seen
@@ -351,17 +352,19 @@ def test_predict_and_explain_give_the_same_probabilities(tmp_path, capsys, chann
             if size is not None:
                 assert {(result["size"]["width"], result["size"]["height"]) for result in results} == {size}
             predictions = [result.get("predictions") or result["models"][0]["predictions"] for result in results]
-            found[command, view] = [{p["label"]: p["probability"] for p in one} for one in predictions]
+            found[command, view] = {
+                file: {p["label"]: p["probability"] for p in one} for file, one in zip(seen, predictions, strict=True)
+            }
         if view is not None:
-            for one, other in zip(found["predict", view], found["explain", view], strict=True):
-                assert one == pytest.approx(other, abs=1e-6)
-    assert found["predict", None][0] == pytest.approx(found["predict", "crop"][0], abs=1e-6)
-    assert found["explain", None][0] == pytest.approx(found["explain", "whole"][0], abs=1e-6)
+            for file, probabilities in found["explain", view].items():
+                assert probabilities == pytest.approx(found["predict", view][file], abs=1e-6)
+    assert found["predict", None][files[0]] == pytest.approx(found["predict", "crop"][files[0]], abs=1e-6)
+    assert found["explain", None][files[0]] == pytest.approx(found["explain", "whole"][files[0]], abs=1e-6)
     for view in ("crop", "whole"):
-        plain, turned, grey, deep = found["predict", view]
+        plain, turned, grey, deep = found["predict", view].values()
         assert plain == pytest.approx(turned, abs=1e-6)
         assert grey == pytest.approx(deep, abs=1e-6)
-    assert found["predict", "crop"][0] != pytest.approx(found["predict", "whole"][0], abs=1e-3)
+    assert found["predict", "crop"][files[0]] != pytest.approx(found["predict", "whole"][files[0]], abs=1e-3)
 
 
 def test_predict_and_explain_give_the_same_multi_label_probabilities(tmp_path, capsys):

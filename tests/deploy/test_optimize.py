@@ -130,6 +130,13 @@ def test_compiled_weights_are_packed_constants():
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(fast, [X] * 8))
     assert all(torch.equal(answer, answers[0]) for answer in answers)
+
+
+@pytest.mark.slow  # test_processes_that_share_a_model... saves one that is not compiled
+@pytest.mark.skipif(not can_compile(), reason="no compiler")
+def test_a_pickled_compiled_model_is_compiled_anew():
+    model = trained("test_glnet", **FEW, num_classes=3)
+    fast = optimize_for_inference(model, dtype=torch.float32, compile=True)
     again = pickle.loads(pickle.dumps(fast))  # whoever reads it compiles anew
     with torch.no_grad():
         assert error(again.forward(X), model(X)) <= 1e-5
