@@ -291,6 +291,8 @@ def test_invalid_exports_raise_an_error(model, tmp_path):
         export_model(make(in_chans=4), tmp_path / "m.pt2", preprocess="float")
     with pytest.raises(ValueError, match=r"must be \.onnx, \.pt2 or \.xml"):
         load_exported(tmp_path / "model.tflite")
+    with pytest.raises(ValueError, match=r"model\.onnx cannot be computed in bfloat16, only \.xml"):
+        load_exported(tmp_path / "model.onnx", bfloat16=True)
     with pytest.raises(FileNotFoundError, match="There is no file"):
         load_exported(tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []

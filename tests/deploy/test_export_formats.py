@@ -3,11 +3,14 @@
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import timm
 import torch
 
+from glmix.compat import cpu_supports_bfloat16
 from glmix.deploy import Calibration, export_model, load_exported
+from glmix.deploy.export.check import mean_error
 from glmix.deploy.export.graph import Deployed, capture
 from glmix.models import MODEL_NAMES
 from tests.deploy.models import SIZES, close, make, normalised, page_blocks, pixels
@@ -43,6 +46,10 @@ def test_openvino_agrees_with_the_model_after_other_sizes(tmp_path, outputs, pre
     for arrays, tensors in zip(found, expected, strict=True):
         for array, tensor in zip(arrays.values(), tensors, strict=True):
             close(array, tensor)
+    half = load_exported(report.files[0], threads=1, bfloat16=True)(inputs[0].numpy())
+    for array, exact in zip(half.values(), found[0].values(), strict=True):
+        assert mean_error(array, exact) < 0.05
+        assert not (cpu_supports_bfloat16() and np.array_equal(array, exact))
     with pytest.raises(
         ValueError, match="input shape of this file must be at least"
     ):  # one pixel in the last stage, after which OpenVINO computes others wrong

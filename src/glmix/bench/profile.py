@@ -45,15 +45,16 @@ def profile_pass(run: Callable[[], object], device: str = "cpu", rows: int = 20)
         run()
     return {
         "kinds": _sums(profiler.key_averages(group_by_input_shape=True), operator_kind, on_cpu) if on_cpu else [],
-        "operators": _sums(profiler.key_averages(), lambda event: event.key, on_cpu)[:rows],
+        "operators": _sums(profiler.key_averages(), lambda event: str(event.key), on_cpu)[:rows],
     }
 
 
 def operator_kind(event: FunctionEventAvg) -> str:
     """Return the kind of an operator, with the kind of convolution if the profile has the shapes of its inputs."""
-    kind = next((kind for kind, words in KINDS.items() if any(word in event.key for word in words)), OTHER)
+    name, shapes = str(event.key), event.input_shapes or []
+    kind = next((kind for kind, words in KINDS.items() if any(word in name for word in words)), OTHER)
     # the image, in compiled models perhaps the image that is added to the result, and the weight
-    images = [shape for shape in event.input_shapes[:3] if len(shape) == 4]
+    images = [shape for shape in shapes[:3] if len(shape) == 4]
     if kind != "convolutions" or len(images) < 2:
         return kind
     weight = images.pop()

@@ -41,22 +41,31 @@ class Exported:
         threads: number of CPU threads per call; None for the default of the library.
         trusted: load a .pt2 without checking it, which may run any code in the file. This is required for compiled
             files, which contain machine code.
+        bfloat16: compute a .xml in bfloat16; an int8 file, everything that is not quantised. This is faster on
+            processors with instructions for bfloat16.
 
     Raises:
-        InputError: the file has another format, is damaged, or may run code and is not trusted.
+        InputError: the file has another format, is damaged, may run code and is not trusted, or cannot be computed in
+            bfloat16.
         FileNotFoundError: the file does not exist.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None, *, trusted: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, threads: int | None = None, *, trusted: bool = False, bfloat16: bool = False
+    ) -> None:
         path = Path(path)
         if path.suffix not in (".onnx", ".pt2", ".xml"):
             raise InputError(f"{path} is not an exported model: the suffix must be .onnx, .pt2 or .xml.")
+        if bfloat16 and path.suffix != ".xml":
+            raise InputError(f"{path} cannot be computed in bfloat16, only .xml files of OpenVINO.")
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}.")
         if path.suffix == ".pt2":
             self._run, about = _open_pt2(path, trusted)
+        elif path.suffix == ".onnx":
+            self._run, about = _open_onnx(path, threads)
         else:
-            self._run, about = (_open_onnx if path.suffix == ".onnx" else _open_openvino)(path, threads)
+            self._run, about = _open_openvino(path, threads, bfloat16)
         self.about: dict[str, Any] = {key: _value(text) for key, text in about.items()}
         self.names: list[str] = self.about["names"]
 
@@ -119,10 +128,12 @@ def _open_pt2(path: Path, trusted: bool) -> tuple[Callable[..., list[Array]], di
     return run, about
 
 
-def _open_openvino(path: Path, threads: int | None) -> tuple[Callable[..., list[Array]], dict[str, str]]:
+def _open_openvino(
+    path: Path, threads: int | None, bfloat16: bool
+) -> tuple[Callable[..., list[Array]], dict[str, str]]:
     openvino = need("openvino")
-    # the precision of the check at export; the default is bfloat16 on newer processors
-    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+    # float32 is the precision of the check at export; OpenVINO's default is bfloat16 on newer processors
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32"}
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
     core = openvino.Core()
