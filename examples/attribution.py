@@ -1,5 +1,6 @@
 """Which pixels decide? Grad-CAM, integrated gradients and the evidence per slot, for one image and one network.
 
+    pip install 'glmix[slots]' captum
     python examples/attribution.py photo.jpg --checkpoint best.ckpt --out attribution.png
 
 Grad-CAM (pytorch-grad-cam) and integrated gradients (captum) work with any network. The evidence per slot is GLNet's

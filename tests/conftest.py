@@ -9,10 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # test processes and their child proces
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
 from hypothesis import settings
-
-import glmix  # noqa: F401  (registers the models with timm)
 
 from .browser import ARGS, CHROMIUM
 
@@ -21,8 +18,16 @@ settings.register_profile("tests", deadline=None, derandomize=True, max_examples
 settings.load_profile("tests")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _models() -> None:
+    """Register the models with timm; not at import, as the process that starts those of pytest-xdist runs no test."""
+    import glmix  # noqa: F401
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 

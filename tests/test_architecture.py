@@ -10,7 +10,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # The parts of the package that each part may import besides itself and SHARED. A part is a folder or a module of
 # `glmix`. The subfolders of data and tasks are separate parts, because tasks must not import each other.
-SHARED = {"_version", "compat", "errors", "files", "memory", "pages"}
+SHARED = {"_version", "compat", "errors", "files", "interrupts", "memory", "pages"}
 DATA = {"data.core", "data.scenes", "data.classification", "data.segmentation", "data.detection"}
 IMPORTS = {
     "layers": set(),

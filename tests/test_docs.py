@@ -22,9 +22,8 @@ from PIL import Image
 
 from glmix.configs import config_names, config_path, find_config, read_header
 from glmix.models import save_model
-from glmix.tasks import Detection, DetectorConfig, ScheduleConfig, Segmentation
 from glmix_cli import build_parser, fit, main
-from tests.runs import trainer
+from tests.checkpoints import detector, segmenter
 
 ROOT = Path(__file__).parents[1]
 TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
@@ -214,14 +213,7 @@ def small_model() -> Any:
 
 
 def segmentation_names(folder: Path) -> dict[str, Any]:
-    from glmix.data.scenes import SceneConfig
-    from glmix.data.segmentation.datamodule import SceneMaskData
-
-    decoder = {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32}
-    options = {"model_args": {"depths": (1, 1, 1, 1)}, "decoder": "fpn", "decoder_args": decoder}
-    task = Segmentation(model="test_glnet", **options)
-    task.schedule_config.warmup_epochs = 0
-    train(folder, task, SceneMaskData(SceneConfig(size=48), train_count=4, val_count=2, batch_size=4))
+    segmenter(folder).rename(folder / "best.ckpt")
     return {
         "network": lambda images: torch.randn(len(images), 5, *images.shape[2:]),
         "images": torch.rand(2, 3, 80, 64),
@@ -229,24 +221,8 @@ def segmentation_names(folder: Path) -> dict[str, Any]:
 
 
 def detection_names(folder: Path) -> dict[str, Any]:
-    from glmix.data.detection.datamodule import DetectionScenes
-    from glmix.data.scenes import SceneConfig
-
-    parts: dict[str, Any] = {"channels": 16, "box_features": 16, "min_size": 64, "max_size": 96}
-    task = Detection(
-        model="test_glnet",
-        model_args={"depths": (1, 1, 1, 1)},
-        detector=DetectorConfig(kind="mask_rcnn", frozen_statistics=False, **parts),
-        schedule=ScheduleConfig(warmup_epochs=0),
-    )
-    train(folder, task, DetectionScenes(SceneConfig(size=48), train_count=2, val_count=1, batch_size=2))
+    detector(folder, "mask_rcnn").rename(folder / "best.ckpt")
     return {}
-
-
-def train(folder: Path, task: Any, data: Any) -> None:
-    """Train for one step and write best.ckpt to a folder."""
-    trainer(folder / "run", max_epochs=1).fit(task, data)
-    (folder / "run" / "checkpoints" / "best.ckpt").rename(folder / "best.ckpt")
 
 
 def slot_names(folder: Path) -> dict[str, Any]:

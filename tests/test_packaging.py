@@ -8,6 +8,7 @@ import site
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from email.message import Message
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("src", "tests", "docs", "examples", "studies", ".ci", ".github")
@@ -174,7 +178,7 @@ def test_installed_wheel_lists_prints_and_trains_a_recipe(run_installed: Install
 
     assert "train_count: 3000" in glmix("configs", "scenes/single")
     tiny = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --model.schedule.warmup_epochs 0"
-    counts = ["--data.train_count", "64", "--data.val_count", "8"]
+    counts = ["--data.train_count", "8", "--data.val_count", "4", "--data.batch_size", "8", "--data.num_workers", "0"]
     glmix("fit", "--config", "scenes/single", *tiny.split(), *counts, "--trainer.default_root_dir", str(tmp_path))
     assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
 
@@ -197,3 +201,26 @@ def test_workflows_use_targets_that_exist() -> None:
     for path in (ROOT / ".github" / "workflows").glob("*.yml"):
         used = re.findall(r"\bmake ([a-z][a-z-]*)", path.read_text())
         assert set(used) <= targets, path.name
+
+
+def versions(lines: list[str], operator: str) -> dict[str, set[Version]]:
+    """Return the versions that requirements state with an operator, by package; requirements on glmix are left out."""
+    found: dict[str, set[Version]] = {}
+    for requirement in map(Requirement, lines):
+        if requirement.name != "glmix":
+            stated = {Version(part.version) for part in requirement.specifier if part.operator == operator}
+            found.setdefault(canonicalize_name(requirement.name), set()).update(stated)
+    return found
+
+
+def test_lower_bounds_are_the_versions_of_the_ci_job() -> None:
+    """The packages that only development needs are the newest there, unless .ci/lowest.txt names them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    development = extras.pop("docs") + extras.pop("dev")
+    runtime = [*project["dependencies"], *(line for lines in extras.values() for line in lines)]
+    lines = (ROOT / ".ci" / "lowest.txt").read_text().splitlines()
+    tested = versions([line for line in lines if line and not line.startswith("#")], "==")
+    assert versions(runtime, ">=").keys() <= tested.keys()
+    bounds = versions(runtime + development, ">=")
+    assert {name: bounds.get(name) for name in tested} == tested

@@ -11,7 +11,10 @@ import torch
 
 from glmix.bench import Plan, draw, format_report, measure
 from glmix.bench.process import Worker, WorkerError
+from glmix.bench.profile import profile_pass
 from glmix.bench.stages import stage_seconds
+from glmix.compat import record_compiled_kernels
+from glmix.deploy.optimize import can_compile
 from tests.processes import Command, bench_worker
 
 MODELS = ("test_glnet", "test_resnet", "test_glnet(head_dim=5)")
@@ -151,6 +154,41 @@ def test_stages_are_timed_one_by_one():
     assert not any(module._forward_hooks for module in model.modules())
     with pytest.raises(ValueError, match="for a GLNet that is not compiled"):
         stage_seconds(torch.nn.Identity(), run)
+
+
+class Convolutions(torch.nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).softmax(1)
+
+
+def test_a_profile_has_the_kinds_of_operators():
+    model = Convolutions(
+        torch.nn.Conv2d(8, 16, 1), torch.nn.Conv2d(16, 16, 3, groups=16), torch.nn.Conv2d(16, 8, 3)
+    ).eval()
+    x = torch.randn(2, 8, 16, 16)
+    found = profile_pass(lambda: model(x))
+    assert {"1 x 1 convolutions", "depthwise convolutions", "other convolutions", "softmax"} <= names(found["kinds"])
+    assert sum(line["share"] for line in found["kinds"]) == pytest.approx(1)
+    assert "aten::_softmax" in names(found["operators"])
+    assert len(profile_pass(lambda: model(x), rows=3)["operators"]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(), reason="no compiler")
+def test_a_profile_names_the_kernels_of_a_compiled_model():
+    compiled = torch.compile(lambda x: (2 * x).softmax(1))
+    x = torch.randn(2, 8)
+    with torch._inductor.config.patch({"cpp.enable_kernel_profile": False}):  # resets it afterwards
+        record_compiled_kernels()
+        compiled(x)
+        found = profile_pass(lambda: compiled(x))
+    assert "generated kernels" in names(found["kinds"])
+    assert "softmax" not in names(found["kinds"])
+    assert any("cpp_fused" in name and "softmax" in name for name in names(found["operators"]))
+
+
+def names(lines):
+    return {line["name"] for line in lines}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import glmix as library
-from tests.deploy.models import FEW
+from tests.deploy.models import FEW, ONE
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -19,7 +19,7 @@ pytest.importorskip("onnxscript")
 def folder(tmp_path):
     """A model folder as written by `glmix demo`."""
     torch.manual_seed(0)
-    model = timm.create_model("test_glnet", num_classes=4, **FEW)
+    model = timm.create_model("test_glnet", num_classes=4, **FEW, pos_conv=False, mlp_conv=False)
     model.pretrained_cfg.update(input_size=(3, 64, 64), label_names=["a", "b", "c", "d"])
     library.save_model(model, tmp_path / "model")
     return tmp_path / "model"
@@ -60,7 +60,7 @@ def test_a_saved_model_is_exported_to_int8_with_metadata(glmix, folder, images, 
 
 
 def test_the_report_of_a_pt2_with_slots_is_printed_as_text(glmix, tmp_path):
-    model = timm.create_model("test_glnet", num_classes=4, **FEW)
+    model = timm.create_model("test_glnet", **ONE)
     library.save_model(model, tmp_path / "small")
     result = glmix("export", "--model", "local-dir:small", "--outputs", "slots", "-o", "slots.pt2")
     assert result.returncode == 0, result.stderr

@@ -242,6 +242,7 @@ def test_a_large_image_is_downscaled_for_the_detector_but_its_boxes_and_masks_ar
     assert Image.open("out/overlays/large.png").width < 400
 
 
+@pytest.mark.slow  # inference/test_pipeline.py::test_exhausted_memory_divides_a_batch raises the errors itself
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
 def test_running_out_of_memory_does_not_affect_the_other_images(tmp_path: Path, weights: dict[str, list[str]]) -> None:
     files = [picture(tmp_path / "a.png"), tmp_path / "large.png", picture(tmp_path / "z.png")]

@@ -14,6 +14,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
 SIZES = [(33, 47), (64, 64), (97, 130), (160, 72), (224, 224)]
 # two blocks, one of each kind, for tests of capturing a graph, whose time depends on the number of operators
 FEW = {"widths": (32, 64), "depths": (1, 1), "mixers": ("glmix", "attn")}
+# one block with slots, for what does not depend on the network
+ONE = {"widths": (64,), "depths": (1,), "mixers": ("glmix",), "stem": "patch", "num_classes": 5}
 SMALL = {"depths": (1, 1, 1, 1), "num_classes": 5}
 # the fewest operators that still have slots and attention
 SMALLEST = {**SMALL, "mixers": ("attn", "attn", "glmix", "attn"), "pos_conv": False, "mlp_conv": False}

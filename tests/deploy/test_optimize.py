@@ -15,7 +15,7 @@ from glmix.deploy.optimize import can_compile, fastest_dtype, optimize_for_infer
 from glmix.deploy.parts import BandedMlp, BoundedBridge
 from glmix.layers import ConvMlp, ShortAttention, SoftBridge
 from glmix.slots import slot_maps
-from tests.deploy.models import trained
+from tests.deploy.models import FEW, trained
 from tests.processes import Command
 
 X = torch.randn(2, 3, 75, 102, generator=torch.Generator().manual_seed(0))
@@ -126,7 +126,7 @@ def test_other_networks_and_pyramids_are_supported():
 def test_compiled_weights_are_packed_constants():
     from torch._dynamo.utils import counters
 
-    model = trained("test_glnet", depths=(1, 1, 1, 1), mixers=("attn", "attn", "glmix", "attn"), num_classes=3)
+    model = trained("test_glnet", **FEW, num_classes=3)
     fast = optimize_for_inference(model, dtype=torch.float32, compile=True)
     counters.clear()
     torch.compiler.reset()
@@ -137,6 +137,13 @@ def test_compiled_weights_are_packed_constants():
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(fast, [X] * 8))
     assert all(torch.equal(answer, answers[0]) for answer in answers)
+
+
+@pytest.mark.slow  # test_processes_that_share_a_model... saves one that is not compiled
+@pytest.mark.skipif(not can_compile(), reason="no compiler")
+def test_a_pickled_compiled_model_is_compiled_anew():
+    model = trained("test_glnet", **FEW, num_classes=3)
+    fast = optimize_for_inference(model, dtype=torch.float32, compile=True)
     again = pickle.loads(pickle.dumps(fast))  # whoever reads it compiles anew
     with torch.no_grad():
         assert error(again.forward(X), model(X)) <= 1e-5

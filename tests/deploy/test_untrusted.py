@@ -12,14 +12,14 @@ import torch
 
 from glmix.deploy import export_model, load_exported
 from glmix.errors import InputError
-from tests.deploy.models import FEW, SMALLEST, make
+from tests.deploy.models import ONE, make
 
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory):
     """The members of a valid .pt2, with names relative to its root folder."""
     path = tmp_path_factory.mktemp("pt2") / "model.pt2"
-    export_model(make(**{**SMALLEST, **FEW}), path)
+    export_model(make(**ONE), path)
     found = load_exported(path)(np.zeros((1, 3, 64, 64), np.float32))
     assert found["logits"].shape == (1, 5)
     with zipfile.ZipFile(path) as archive:

@@ -14,16 +14,17 @@ import torch
 from PIL import Image
 
 from glmix_cli import main
-from tests.deploy.models import FEW
+from tests.deploy.models import ONE
 from tests.test_docs import ROOT, code_blocks, shell_lines
 
 PAGE = ROOT / "docs" / "own-images.md"
 COMMANDS = [shlex.split(line) for block in code_blocks(PAGE, "sh") for line in shell_lines(block)]
 SMALL = {
     "model.model": "test_glnet",
-    "model.model_args.widths": "[32,64]",
-    "model.model_args.depths": "[1,1]",
-    "model.model_args.mixers": "[glmix,attn]",
+    "model.model_args.widths": "[64]",
+    "model.model_args.depths": "[1]",
+    "model.model_args.mixers": "[glmix]",
+    "model.model_args.stem": "patch",
     "data.transforms.size": "64",
     "data.batch_size": "8",
     "data.num_workers": "0",
@@ -43,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = np.clip(generator.normal(colour, 30, (70, 90, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / "photos" / name / f"{number:04d}.jpg")
     torch.manual_seed(0)
-    torch.save(timm.create_model("test_glnet", **FEW).state_dict(), folder / "glnet_4g.pth")
+    torch.save(timm.create_model("test_glnet", **ONE).state_dict(), folder / "glnet_4g.pth")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for program, *arguments in COMMANDS:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from glmix import run as module
+from tests.processes import Command
 
 # What timm's validate.py does with its arguments, and what a script can see of how it was started.
 SCRIPT = """
@@ -120,9 +121,16 @@ def test_the_end_of_a_script_is_left_to_python(folder, fail, error, monkeypatch)
 
 def test_a_module_is_run_with_its_relative_imports(folder):
     plain = python(folder, "-m", "tools.relative")
-    ours = python(folder, "-m", "glmix.run", "-m", "tools.relative", "--model", "test_glnet")
-    assert ours.returncode == 0, ours.stderr
-    assert ours.stdout.splitlines() == ["GLNet None", plain.stdout.strip()]
+    # as `python -m glmix.run -m tools.relative`, but in a process that has imported torch
+    code = (
+        "import runpy, sys\n"
+        f"sys.path[0], sys.argv = {str(folder)!r}, ['-m', '-m', 'tools.relative', '--model', 'test_glnet']\n"
+        "runpy.run_module('glmix.run', run_name='__main__', alter_sys=True)"
+    )
+    process = Command(cwd=folder, code=code)
+    printed, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert printed.splitlines() == ["GLNet None", plain.stdout.strip()]
 
 
 @pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
@@ -132,6 +140,7 @@ def test_processes_of_the_script_have_the_models(folder, method):
     assert result.stdout == "created everywhere\n"
 
 
+@pytest.mark.slow  # the first test has the models in a script that Python starts
 def test_torchrun_starts_it(folder):
     arguments = (
         "--standalone",

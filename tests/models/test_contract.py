@@ -19,9 +19,8 @@ ALL = [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for n
 SMALL = ["test_glnet", "glnet_nano"]
 # one block of each kind in each stage, for what does not depend on the number of blocks
 SHALLOW = {"depths": (1, 1, 2, 1), "num_classes": 10}
-# Capturing a graph takes long and depends on the kinds of blocks alone: two models with two blocks have them all.
-CAPTURED = [("test_glnet", FEW), ("glnet_stl", FEW)]
-CAPTURED += [pytest.param(name, {}, marks=pytest.mark.slow) for name in MODEL_NAMES]
+# Capturing a graph takes long and depends on the kinds of blocks alone: models with two blocks have them all.
+EVERY = [pytest.param(name, {}, marks=pytest.mark.slow) for name in MODEL_NAMES]
 FEATURE_CLASSES = ["list", "dict", "hook", "fx", "getter"]
 
 
@@ -81,7 +80,7 @@ def test_backward_reaches_every_parameter(name):
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_the_default_config_matches_the_model(name):
-    model = make(name, device="meta").eval()
+    model = make(name, depths=SHALLOW["depths"], device="meta").eval()
     cfg = model.default_cfg
     x = torch.empty(1, *cfg["input_size"], device="meta")
     features = model.forward_features(x)
@@ -129,7 +128,8 @@ def test_every_feature_class_gives_the_stages(feature_class):
 @pytest.mark.parametrize("name", ["test_glnet", "glnet_stl", "glnet_4g_tklb"])
 @pytest.mark.parametrize("out_indices", [(0,), (3,), (1, 3), (0, 1, 2), (-1,)])
 def test_any_subset_of_features_can_be_selected(name, out_indices):
-    pyramid = make(name, features_only=True, out_indices=out_indices, device="meta").eval()
+    options = {"depths": SHALLOW["depths"], "device": "meta"}
+    pyramid = make(name, features_only=True, out_indices=out_indices, **options).eval()
     outputs = pyramid(torch.empty(1, 3, 64, 64, device="meta"))
     assert [f.shape[1] for f in outputs] == pyramid.feature_info.channels()
 
@@ -203,7 +203,7 @@ def test_pruning_behind_the_last_stage_can_keep_the_head():
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_classifiers_can_be_reset_and_removed(name):
-    model = make(name, device="meta", dtype=torch.bfloat16).eval()
+    model = make(name, **SHALLOW, device="meta", dtype=torch.bfloat16).eval()
     x = torch.empty(2, 3, 64, 64, device="meta", dtype=torch.bfloat16)
     model.reset_classifier(5)
     classifiers = model.get_classifier()
@@ -217,7 +217,7 @@ def test_classifiers_can_be_reset_and_removed(name):
     assert model.forward_head(features).shape == (2, model.num_features)
     model.reset_classifier(0, "")
     assert model.forward_head(features).shape == features.shape
-    without = make(name, num_classes=0, global_pool="max", device="meta")
+    without = make(name, depths=SHALLOW["depths"], num_classes=0, global_pool="max", device="meta")
     assert without.forward_head(features.float()).shape == (2, without.num_features)
 
 
@@ -233,8 +233,8 @@ def test_resetting_a_classifier_keeps_the_pooling():
 @pytest.mark.parametrize("in_chans", [1, 4])
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_images_may_have_other_channels_than_three(name, in_chans):
-    model = make(name, in_chans=in_chans, device="meta").eval()
-    assert model(torch.empty(1, in_chans, 64, 64, device="meta")).shape == (1, 1000)
+    model = make(name, **SHALLOW, in_chans=in_chans, device="meta").eval()
+    assert model(torch.empty(1, in_chans, 64, 64, device="meta")).shape == (1, 10)
 
 
 @pytest.mark.parametrize(
@@ -256,12 +256,13 @@ def test_images_of_wrong_shape_raise_an_error(shape, words, feature_class):
 @pytest.mark.parametrize("name", MODEL_NAMES)
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_a_smaller_output_stride_keeps_the_grid_and_the_parameters(name, output_stride):
-    model = make(name, features_only=True, output_stride=output_stride, device="meta").eval()
+    options = {"features_only": True, "depths": SHALLOW["depths"], "device": "meta"}
+    model = make(name, output_stride=output_stride, **options).eval()
     outputs = model(torch.empty(1, 3, 64, 96, device="meta"))
     reductions = model.feature_info.reduction()
     assert max(reductions) == output_stride
     assert [tuple(f.shape[-2:]) for f in outputs] == [(64 // r, 96 // r) for r in reductions]
-    strided = make(name, features_only=True, device="meta")
+    strided = make(name, **options)
     assert {n: p.shape for n, p in model.state_dict().items()} == {n: p.shape for n, p in strided.state_dict().items()}
 
 
@@ -293,11 +294,11 @@ def test_a_symbolic_trace_computes_the_same_at_any_size(shallow):
             close(traced(x), shallow(x))
 
 
-@pytest.mark.parametrize(("name", "options"), CAPTURED)
+@pytest.mark.parametrize(("name", "options"), [("test_glnet", FEW), *EVERY])
 def test_compiling_makes_one_graph_for_all_sizes(name, options):
     model = make(name, **options).eval()
     torch._dynamo.reset()
-    backend = "eager" if name == "glnet_stl" else "aot_eager"  # the graph is captured before the backend gets it
+    backend = "eager" if options == FEW else "aot_eager"  # the graph is captured before the backend gets it
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
     torch._dynamo.utils.counters.clear()
     for shape in ((2, 3, 64, 96), (3, 3, 100, 70), (2, 3, 128, 64)):
@@ -325,7 +326,8 @@ def export(model: nn.Module) -> torch.export.ExportedProgram:
     return torch.export.export(model, (torch.randn(2, 3, 96, 128),), dynamic_shapes=(sizes,))
 
 
-@pytest.mark.parametrize(("name", "options"), CAPTURED)
+# test_capture.py exports test_glnet
+@pytest.mark.parametrize(("name", "options"), [("glnet_stl", FEW), *EVERY])
 def test_an_export_takes_any_batch_height_and_width(name, options):
     model = make(name, **options).eval()
     program = export(model).module()
@@ -335,6 +337,7 @@ def test_an_export_takes_any_batch_height_and_width(name, options):
             close(program(x), model(x))
 
 
+@pytest.mark.slow  # tests/deploy/test_export.py runs a file of the same exporter at any size
 def test_an_onnx_export_takes_any_batch_height_and_width(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -439,7 +442,7 @@ def test_stochastic_depth_grows_linearly_over_all_blocks():
 def test_groups_for_layer_decay_and_weight_decay_match_parameters(name):
     from timm.models._manipulate import group_parameters
 
-    model = make(name, device="meta")
+    model = make(name, **SHALLOW, device="meta")
     layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     assert len(set(layers.values())) == sum(len(stage.blocks) for stage in model.stages) + 2
     assert model.no_weight_decay() == {

@@ -63,7 +63,7 @@ def test_resetting_a_classifier_changes_between_maps_and_pooled_logits(name):
         (4, "max", (2, 4), nn.Linear),
     ]:
         model.reset_classifier(classes, pool)
-        assert model(x).shape == shape
+        assert model.to("meta")(x).shape == shape  # timm 1.0.22 makes the new layer of a ConvNeXt on the CPU
         assert type(model.head.fc) is layer
 
 

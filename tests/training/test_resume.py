@@ -167,6 +167,7 @@ def test_resume_after_repeated_sigkill(tmp_path: Path, uninterrupted: dict[str, 
     assert_same(weights(tmp_path / "run"), uninterrupted)
 
 
+@pytest.mark.slow  # test_freezing.py resumes LoRA, data/core/test_partition.py balanced sampling
 def test_lora_with_balanced_sampling_resumes_after_sigkill(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     draw = np.random.default_rng(0)

@@ -149,10 +149,11 @@ def measure(plan: Plan, progress: Progress = no_progress) -> dict[str, Any]:
 
 def _entry(plan: Plan, spec: ModelSpec, form: Form, size: tuple[int, int]) -> Entry:
     """Return the task of one worker."""
-    training = plan.kind == "training"
+    build: dict[str, Any] = {"do": "build", "model": spec.text, "form": form.text, "size": size}
+    build |= {"training": plan.kind == "training", "profiled": plan.kind == "profile"}
     hooked = spec.is_ours and form.network != "plain" and form.runtime == ""
     return Entry(
-        {"do": "build", "model": spec.text, "form": form.text, "size": size, "training": training},
+        build,
         plan.images,
         latency=plan.kind == "inference" and plan.latency_runs > 0,
         stages=plan.stages and hooked,

@@ -152,11 +152,25 @@ def _spread_per_megapixel(row: Row) -> str:
 
 
 def _profiles(rows: Sequence[Row]) -> list[str]:
-    return [f"{_name(row)}, {row['batch']} images:\n\n{_indented(row['profile'])}" for row in rows]
+    """Format two tables per row: the time by kind of operator, and the operators with the most time."""
+    time: dict[str, Cell] = {
+        "share of the time": lambda line: f"{100 * line['share']:.1f} %",
+        "ms": lambda line: _number(1e3 * line["seconds"]),
+    }
+    parts = []
+    for row in rows:
+        parts.append(f"{_name(row)}, {row['batch']} images:")
+        if row["profile"]["kinds"]:
+            parts.append(_table(row["profile"]["kinds"], {"kind of operator": lambda line: line["name"], **time}))
+        columns: dict[str, Cell] = {"operator": _operator, **time, "calls": lambda line: f"{line['calls']}"}
+        parts.append(_table(row["profile"]["operators"], columns))
+    return parts
 
 
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.strip().splitlines())
+def _operator(line: Row) -> str:
+    """Return the name of an operator, at most 100 characters of it."""
+    name: str = line["name"]
+    return name if len(name) <= 100 else f"{name[:97]}..."
 
 
 def _table(rows: Sequence[Row], columns: dict[str, Cell]) -> str:

@@ -31,7 +31,7 @@ class Entry:
         latency_runs: the same for passes with batch size 1.
         stage_runs: the time of each stage in seconds, one dictionary per pass.
         memory: peak memory of a pass in MiB.
-        profile: the operators of a pass as a table.
+        profile: the time per operator in a pass, see `profile_pass`.
         error: the reason if the process failed.
     """
 
@@ -44,7 +44,7 @@ class Entry:
     latency_runs: list[tuple[float, float]] = field(default_factory=list)
     stage_runs: list[dict[str, float]] = field(default_factory=list)
     memory: float | None = None
-    profile: str | None = None
+    profile: dict[str, Any] | None = None
     error: str | None = None
 
     @property

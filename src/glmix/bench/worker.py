@@ -19,7 +19,7 @@ import torch
 
 import glmix  # noqa: F401  (registers the models)
 
-from ..compat import compile_for_each_shape, compile_with_cuda_graphs
+from ..compat import compile_for_each_shape, compile_with_cuda_graphs, record_compiled_kernels
 from ..errors import InputError
 from ..memory import release_freed_memory, settle_memory
 from .forms import Form
@@ -27,6 +27,7 @@ from .macs import count_by_kind
 from .memory import added_memory
 from .passes import matmul_passes, prepare, prepare_training
 from .prepared import Pass, Prepared
+from .profile import profile_pass
 from .specs import ModelSpec
 from .stages import stage_seconds
 
@@ -59,9 +60,12 @@ class Session:
         device: str = "cpu",
         threads: int | None = None,
         training: bool = False,
+        profiled: bool = False,
     ) -> Json:
         """Build a model; return its number of parameters, its multiply-accumulates and the duration."""
         self._configure(device, threads)
+        if profiled:
+            record_compiled_kernels()
         start = time.perf_counter()
         spec, parsed_form, (height, width) = ModelSpec.parse(model), Form.parse(form, training=training), size
         if "cuda_graphs" in parsed_form.words:
@@ -140,17 +144,11 @@ class Session:
             self.passes[batch]()
         return stage_seconds(self.prepared.network, self.passes[batch], self.device)
 
-    def profile(self, batch: int, rows: int = 20) -> str:
-        """Return a table of the time per operator in one pass."""
-        from torch.profiler import ProfilerActivity, profile
-
+    def profile(self, batch: int) -> Json:
+        """Return the time per operator in one pass, see `profile_pass`."""
         if self.prepared.network is None:
             raise InputError("Only models in PyTorch can be profiled by operator.")
-        activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if self.device != "cpu" else [])
-        with profile(activities=activities) as profiler:
-            self.passes[batch]()
-        key = "self_cpu_time_total" if self.device == "cpu" else "self_device_time_total"
-        return profiler.key_averages().table(sort_by=key, row_limit=rows, max_name_column_width=48)
+        return profile_pass(self.passes[batch], self.device)
 
 
 def error_line(error: BaseException) -> str:

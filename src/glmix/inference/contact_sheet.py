@@ -5,21 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import write_atomically
-from ..pages import content_policy, escaped
+from ..pages import escaped, page_html
 from .thumbnails import Part, Thumbnails, draw_part, jpeg_uri
 
 __all__ = ["Picture", "write_contact_sheet"]
 
 STYLE = """
-:root { color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif; }
-body { margin: 1.5rem auto; max-width: 75rem; padding: 0 1rem; }
-section { border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent); padding: .75rem 0;
-  display: flex; flex-wrap: wrap; gap: .75rem; }
-h2 { flex-basis: 100%; font-size: 1rem; margin: 0; }
-figure { margin: 0; width: 8.5rem; }
-img, .absent { width: 100%; height: 8.5rem; object-fit: contain; border-radius: .25rem;
-  background: color-mix(in srgb, currentColor 8%, transparent); display: block; }
-figcaption { font-size: .75rem; overflow-wrap: anywhere; margin-top: .25rem; }
+body { max-inline-size: 75rem; }
+h1 { margin-block-end: 1rem; }
+section { border-block-start: 1px solid var(--line); padding-block: .75rem; display: flex; flex-wrap: wrap;
+  gap: .75rem; }
+h2 { flex-basis: 100%; font-size: 1rem; }
+figure { inline-size: 8.5rem; }
+img, .absent { inline-size: 100%; block-size: 8.5rem; object-fit: contain; border-radius: .25rem;
+  background: var(--raised); display: block; }
+figcaption { font-size: .75rem; overflow-wrap: anywhere; margin-block-start: .25rem; }
 b { display: block; }
 """
 
@@ -66,13 +66,8 @@ def write_contact_sheet(
             figures.append(f'<figure title="{text}">{shown}{caption}</figure>')
         head = f"<h2>{escaped(heading)}</h2>" if heading else ""
         parts.append(f"<section>{head}{''.join(figures)}</section>")
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f'<meta http-equiv="Content-Security-Policy" content="{content_policy(STYLE, "")}">'
-        f"<title>{escaped(title)}</title><style>{STYLE}</style><body><h1>{escaped(title)}</h1>"
-        f"{''.join(parts) or '<p>No results.</p>'}</body></html>"
-    )
-    write_atomically(file, page)
+    body = f"<h1>{escaped(title)}</h1>{''.join(parts) or '<p>No results.</p>'}"
+    write_atomically(file, page_html(title, body, style=STYLE))
 
 
 def _uri(picture: Picture, thumbnails: Thumbnails) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.core.workers import leave_signals_to_main_process
+from ..data.core.workers import init_worker
 from ..errors import InputError
 from ..memory import is_out_of_memory
 from .sources import Source
@@ -160,5 +160,5 @@ def load_batches(
         collate_fn=functools.partial(collate, any_size=any_size),
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=leave_signals_to_main_process if num_workers else None,
+        worker_init_fn=init_worker if num_workers else None,
     )

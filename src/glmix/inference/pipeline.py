@@ -3,15 +3,16 @@
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from ..errors import InputError
+from ..interrupts import delay_interrupt
 from ..memory import is_out_of_memory
 from .loading import BatchPositions, LoadedBatch, default_workers, load_batches, out_of_memory_reason
 from .outputs import Output, Row
@@ -123,19 +124,63 @@ def _compute_group(output: Output, places: Sequence[int], inputs: Any) -> Iterat
     yield from _compute_group(output, places[half:], inputs[half:])
 
 
-def _finish(save: Callable[[int, Row], None] | None, position: int, row: Row, columns: Collection[str]) -> None:
-    """Call `save`, and remove what is not stored from the row."""
-    if save is not None and row["error"] is None:
-        save(position, row)
-    for name in row.keys() - columns:
-        del row[name]
+class _ShardWriter:
+    """Writes shards with a pool of threads, which is shut down at the end of the context.
 
+    Args:
+        folder: the results.
+        save: see `run_to_folder`.
+    """
 
-def _write(folder: ResultFolder, shard: Shard, rows: Sequence[Row], saving: Sequence[Future[None]]) -> None:
-    """Write a shard after the files of its last batch, which earlier tasks of the same threads write."""
-    for task in saving:
-        task.result()
-    folder.write(shard, rows)
+    def __init__(self, folder: ResultFolder, save: Callable[[int, Row], None] | None) -> None:
+        self.folder, self.save = folder, save
+        self._threads = ThreadPoolExecutor(SAVING_THREADS if save else 1)
+        self._unfinished: dict[Shard, dict[int, list[Row]]] = {}  # rows of each shard by their first position
+        self._saving: list[Future[None]] = []
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown()
+
+    def add(self, positions: range, rows: list[Row]) -> None:
+        """Save the rows of a batch, and write their shard when it is complete."""
+        for future in self._saving:  # of the batch before, so that the memory is bounded
+            future.result()
+        tasks = list(zip(positions, rows, strict=True))
+        if self.save is not None:
+            self._saving = [self._threads.submit(self._finish, *task) for task in tasks]
+        else:
+            for task in tasks:
+                self._finish(*task)
+        shard = self.folder.shard_of(positions.start)
+        parts = self._unfinished.setdefault(shard, {})
+        parts[positions.start] = rows
+        if sum(map(len, parts.values())) == len(shard.positions):
+            del self._unfinished[shard]
+            self.wait()
+            of_shard = [row for start in sorted(parts) for row in parts[start]]
+            self._writing = self._threads.submit(self._write, shard, of_shard, self._saving)
+
+    def wait(self) -> None:
+        """Wait until all complete shards are written."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def _finish(self, position: int, row: Row) -> None:
+        """Call `save`, and remove what is not stored from the row."""
+        if self.save is not None and row["error"] is None:
+            self.save(position, row)
+        for name in row.keys() - self.folder.all_columns:
+            del row[name]
+
+    def _write(self, shard: Shard, rows: Sequence[Row], saving: Sequence[Future[None]]) -> None:
+        """Write a shard after the files of its last batch, which earlier tasks of the same threads write."""
+        for task in saving:
+            task.result()
+        self.folder.write(shard, rows)
 
 
 def share_of_process() -> tuple[int, int]:
@@ -188,38 +233,18 @@ def run_to_folder(
     batches = compute(
         output, source, [shard.positions for shard in pending], batch_size=batch_size, num_workers=num_workers
     )
-    unfinished: dict[Shard, dict[int, list[Row]]] = {}
-    writing: Future[None] | None = None
     with (
         closing(batches),
-        ThreadPoolExecutor(SAVING_THREADS if save else 1) as threads,
+        _ShardWriter(folder, save) as writer,
         tqdm(total=total, initial=total - to_do, unit="image", disable=None if progress else True) as bar,
     ):
-        saving: list[Future[None]] = []
         for positions, rows in batches:
-            for future in saving:  # of the batch before, so that the memory is bounded
-                future.result()
-            tasks = [(save, position, row, folder.all_columns) for position, row in zip(positions, rows, strict=True)]
-            if save is not None:
-                saving = [threads.submit(_finish, *task) for task in tasks]
-            else:
-                for task in tasks:
-                    _finish(*task)
-            failed += sum(row["error"] is not None for row in rows)
-            bar.update(len(rows))
-            bar.set_postfix(errors=failed, refresh=False)
-            shard = folder.shard_of(positions.start)
-            parts = unfinished.setdefault(shard, {})
-            parts[positions.start] = rows
-            if sum(map(len, parts.values())) < len(shard.positions):
-                continue
-            del unfinished[shard]
-            if writing is not None:
-                writing.result()
-            of_shard = [row for start in sorted(parts) for row in parts[start]]
-            writing = threads.submit(_write, folder, shard, of_shard, saving)
-        if writing is not None:
-            writing.result()
+            with delay_interrupt():  # the thread pool and the bar have locks
+                writer.add(positions, rows)
+                failed += sum(row["error"] is not None for row in rows)
+                bar.update(len(rows))
+                bar.set_postfix(errors=failed, refresh=False)
+        writer.wait()
     seconds = time.perf_counter() - started
     errors = sum(1 for _ in folder.errors(own))
     return Summary(total, errors, to_do, seconds, to_do / seconds if to_do else 0.0)

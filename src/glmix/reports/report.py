@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -12,7 +11,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..files import write_atomically
-from ..pages import content_policy, escaped
+from ..pages import escaped, page_html, read_sources
 from .document import to_html, to_markdown
 from .pictures import LabelMaps, picture_uri, save_pictures
 from .predictions import BoxPredictions, ClassPredictions, PixelPredictions, Predictions, load_predictions
@@ -127,12 +126,7 @@ def _plain(report: dict[str, Any]) -> dict[str, Any]:
 
 def _page(title: str, content: str) -> str:
     """Return the HTML page, which makes no request."""
-    style, script, template = (_source(name) for name in ("page.css", "page.js", "page.html"))
-    return Template(template).substitute(
-        title=escaped(title), policy=content_policy(style, script), style=style, script=script, content=content
+    style, script, body = read_sources(__package__, "page.css", "page.js", "body.html")
+    return page_html(
+        title, Template(body).substitute(title=escaped(title), content=content), style=style, script=script
     )
-
-
-def _source(name: str) -> str:
-    """Read a file of this package."""
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

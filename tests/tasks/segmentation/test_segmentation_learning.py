@@ -14,7 +14,7 @@ from glmix.tasks.segmentation.inference import label_map, segment
 from glmix.training.short_training import Recipe, train_on_scenes
 
 SCENES = SceneConfig(size=64, shapes=("disc", "cross"), textures=("checks",), objects=(1, 1))
-RECIPE = Recipe(epochs=6, lr=3e-3, warmup=0.1)
+RECIPE = Recipe(epochs=6, lr=4e-3, warmup=0.1)
 DECODERS: dict[str, dict[str, Any]] = {
     "fpn": {
         "decoder": "fpn",
@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def data() -> SceneMaskData:
-    found = SceneMaskData(SCENES, train_count=320, val_count=40, batch_size=8)
+    found = SceneMaskData(SCENES, train_count=160, val_count=24, batch_size=8)
     found.setup()
     return found
 

@@ -17,7 +17,7 @@ except ImportError as error:
     raise MissingExtraError(f"Loading training data needs {error.name}: pip install 'glmix[train]'") from error
 
 from .sampling import EpochSampler, ShardSampler, process_rank
-from .workers import leave_signals_to_main_process
+from .workers import init_worker
 
 __all__ = ["TrainLoader", "eval_loader", "stream_loader", "train_loader"]
 
@@ -86,7 +86,7 @@ def train_loader(
             sampler=sampler,
             drop_last=True,
             num_workers=num_workers,
-            worker_init_fn=leave_signals_to_main_process,
+            worker_init_fn=init_worker,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             # without it, the loader would draw from the global generator, which belongs to the task, in every epoch
@@ -109,7 +109,7 @@ def eval_loader(
         batch_size=batch_size,
         sampler=ShardSampler(length, rank, world),
         num_workers=num_workers,
-        worker_init_fn=leave_signals_to_main_process,
+        worker_init_fn=init_worker,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
@@ -122,7 +122,7 @@ def stream_loader(dataset: IterableDataset[Any], batch_size: int, *, num_workers
         dataset,
         batch_size=batch_size,
         num_workers=num_workers,
-        worker_init_fn=leave_signals_to_main_process,
+        worker_init_fn=init_worker,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
     )

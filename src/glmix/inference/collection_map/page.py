@@ -1,12 +1,10 @@
 """HTML page of a map: points, labels, neighbours and thumbnails in one file, with a strict content security policy."""
 
-import html
 import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -17,7 +15,7 @@ from PIL import Image
 
 from ...errors import InputError
 from ...files import write_atomically
-from ...pages import bundled, content_policy
+from ...pages import bundled, embedded, escaped, page_html, read_sources
 from ..search import nearest
 from ..thumbnails import Thumbnails, jpeg_uri
 from .projection import Method, project
@@ -183,18 +181,7 @@ def _sheet(images: Sequence[Image.Image | None], side: int) -> tuple[str, list[t
 
 
 def _render(data: dict[str, Any], title: str) -> str:
-    style, script = _source("page.css"), bundled([_source(name) for name in SCRIPTS])
     title = title.encode("utf-8", "replace").decode("utf-8")  # file names may contain surrogates
-    return Template(_source("page.html")).substitute(
-        title=html.escape(title),
-        policy=content_policy(style, script),
-        style=style,
-        script=script,
-        # "</script" would end the element even inside a string
-        data=json.dumps({**data, "title": title}, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
-    )
-
-
-def _source(name: str) -> str:
-    """Read a file of this package."""
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    style, body, *scripts = read_sources(__package__, "page.css", "body.html", *SCRIPTS)
+    body = Template(body).substitute(title=escaped(title), data=embedded({**data, "title": title}))
+    return page_html(title, body, style=style, script=bundled(scripts))

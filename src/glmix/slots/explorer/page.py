@@ -3,10 +3,7 @@
 The public functions are `explore` and `write_page`.
 """
 
-import html
-import json
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -15,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from ...files import write_atomically
-from ...pages import bundled, content_policy
+from ...pages import bundled, embedded, escaped, page_html, read_sources
 from .data import Labels, gather
 
 __all__ = ["SCRIPTS", "STYLES", "explore", "render", "write_page"]
@@ -66,24 +63,16 @@ def write_page(path: str | Path, image: Image.Image, models: Sequence[tuple[str,
 
 def render(data: dict[str, Any], title: str) -> str:
     """Return the page for the data that `gather` returns."""
-    style, script = "\n".join(_source(name) for name in STYLES), bundle()
     title = title.encode("utf-8", "replace").decode("utf-8")  # file names may contain surrogates
-    contents = {"title": title, **data}
-    return Template(_source("page.html")).substitute(
-        title=html.escape(title),
-        policy=content_policy(style, script),
-        style=style,
-        script=script,
-        # "</script" would end the element even inside a string
-        data=json.dumps(contents, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+    (body,) = read_sources(__package__, "body.html")
+    return page_html(
+        f"{title} · slots",
+        Template(body).substitute(title=escaped(title), data=embedded({"title": title, **data})),
+        style="\n".join(read_sources(__package__, *STYLES)),
+        script=bundle(),
     )
 
 
 def bundle() -> str:
     """Concatenate the scripts, without import and export statements."""
-    return bundled(map(_source, SCRIPTS))
-
-
-def _source(name: str) -> str:
-    """Read a file of this package."""
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return bundled(read_sources(__package__, *SCRIPTS))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import InputError
+from ...interrupts import delay_interrupt
 from ...layers.capture import is_exporting
 
 __all__ = [
@@ -210,11 +211,13 @@ def sliding_window_rows(
         return torch.cat([read(top, left, high, wide) for top, left in chunk])
 
     with ThreadPoolExecutor(1) as thread:  # reads the next windows while these are computed
-        loading = thread.submit(load, chunks[0])
+        with delay_interrupt():
+            loading = thread.submit(load, chunks[0])
         for number, chunk in enumerate(chunks):
             windows = loading.result()
             if number + 1 < len(chunks):
-                loading = thread.submit(load, chunks[number + 1])
+                with delay_interrupt():
+                    loading = thread.submit(load, chunks[number + 1])
             for (top, left), scores in zip(chunk, network(windows).split(len(windows) // len(chunk)), strict=True):
                 row, column = tops.index(top), lefts.index(left)
                 (y, below), (x, right) = rows[row], columns[column]
