@@ -44,7 +44,7 @@ class CompactSoftBridge(SoftBridge):
 
 
 class _Kernels(NamedTuple):
-    """Compiled functions."""
+    """The functions of this module, compiled or not."""
 
     forward: Callable[..., tuple[Tensor, Tensor]]
     backward: Callable[..., Tensor]
@@ -83,7 +83,7 @@ class _SoftPair(torch.autograd.Function):
             grads = (grad_clustering, grad_assignment)
             found = iter(torch.autograd.grad(outputs, inputs, grads, create_graph=True))
             return *(next(found) if need else None for need in needed), None
-        backward, project = (_backward, _project) if ctx.kernels is None else ctx.kernels[1:]
+        kernels: _Kernels = ctx.kernels or _Kernels(_forward, _backward, _project)
         seed_norm, pixel_norm = _norm(seeds), _norm(pixels)
         matrices = [
             grad_clustering.contiguous(),
@@ -91,11 +91,11 @@ class _SoftPair(torch.autograd.Function):
             clustering.detach(),
             assignment.detach(),
         ]
-        products = backward(*matrices, pixel_norm).to(pixels.dtype)  # gradient of directions @ pixels^T
+        products = kernels.backward(*matrices, pixel_norm).to(pixels.dtype)  # gradient of directions @ pixels^T
         grad_seeds = grad_pixels = grad_scale = None
         if needed[1]:
             grad_pixels = products.transpose(1, 2) @ _directions(seeds, scale, seed_norm)
-            grad_pixels = project(grad_pixels, pixels.detach(), pixel_norm)
+            grad_pixels = kernels.project(grad_pixels, pixels.detach(), pixel_norm)
         if needed[0] or needed[2]:
             grad_directions = products @ pixels  # (B, S, C)
             if needed[2]:
@@ -144,10 +144,11 @@ def _backward(
     grad_clustering: Tensor, grad_assignment: Tensor, clustering: Tensor, assignment: Tensor, pixel_norm: Tensor
 ) -> Tensor:
     """Return the gradient of the products (B, S, N) for the gradients of the two softmaxes."""
-    dtype, grad_logits = pixel_norm.dtype, []
-    for grad, weights, dim in ((grad_clustering, clustering, 2), (grad_assignment, assignment, 1)):
-        grad_logits.append(torch.ops.aten._softmax_backward_data(grad.to(dtype), weights.to(dtype), dim, dtype))
-    return (sum(grad_logits) / pixel_norm.unsqueeze(1)).to(clustering.dtype)
+    grad_logits: Tensor | int = 0
+    for matrix, softmax, dim in ((grad_clustering, clustering, 2), (grad_assignment, assignment, 1)):
+        grad, weights = matrix.to(pixel_norm.dtype), softmax.to(pixel_norm.dtype)
+        grad_logits = grad_logits + weights * (grad - (weights * grad).sum(dim, True))
+    return (grad_logits / pixel_norm.unsqueeze(1)).to(clustering.dtype)
 
 
 def _project(grad: Tensor, vectors: Tensor, norm: Tensor) -> Tensor:
