@@ -12,6 +12,7 @@ sys.path.append(str(ROOT / "docs" / "site"))
 import nbformat  # noqa: E402
 import notebooks  # noqa: E402
 
+MAX_CPU_SECONDS = 2 * 120
 SCRIPTS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
 
 
@@ -38,5 +39,7 @@ def test_every_tutorial_is_listed() -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_tutorial_runs(script: Path, tmp_path: Path) -> None:
     notebook = notebooks.read_script(script)
-    notebooks.execute(notebook, tmp_path)
+    used = notebooks.execute(notebook, tmp_path)
     assert any(cell.get("outputs") for cell in notebook.cells)
+    # CPU time, because the tests share the cores
+    assert 1 < used < MAX_CPU_SECONDS, "a tutorial must take less than two minutes on two cores"

@@ -35,6 +35,10 @@ EXPLORER = "explorer.html"
 ORIGINS = {page: file for file, page in COPIED.items()}
 FENCE = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
 TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
+TABLE_ROW = re.compile(r"^\|.*\|$", re.MULTILINE)
+# the space between a number and its unit or another number, in a table; code is left as it is
+UNIT = re.compile(r"(`[^`]*`)|(?<=\d) (?=%|[A-Za-z]{1,3}\b)|(?<=\d x) (?=\d)")
+NO_BREAK = "\N{NO-BREAK SPACE}"
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -71,13 +75,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Make the links of a page lead to pages of the site or to the repository."""
+    """Make the links of a page lead to pages of the site or to the repository, and keep numbers and units together."""
     uri = page.file.src_uri
     parts = FENCE.split(markdown)
-    return "".join(
-        part if index % 2 else LINK.sub(lambda match: site_link(match, uri, config.repo_url or ""), part)
-        for index, part in enumerate(parts)
-    )
+    for index in range(0, len(parts), 2):
+        linked = LINK.sub(lambda match: site_link(match, uri, config.repo_url or ""), parts[index])
+        parts[index] = TABLE_ROW.sub(lambda row: UNIT.sub(lambda unit: unit[1] or NO_BREAK, row[0]), linked)
+    return "".join(parts)
 
 
 def site_link(match: re.Match[str], uri: str, repository: str) -> str:
@@ -100,6 +104,8 @@ def site_link(match: re.Match[str], uri: str, repository: str) -> str:
         found = file.removeprefix("docs/")
         if found.startswith("tutorials/") and found.endswith(".ipynb") and label != notebooks.DOWNLOAD:
             found = found.removesuffix(".ipynb") + ".md"
+    elif re.fullmatch(r"examples/\w+\.py", file):
+        found, anchor = "examples.md", heading_anchor(posixpath.basename(file), "-")
     elif repository and not picture:
         return f"[{label}]({repository}/blob/HEAD/{file}{'#' if anchor else ''}{anchor})"
     else:

@@ -45,7 +45,7 @@ def read_script(path: Path) -> NotebookNode:
     return notebook
 
 
-def execute(notebook: NotebookNode, folder: Path, timeout: float = 600) -> None:
+def execute(notebook: NotebookNode, folder: Path, timeout: float = 600) -> float:
     """Run a notebook in a folder and store its outputs.
 
     What programs write to stderr is left out. Unlike in Jupyter, a shell command that fails is an error.
@@ -54,6 +54,9 @@ def execute(notebook: NotebookNode, folder: Path, timeout: float = 600) -> None:
         notebook: is modified.
         folder: the working folder.
         timeout: seconds per cell.
+
+    Returns:
+        The CPU time of the notebook and of its commands, in seconds.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell raised an exception.
@@ -65,6 +68,7 @@ def execute(notebook: NotebookNode, folder: Path, timeout: float = 600) -> None:
     for cell in code:
         if SHELL.search(cell.source):
             cell.source = RUN + SHELL.sub(lambda match: f"_run({match[1]!r})", cell.source)
+    before = os.times()
     try:
         options: dict[str, Any] = {
             "resources": {"metadata": {"path": str(folder)}},
@@ -84,6 +88,8 @@ def execute(notebook: NotebookNode, folder: Path, timeout: float = 600) -> None:
             formats = [name for name in ("image/png", "image/jpeg") if name in output.get("data", {})]
             for name in sorted(formats, key=lambda name: len(output.data[name]))[1:]:
                 del output.data[name]
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def to_markdown(path: Path) -> tuple[str, dict[str, bytes]]:
@@ -109,9 +115,9 @@ def main(names: list[str]) -> None:
     for path in [TUTORIALS / f"{name}.py" for name in names] or sorted(TUTORIALS.glob("*.py")):
         notebook = read_script(path)
         with tempfile.TemporaryDirectory() as folder:
-            execute(notebook, Path(folder))
+            seconds = execute(notebook, Path(folder))
         nbformat.write(notebook, path.with_suffix(".ipynb"))
-        print(path.with_suffix(".ipynb"))
+        print(f"{path.with_suffix('.ipynb')}: {seconds:.0f} s of CPU time")
 
 
 if __name__ == "__main__":
