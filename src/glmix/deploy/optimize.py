@@ -10,7 +10,6 @@ from ..compat import cpu_supports_bfloat16, freeze_weights, has_triton, wrap_com
 from ..errors import InputError
 from ..layers import (
     Block,
-    CompactSoftBridge,
     ConvMlp,
     ShortAttention,
     SoftBridge,
@@ -94,7 +93,11 @@ def _replace_layers(model: nn.Module, dtype: torch.dtype, device: torch.device) 
     on_cpu = device.type == "cpu"
     short_attention = on_cpu and dtype == torch.bfloat16
     for part in model.modules():
-        if type(part) in (SoftBridge, CompactSoftBridge) and part.scale.abs().item() <= BoundedBridge.LARGEST:
+        if (
+            isinstance(part, SoftBridge)
+            and not isinstance(part, BoundedBridge)
+            and part.scale.abs().item() <= BoundedBridge.LARGEST
+        ):
             part.__class__ = BoundedBridge
         elif type(part) is ConvMlp and on_cpu:
             part.__class__ = BandedMlp
