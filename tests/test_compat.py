@@ -24,6 +24,7 @@ ALLOWED = {
     "glmix/data/core/loaders.py": {"_get_iterator"},  # overridden
     "glmix/data/core/workers.py": {"_exit"},  # os._exit is documented
     "glmix/layers/depthwise.py": {"_conv_forward"},
+    "glmix/layers/pointwise.py": {"_conv_forward"},
     "glmix/layers/residual.py": {"_conv_forward"},  # super().forward does not work in TorchScript
     "glmix/models/hub.py": {"_model_args"},  # an attribute of GLNet
     "glmix/models/variants.py": {"_model_args"},

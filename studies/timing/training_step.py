@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 import glmix
 from glmix.bench.machine import describe_machine, versions
-from glmix.layers import DepthwiseConv2d, ShortAttention
+from glmix.layers import CompactSoftBridge, DepthwiseConv2d, PointwiseConv2d, ShortAttention
+from glmix.memory import keep_freed_memory
 from studies.timing.freezing import kept_for_backward
 
 MODELS = ("glnet_stl", "swin_tiny_patch4_window7_224", "convnext_tiny", "glnet_4g")
@@ -28,8 +29,10 @@ WAYS: dict[str, tuple[set[type], bool]] = {
     "as timm has it": (set(), False),
     "depthwise": ({DepthwiseConv2d}, False),
     "attention": ({ShortAttention}, False),
+    "soft clustering": ({CompactSoftBridge}, False),
+    "1x1 convolutions": ({PointwiseConv2d}, False),
     "fused AdamW": (set(), True),
-    "all": ({DepthwiseConv2d, ShortAttention}, True),
+    "all": ({DepthwiseConv2d, ShortAttention, CompactSoftBridge, PointwiseConv2d}, True),
 }
 
 
@@ -89,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=8, help="images per step")
     parser.add_argument("--rounds", type=int, default=3, help="timed steps of each row, in turn, after one more")
     args = parser.parse_args(argv)
+    keep_freed_memory()  # as `glmix fit` does
     images = torch.randn(args.batch, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))
     trainings = {
         (name, way): prepare(name, way, images, getattr(torch, args.precision))

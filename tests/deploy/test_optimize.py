@@ -87,6 +87,13 @@ def test_a_scale_without_a_safe_bound_keeps_two_softmaxes():
     assert kinds == [SoftBridge] + [BoundedBridge] * (len(kinds) - 1)
 
 
+def test_a_model_with_the_layers_of_training_gets_those_of_inference():
+    model = glmix.optimize_for_training(trained("test_glnet"))
+    fast = optimize_for_inference(model, dtype=torch.float32, compile=False)
+    assert error(fast(X), model(X)) <= 1e-5
+    assert {type(part) for part in fast.modules() if isinstance(part, SoftBridge)} == {BoundedBridge}
+
+
 def test_short_attention_is_used_only_for_bfloat16_on_a_cpu():
     model = trained("test_glnet")
     for dtype, wanted in ((torch.bfloat16, ShortAttention), (torch.float32, Attention)):

@@ -15,7 +15,15 @@ from torch.utils.checkpoint import checkpoint
 
 import glmix
 from glmix.errors import InputError
-from glmix.layers import DepthwiseConv2d, ShortAttention, depthwise, self_attention
+from glmix.layers import (
+    DepthwiseConv2d,
+    PointwiseConv2d,
+    ShortAttention,
+    depthwise,
+    has_cpp_compiler,
+    pointwise,
+    self_attention,
+)
 from glmix.layers.padding import attention_bias
 
 
@@ -182,6 +190,8 @@ def test_layers_that_do_not_qualify_are_left_alone() -> None:
         nn.Conv2d(8, 8, 5, padding=2, groups=8, stride=2),
         nn.Conv2d(8, 8, 5, padding=4, groups=8, dilation=2),
         nn.Conv2d(8, 8, 5, groups=8),
+        nn.Conv2d(8, 8, 1),
+        nn.Conv2d(1024, 1024, 1, stride=2),
         Attention(64, 2, qk_norm=True, norm_layer=nn.LayerNorm),
         Attention(64, 2, attn_drop=0.1),
     )
@@ -203,7 +213,7 @@ def test_small_maps_and_other_memory_formats_use_the_plain_gradient(
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() != "AVX512" or not depthwise.has_cpp_compiler(),
+    torch.backends.cpu.get_cpu_capability() != "AVX512" or not has_cpp_compiler(),
     reason="needs AVX-512 and a C++ compiler",
 )
 def test_the_compiled_gradient_agrees_and_missing_compilers_give_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,3 +242,27 @@ def test_short_attention_agrees_with_attention(tokens: int, masked: bool) -> Non
     attention.__class__ = ShortAttention
     torch.testing.assert_close(attention(x, mask), wanted, rtol=5e-2, atol=5e-3)
     assert torch.equal(attention(x, is_causal=True), Attention.forward(attention, x, is_causal=True))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_large_pointwise_convolutions_are_matrix_products_in_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, bias: bool
+) -> None:
+    monkeypatch.setattr(pointwise, "LARGE", 1)
+    torch.manual_seed(0)
+    plain = nn.Conv2d(6, 4, 1, bias=bias)
+    fast = glmix.optimize_for_training(copy.deepcopy(plain))
+    assert type(fast) is PointwiseConv2d
+    x = images(2, 6, 5, 7)
+    assert all(map(torch.equal, gradients(fast, x), gradients(plain, x)))  # float32 is left alone
+    exact = gradients(plain, x.bfloat16().float())
+    for found, wanted in zip(gradients(fast, x, autocast=True), exact, strict=True):
+        torch.testing.assert_close(found.float(), wanted, rtol=2e-2, atol=5e-2)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = fast(x)
+    assert result.dtype == torch.bfloat16
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    names = [str(node) for node, _ in result.grad_fn.next_functions] + [str(result.grad_fn)]
+    assert not any("Convolution" in name for name in names)
+    for captured in (torch.jit.script(fast), torch.jit.trace(fast, (x,))):
+        torch.testing.assert_close(captured(x), plain(x))

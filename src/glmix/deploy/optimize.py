@@ -8,7 +8,15 @@ from torch import Tensor, nn
 
 from ..compat import cpu_supports_bfloat16, freeze_weights, has_triton, wrap_compiled_call
 from ..errors import InputError
-from ..layers import Block, ConvMlp, ShortAttention, SoftBridge, Stem, has_cpp_compiler, is_plain_attention
+from ..layers import (
+    Block,
+    ConvMlp,
+    ShortAttention,
+    SoftBridge,
+    Stem,
+    has_cpp_compiler,
+    is_plain_attention,
+)
 from ..memory import keep_freed_memory
 from .fuse import fuse
 from .parts import BandedMlp, BoundedBridge
@@ -85,7 +93,11 @@ def _replace_layers(model: nn.Module, dtype: torch.dtype, device: torch.device) 
     on_cpu = device.type == "cpu"
     short_attention = on_cpu and dtype == torch.bfloat16
     for part in model.modules():
-        if type(part) is SoftBridge and part.scale.abs().item() <= BoundedBridge.LARGEST:
+        if (
+            isinstance(part, SoftBridge)
+            and not isinstance(part, BoundedBridge)
+            and part.scale.abs().item() <= BoundedBridge.LARGEST
+        ):
             part.__class__ = BoundedBridge
         elif type(part) is ConvMlp and on_cpu:
             part.__class__ = BandedMlp

@@ -3,11 +3,14 @@
 from .attention import ShortAttention, is_plain_attention
 from .block import Block
 from .bridge import Bridge, Clustering, KMeansBridge, Seeds, SoftBridge, StaticBridge, make_bridge, slot_grid_of
-from .depthwise import DepthwiseConv2d, has_cpp_compiler
+from .compact import CompactSoftBridge
+from .depthwise import DepthwiseConv2d
+from .kernels import has_cpp_compiler
 from .mixer import GLMix, GridAttention, LocalBranch, self_attention
 from .mlp import ConvMlp
 from .optimize import optimize_for_training
 from .padding import convolve, hide
+from .pointwise import PointwiseConv2d
 from .residual import ResidualConv2d, without_identity
 from .small_maps import apply_layer, apply_layers
 from .stem import Stem, StemStyle, TransitionOrder, transition
@@ -16,12 +19,14 @@ __all__ = [
     "Block",
     "Bridge",
     "Clustering",
+    "CompactSoftBridge",
     "ConvMlp",
     "DepthwiseConv2d",
     "GLMix",
     "GridAttention",
     "KMeansBridge",
     "LocalBranch",
+    "PointwiseConv2d",
     "ResidualConv2d",
     "Seeds",
     "ShortAttention",

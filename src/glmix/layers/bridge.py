@@ -126,14 +126,16 @@ class SoftBridge(Bridge):
             )
         super().set_grid(grid, follow_aspect)
 
+    def seeds_of(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the seeds (B, S, C) of the slots: the learned ones, or those that are pooled from x."""
+        if self.seeds is not None:
+            return self.seeds.expand(x.shape[0], -1, -1)
+        rows, cols = self.grid_for(x, mask)
+        return pool_to_grid(x, rows, cols, mask)
+
     def logits(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the scaled cosine similarities of seeds and pixels, (B, S, N)."""
-        if self.seeds is not None:
-            seeds = self.seeds.expand(y.shape[0], -1, -1)
-        else:
-            rows, cols = self.grid_for(x, mask)
-            seeds = pool_to_grid(x, rows, cols, mask)
-        return cosine_logits(seeds, pixels_of(y), self.scale)
+        return cosine_logits(self.seeds_of(x, mask), pixels_of(y), self.scale)
 
     def forward(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return soft_pair(self.logits(y, x, mask), y.dtype, mask)

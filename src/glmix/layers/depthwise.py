@@ -9,9 +9,6 @@ torch.compile compiles the reduction over w for one row of the kernel at a time.
 """
 
 import functools
-import logging
-import shutil
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..compat import compiler_errors
 from .capture import is_capturing
+from .kernels import compile_kernel
 
-__all__ = ["DepthwiseConv2d", "has_cpp_compiler", "is_large_depthwise"]
+__all__ = ["DepthwiseConv2d", "is_large_depthwise"]
 
 KERNELS = (5, 7)
 DTYPES = (torch.float32, torch.bfloat16)
@@ -70,11 +67,6 @@ def is_large_depthwise(module: nn.Module) -> bool:
     )
 
 
-def has_cpp_compiler() -> bool:
-    """Return whether a C++ compiler for torch.compile is installed."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl"))
-
-
 class _Depthwise(torch.autograd.Function):
     """A depthwise convolution with stride 1 and the padding (kernel - 1) / 2.
 
@@ -119,31 +111,12 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _weight_gradient(kernel: int, dtype: torch.dtype) -> WeightGradient | None:
     """Return the compiled gradient for a kernel size and dtype; None if it is not faster or cannot be compiled here.
 
-    It is compiled once, for all sizes, with an example of fixed size: the result must not depend on the first input.
+    It is compiled once, for all sizes.
     """
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not has_cpp_compiler():
-        return None
-    _import_compiler()
-    reduce_row = torch.compile(_reduce_row, dynamic=True)
-    gradient = functools.partial(_reduce, kernel, reduce_row)
-    example = torch.zeros(2, 48, 12, 20, dtype=dtype).to(memory_format=torch.channels_last)
-    try:
-        gradient(example, example)
-    except compiler_errors() as error:
-        reason = str(error).strip().splitlines()[0]
-        warnings.warn(f"Training uses PyTorch's slower gradient: no kernel could be compiled ({reason}).", stacklevel=2)
-        return None
-    return gradient
-
-
-def _import_compiler() -> None:
-    """Import torch's support for C++ compilers without its message about a missing GPU."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    disabled, logger.disabled = logger.disabled, True
-    try:
-        import torch.utils.cpp_extension  # noqa: F401
-    finally:
-        logger.disabled = disabled
+    example = torch.zeros(2, 12, 20, 48, dtype=dtype)
+    padded = F.pad(example, (0, 0, *[kernel // 2] * 4))[:, :12]  # rows of a larger map, as in _reduce
+    reduce_row = compile_kernel(_reduce_row, padded, example, kernel)
+    return None if reduce_row is None else functools.partial(_reduce, kernel, reduce_row)
 
 
 def _reduce(kernel: int, reduce_row: Callable[..., Tensor], x: Tensor, grad_output: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,10 @@ from torch import nn
 
 from ..errors import InputError
 from .attention import ShortAttention, is_plain_attention
+from .bridge import SoftBridge
+from .compact import CompactSoftBridge
 from .depthwise import DepthwiseConv2d, is_large_depthwise
+from .pointwise import PointwiseConv2d, is_large_pointwise
 
 __all__ = ["optimize_for_training"]
 
@@ -17,10 +20,11 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 def optimize_for_training(model: ModuleT) -> ModuleT:
     """Replace layers of a model by faster implementations for training on a CPU, and return the same model.
 
-    Depthwise convolutions with kernels of 5 x 5 and 7 x 7 get a faster backward pass (`DepthwiseConv2d`), and timm's
-    attention uses matrix products for few tokens in bfloat16 (`ShortAttention`). Each layer uses its faster
-    implementation only where it was measured to be faster, and computes the same function up to rounding. Parameters,
-    state dict and hooks do not change; on a GPU and in captured graphs the layers work as before.
+    Depthwise convolutions with kernels of 5 x 5 and 7 x 7 get a faster backward pass (`DepthwiseConv2d`). In bfloat16,
+    timm's attention uses matrix products for few tokens (`ShortAttention`), and so do 1x1 convolutions with many
+    weights (`PointwiseConv2d`). The soft clustering of GLNet keeps less memory (`CompactSoftBridge`). Each layer uses
+    its faster implementation only where it was measured to be faster, and computes the same function up to rounding.
+    Parameters, state dict and hooks do not change; on a GPU and in captured graphs the layers work as before.
 
     Args:
         model: any network with layers of torch and timm, in training or evaluation mode.
@@ -38,4 +42,8 @@ def optimize_for_training(model: ModuleT) -> ModuleT:
             part.__class__ = DepthwiseConv2d
         elif is_plain_attention(part):
             part.__class__ = ShortAttention
+        elif is_large_pointwise(part):
+            part.__class__ = PointwiseConv2d
+        elif type(part) is SoftBridge:
+            part.__class__ = CompactSoftBridge
     return model
