@@ -108,6 +108,8 @@ def count_by_kind(
         return count
 
     formulas = {operator: counted(formula) for operator, formula in _FORMULAS.items()}
+    # torch 2.9 looks an operator up by its overload, and by its name only after it has been decomposed
+    formulas |= {operator.default: formula for operator, formula in formulas.items()}
     # outside of inference mode, the counter gets only the kernels that implement attention
     with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         model(torch.zeros(1, *input_size, device=device, dtype=dtype))
