@@ -6,7 +6,7 @@ wrapper here. Importing this module imports torch and timm; everything else is i
 Versions that the wrappers were tried with, and the oldest that the package supports:
 
     torch 2.15 (2.9), timm 1.0.31 (1.0.22), lightning 2.6.6 (2.6), torchdata 0.11 (0.11),
-    jsonargparse 4.53 (4.41), segmentation_models_pytorch 0.6 (0.6), Python 3.11 (3.11)
+    jsonargparse 4.53 (4.51), segmentation_models_pytorch 0.6 (0.6), Python 3.11 (3.11)
 
 Four private methods of base classes are overridden. An override cannot be wrapped, so they are in their subclasses:
 

@@ -176,7 +176,7 @@ def _segment_size(page: Any) -> tuple[int, int]:
 def _read_segment(tiff: Any, page: Any, number: int) -> NDArray[Any] | None:
     """Return a decoded tile or strip (h, w, C); None for one that is not stored."""
     where = [page.dataoffsets[number]], [page.databytecounts[number]]
-    ((content, _),) = tiff.filehandle.read_segments(*where, indices=[number])
+    ((content, _),) = tiff.filehandle.read_segments(*where)
     segment, _, _ = page.decode(content, number, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
     return None if segment is None else segment[0]
 
