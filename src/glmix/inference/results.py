@@ -214,7 +214,7 @@ class ResultFolder:
 def _arrow_type(arrow: Any, kind: str) -> Any:
     """Return the type of Arrow for a name such as `int32`, `list<string>`, `float16[768]` or `list<float16[256]>`.
 
-    Vectors are lists of any size, because pyarrow before 26 cannot read a file in which a list of fixed size is missing.
+    Vectors are lists of any size, because pyarrow before 26 cannot read missing lists of fixed size.
     """
     if kind.startswith("list<"):
         return arrow.list_(_arrow_type(arrow, kind[5:-1]))
