@@ -88,7 +88,7 @@ def test_the_documented_conversion_of_a_run_keeps_all_metadata(best, tmp_path):
     config = timm.data.resolve_model_data_config(again)
     before = timm.data.resolve_model_data_config(model)
     assert {k: np.array(v).tolist() for k, v in config.items()} == {k: np.array(v).tolist() for k, v in before.items()}
-    assert config["input_size"] == (3, 32, 32)
+    assert tuple(config["input_size"]) == (3, 32, 32)
     assert config["crop_pct"] == 1.0
     transformers = pytest.importorskip("transformers")
     wrapped = transformers.TimmWrapperForImageClassification.from_pretrained(tmp_path / "saved")
