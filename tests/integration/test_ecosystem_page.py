@@ -81,7 +81,7 @@ def assert_each_image_is_seen_as_if_alone(detector) -> None:
 @pytest.mark.parametrize("code", PYTHON, ids=what_it_is_about)
 def test_blocks_run_with_the_authors_weights_and_train_all_of_the_backbone(code, folder, trained, monkeypatch):
     for name in imported(code):
-        pytest.importorskip(name)
+        pytest.importorskip(name, minversion="5" if name == "transformers" else None)
     monkeypatch.chdir(folder)
     names: dict[str, object] = {}
     exec(compile(code, "docs/ecosystem.md", "exec"), names)
@@ -185,7 +185,7 @@ def targets_of(name: str) -> dict[str, object]:
 
 @pytest.mark.parametrize(("name", "indices", "works"), rows_below("transformers"))
 def test_transformers_work_as_the_table_says(name, indices, works):
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", minversion="5")
     images = torch.randn(2, 3, 64, 96)
     if works.startswith("no"):
         model = small_transformer(name, [0, 1, 2, 3])

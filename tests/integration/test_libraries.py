@@ -98,7 +98,7 @@ def test_transformers_reads_and_writes_a_converted_folder(tmp_path):
 
 
 def test_transformers_uses_it_as_a_backbone():
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", minversion="5")
     config = transformers.TimmBackboneConfig(backbone="test_glnet", out_indices=[0, 1, 2, 3])
     backbone = transformers.AutoBackbone.from_config(config).eval()
     maps = backbone(X).feature_maps
@@ -106,7 +106,7 @@ def test_transformers_uses_it_as_a_backbone():
 
 
 def test_transformers_segments_with_it_and_saves_exactly(tmp_path):
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", minversion="5")
     config = transformers.UperNetConfig(
         backbone_config=transformers.TimmBackboneConfig(backbone="test_glnet", out_indices=[0, 1, 2, 3]),
         hidden_size=32,
