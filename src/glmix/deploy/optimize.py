@@ -8,15 +8,7 @@ from torch import Tensor, nn
 
 from ..compat import cpu_supports_bfloat16, freeze_weights, has_triton, wrap_compiled_call
 from ..errors import InputError
-from ..layers import (
-    Block,
-    ConvMlp,
-    ShortAttention,
-    SoftBridge,
-    Stem,
-    has_cpp_compiler,
-    is_plain_attention,
-)
+from ..layers import Block, ConvMlp, ShortAttention, SoftBridge, Stem, has_cpp_compiler, is_plain_attention
 from ..memory import keep_freed_memory
 from .fuse import fuse
 from .parts import BandedMlp, BoundedBridge
