@@ -159,14 +159,9 @@ def test_dense_checkpoints_are_converted(kind, here, tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("kind", "file"),
-    [
-        ("detect", "features.pt2"),
-        # deploy/test_export_tasks.py exports a segmentation network to ONNX
-        pytest.param("segment", "features.onnx", marks=pytest.mark.slow),
-    ],
-)
+# deploy/test_export.py exports a pyramid, and deploy/test_export_tasks.py networks of such checkpoints
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "file"), [("detect", "features.pt2"), ("segment", "features.onnx")])
 def test_dense_checkpoints_export_features(kind, file, here, tmp_path):
     pytest.importorskip("onnxruntime")
     torch.save(checkpoint_of(dense(kind)), tmp_path / "dense.ckpt")
