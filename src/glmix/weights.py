@@ -45,9 +45,9 @@ loaded = glmix.load("{folder}")
 network, class_names = loaded.network, loaded.info["class_names"]
 ```
 
-To run it on images, use `glmix {command} photo.jpg --checkpoint {folder} -o results`. config.json describes the network,
-its classes and its preprocessing. Other libraries cannot load this folder, because backbone and decoder are modules of
-glmix.
+To run it on images, use `glmix {command} photo.jpg --checkpoint {folder} -o results`. config.json describes the
+network, its classes and its preprocessing. Other libraries cannot load this folder, because backbone and decoder are
+modules of glmix.
 """
 _COMMANDS = {"Segmentation": "segment", "Detection": "detect"}
 

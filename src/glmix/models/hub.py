@@ -85,8 +85,8 @@ def model_card(model: GLNet, folder: str) -> str:
     accuracy = ""
     if name in PUBLISHED_TOP1 and model.num_classes == 1000:
         accuracy = (
-            f"\nThe authors publish an ImageNet-1k top-1 accuracy of {PUBLISHED_TOP1[name]} % for their weights of this "
-            "model. The conversion does not change the weights.\n"
+            f"\nThe authors publish an ImageNet-1k top-1 accuracy of {PUBLISHED_TOP1[name]} % for their weights of "
+            "this model. The conversion does not change the weights.\n"
         )
     return _CARD.format(
         name=name,
