@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_device(args.device)
     if args.tile is None and args.overlap is not None:
-        raise InputError("--overlap is the overlap of tiles: it needs --tile.")
+        raise InputError("--overlap applies to tiles only and needs --tile.")
     if not 0 <= args.score <= 1:
         raise InputError(f"--score must be from 0 to 1, got {args.score}.")
     detect = DetectionPredictor.from_checkpoint(
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         detect.read, sizes = read_annotated, stored.fingerprint
 
     def save(position: int, row: dict[str, Any]) -> None:
-        if not isinstance(row["image"], Tensor):  # it was read in tiles
+        if not isinstance(row["image"], Tensor):  # a large image that was read in tiles has no overlay
             return
         row["overlay"] = f"{OVERLAYS}/{names[position]}.png"
         picture = overlay(to_pil_image(row["image"]), row["found"].above(args.score), detect.class_names)

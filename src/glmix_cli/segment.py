@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         "max_input_pixels": args.max_input_pixels,
         "max_pixels": args.max_pixels,
         "scratch": args.output / MASKS,
-        "how": Inference(
+        "inference": Inference(
             "slide" if args.slide else "whole",
             args.window,
             args.stride,

@@ -17,9 +17,9 @@ from glmix.data.scenes import Split
 from glmix.data.segmentation.files import MaskFiles, open_masks
 from glmix.errors import InputError
 from glmix.models import GLNet
-from glmix.slots.cut import oriented, slot_kernel
+from glmix.slots.cut import orient_cut, slot_kernel
 from glmix.slots.grouping.batch import normalised_images
-from glmix.slots.grouping.controls import features_of, kmeans_segments, untrained_like
+from glmix.slots.grouping.controls import kmeans_segments, record_features, untrained_like
 from glmix.slots.grouping.truth import truths_on_disk
 from glmix.tasks.weak_segmentation.methods import SeedConfig, class_maps, seed_maps
 from glmix.tasks.weak_segmentation.metrics import THRESHOLDS, Curve, confusions
@@ -223,7 +223,7 @@ class _Batch:
         The four clusters are those of k-means on the features of the first block with slots.
         """
         if self._clusters is None:
-            with features_of(self.networks[32, False]) as kept:
+            with record_features(self.networks[32, False]) as kept:
                 self.networks[32, False](self.images)
             features = next(iter(kept.values()))
             found = [torch.from_numpy(kmeans_segments(image, 4, self._size)) for image in features]
@@ -248,8 +248,8 @@ class _Batch:
         centred = evidence - evidence.mean((1, 2), keepdim=True)
         spread = truth.flatten(1).norm(dim=1) * (cut - cut.mean((1, 2), keepdim=True)).flatten(1).norm(dim=1)
         return {
-            "sign by classes": ((oriented(cut, evidence) * truth).sum((1, 2)) > 0).float(),
-            "sign by the border": ((oriented(cut) * truth).sum((1, 2)) > 0).float(),
+            "sign by classes": ((orient_cut(cut, evidence) * truth).sum((1, 2)) > 0).float(),
+            "sign by the border": ((orient_cut(cut) * truth).sum((1, 2)) > 0).float(),
             "class maps": ((F.interpolate(centred[:, None], cut.shape[1:])[:, 0] * truth).sum((1, 2)) > 0).float(),
             "correlation of the cut with the objects": (cut * truth).sum((1, 2)).abs() / spread.clamp_min(1e-9),
         }

@@ -1,4 +1,4 @@
-"""Description of the machine and the library versions of a benchmark."""
+"""Description of the machine and of the library versions for benchmarks."""
 
 import os
 import platform

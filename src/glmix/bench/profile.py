@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 __all__ = ["operator_kind", "profile_pass"]
 
-# The first row with a word that the name of an operator contains gives its kind.
+# {kind: words}: an operator has the first kind of which a word occurs in its name.
 KINDS = {
     "generated kernels": ("cpp_fused", "triton_"),
     "convolutions": ("conv",),
@@ -53,7 +53,7 @@ def operator_kind(event: FunctionEventAvg) -> str:
     """Return the kind of an operator, with the kind of convolution if the profile has the shapes of its inputs."""
     name, shapes = str(event.key), event.input_shapes or []
     kind = next((kind for kind, words in KINDS.items() if any(word in name for word in words)), OTHER)
-    # the image, in compiled models perhaps the image that is added to the result, and the weight
+    # the image, sometimes a second image that a compiled model adds to the result, and the weight
     images = [shape for shape in shapes[:3] if len(shape) == 4]
     if kind != "convolutions" or len(images) < 2:
         return kind

@@ -89,7 +89,7 @@ def backbone_of(network: nn.Module) -> nn.Module:
     for module in network.modules():
         if hasattr(module, "group_matcher") or isinstance(module, FeatureListNet):
             return module
-    raise InputError(f"{type(network).__name__} has no backbone whose layers can be frozen: it is no model of timm.")
+    raise InputError(f"{type(network).__name__} has no backbone whose layers can be frozen: it is not a timm model.")
 
 
 def frozen_parameters(network: nn.Module, last_stages: int) -> list[nn.Parameter]:
@@ -155,14 +155,14 @@ def set_trainable(network: nn.Module, parameters: Iterable[nn.Parameter]) -> Non
     for module in network.modules():
         vars(module).pop("train", None)
     network.train(network.training)
-    _hold(network)
+    _keep_frozen_in_evaluation_mode(network)
 
 
-def _hold(module: nn.Module) -> None:
+def _keep_frozen_in_evaluation_mode(module: nn.Module) -> None:
     flags = [p.requires_grad for p in module.parameters()]
     if any(flags):
         for child in module.children():
-            _hold(child)
+            _keep_frozen_in_evaluation_mode(child)
     elif flags:
         module.train = MethodType(_stay_in_evaluation_mode, module)  # type: ignore[method-assign]
         module.eval()

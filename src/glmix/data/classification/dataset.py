@@ -22,7 +22,7 @@ def checked_label(label: Any, num_classes: int, name: str) -> int:
     """Return the label as an int. Raise InputError if it is not in [0, num_classes)."""
     if not 0 <= int(label) < num_classes:
         raise InputError(
-            f"{name} has the label {label}, but num_classes is {num_classes}: accepted are 0 to {num_classes - 1}."
+            f"{name} has the label {label}, but num_classes is {num_classes}: expected 0 to {num_classes - 1}."
         )
     return int(label)
 

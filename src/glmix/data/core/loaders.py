@@ -29,7 +29,7 @@ class TrainLoader(StatefulDataLoader):  # type: ignore[misc]
     that the epoch has ended, and would resume with an empty epoch.
     """
 
-    # a private method, because torchdata has no public one that sees every new iterator
+    # a private method, because torchdata has no public hook for every new iterator
     def _get_iterator(self) -> Any:
         iterator = super()._get_iterator()
         restart_finished_iterator(iterator, len(self))

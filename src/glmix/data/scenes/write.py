@@ -22,7 +22,7 @@ Layout = Literal["imagefolder", "segmentation", "voc", "coco"]
 
 
 class ImageSet(Protocol):
-    """What the writers need to know of a set of images, such as a `SceneConfig`."""
+    """Properties of a set of images that the writers need, such as those of a `SceneConfig`."""
 
     @property
     def size(self) -> int: ...

@@ -31,7 +31,7 @@ PICTURE = 1.75  # height of the image in the page header
 TITLE = 0.62  # height of the header of a model's column
 HEAD, FOOT = 0.52, 0.42  # space above and below the panels of a block
 BETWEEN_COLUMNS = 0.7
-WORDS = 7.2  # width of the legend text beside the image
+LEGEND_WIDTH = 7.2  # width of the legend text beside the image
 FINEST = 28  # minimum side of a map in the grid in pixels
 
 HOW_TO_READ = (
@@ -126,7 +126,7 @@ def slot_figure(
     heights = [HEAD + max(size.height for size in row) + FOOT for row in sizes]
 
     page = Page(
-        2 * MARGIN + max(sum(widths) + BETWEEN_COLUMNS * (len(columns) - 1), _picture_size(canvas)[0] + WORDS),
+        2 * MARGIN + max(sum(widths) + BETWEEN_COLUMNS * (len(columns) - 1), _picture_size(canvas)[0] + LEGEND_WIDTH),
         2 * MARGIN + PICTURE + TITLE + sum(heights),
     )
     _draw_head(page, canvas, describe_view(view, size or (image.height, image.width)), title, own_scale)
@@ -247,7 +247,7 @@ def _draw_representatives(
         one = block.slots[slot]
         ends = (0.0, high) if high is not None else (float(one.min()), float(one.max()))
         where = (x + place % pairs * (size[0] + GAP), y + place // pairs * (size[1] + GAP))
-        axes = page.panel(*where, size, block.spotlight(slot, *ends), frame=colour)
+        axes = page.panel(*where, size, block.highlight(slot, *ends), frame=colour)
         badge(axes, -0.5, -0.5, LETTERS[place], colour)
 
 

@@ -130,7 +130,7 @@ class Block:
         found: NDArray[np.int64] = strongest_slots(self._fine[None])[0].numpy()
         return found
 
-    def spotlight(self, slot: int, low: float, high: float) -> Array:
+    def highlight(self, slot: int, low: float, high: float) -> Array:
         """Return the image where the slot is strong, and a pale grey version of it elsewhere (H, W, 3).
 
         Args:
@@ -138,7 +138,7 @@ class Block:
             low, high: ends of the slot's colour scale.
         """
         weight = (self._fine[slot] - low).div(max(high - low, 1e-12)).clamp(0, 1).unsqueeze(2).numpy()
-        return _blend(weight, self.canvas, _ghost(self.canvas))
+        return _blend(weight, self.canvas, _faded(self.canvas))
 
     def segments(self) -> Array:
         """Return the segments of the strongest slots in their mean colours, with thin boundaries.
@@ -164,7 +164,7 @@ def _blend(weight: Array, above: Array, below: Array) -> Array:
     return below + weight * (above - below)
 
 
-def _ghost(canvas: Array) -> Array:
+def _faded(canvas: Array) -> Array:
     """Return a pale grey version of the image."""
     grey = canvas.mean(2, keepdims=True, dtype=np.float32) * np.float32(0.12) + np.float32(0.86)
     return np.repeat(grey, 3, 2)

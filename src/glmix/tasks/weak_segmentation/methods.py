@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import InputError
-from ...slots.cut import dense_cut, oriented, slot_cut, slot_kernel, soft_sign
+from ...slots.cut import dense_cut, orient_cut, slot_cut, slot_kernel, soft_sign
 from .gradcam import GRAD_CAMS, grad_cam
 from .refine import refine, resized
 from .seeds import SeedMaps, normalise_activation, scale_to_max
@@ -93,7 +93,7 @@ def dense_objectness(features: list[Tensor], evidence: Tensor | None, grid: tupl
         kernel = kernel + (pixels.transpose(1, 2) @ pixels).clamp_min(0) / len(features)
     assert isinstance(kernel, Tensor)
     cut = dense_cut(kernel)
-    return soft_sign(oriented((cut - cut.mean(1, keepdim=True)).unflatten(1, grid), evidence))
+    return soft_sign(orient_cut((cut - cut.mean(1, keepdim=True)).unflatten(1, grid), evidence))
 
 
 def class_maps(outputs: ViewOutputs, present: Tensor, config: SeedConfig) -> Tensor:
