@@ -30,14 +30,14 @@ def check_mask(mask: Tensor, x: Tensor) -> Tensor:
 
 def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
     """Return x (B, C, H, W) with zeros in the padding; without a mask (B, H, W) return x."""
-    # not masked_fill, whose result is always NCHW
+    # torch.where keeps the memory format; masked_fill returns NCHW
     return x if mask is None else torch.where(mask.unsqueeze(1), x, x.new_zeros(1))
 
 
 def fill_padding(rows: Tensor, mask: Tensor, value: float = -3e4) -> Tensor:
-    """Set the padding pixels of (B, S, N) to `value`, according to a mask (B, H, W).
+    """Set the padding pixels of rows (B, S, N) to `value`, given a mask (B, H, W) that is true for image pixels.
 
-    The default value is for logits: it has no weight in a softmax. It is finite in float16 too, so that a softmax over
+    The default value gives logits no weight in a softmax. It is finite in float16 too, so that a softmax over
     padding only does not give NaN.
     """
     return rows.masked_fill(~mask.flatten(1).unsqueeze(1), value)

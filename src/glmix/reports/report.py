@@ -84,7 +84,7 @@ def write_report(
         output: the folder of the report; None for `folder`.
         fit_on: another folder of predictions, on which a classifier's temperature and thresholds are fitted; None fits
             them on the same predictions.
-        open_image: function that returns the image of a sample, or None without one. The thumbnails are stored beside
+        open_image: function that returns the image of a sample, or None without one. The thumbnails are stored with
             the predictions; without this function, the stored ones are shown.
         maps: {sample: (ground truth, prediction)} of images that the thumbnails of a segmentation network show.
         title: the heading; None names the task and the split.

@@ -11,7 +11,7 @@ from .predictions import BoxPredictions, ClassPredictions, read_json
 __all__ = ["read_detections", "read_table"]
 
 NAME, TARGET, SEPARATOR = "name", "target", "|"
-LOWEST = 1e-12  # probabilities below are taken as this one, because 0 has no logarithm
+LOWEST = 1e-12  # lower probabilities are raised to this value, because 0 has no logarithm
 
 
 def read_table(path: str | Path, *, multi_label: bool = False) -> ClassPredictions:

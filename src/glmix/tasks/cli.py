@@ -58,7 +58,7 @@ class ConfigFile(ActionConfigFile):
 class Parser(LightningArgumentParser):
     """A parser that accepts `null` at any depth.
 
-    jsonargparse passes nested options on as text and writes None for null.
+    jsonargparse passes nested options on as text, with None instead of null.
     """
 
     def parse_args(self, args: Any = None, *more: Any, **options: Any) -> Any:
@@ -193,7 +193,7 @@ class CLI(LightningCLI):
             trainer.default_root_dir = "out/run"
         self.root = Path(trainer.default_root_dir)
         self.finds_lr = bool(config.get("find_lr"))
-        if self.finds_lr:  # a short training without validation that leaves the run folder as it is
+        if self.finds_lr:  # a short training without validation, in a temporary folder
             trainer.default_root_dir = self.resources.enter_context(tempfile.TemporaryDirectory())
             trainer.max_epochs, trainer.max_steps, trainer.check_val_every_n_epoch = 10**6, -1, 10**6
             trainer.logger = False

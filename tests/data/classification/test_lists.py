@@ -250,9 +250,12 @@ def test_contradicting_options(tmp_path: Path) -> None:
     listed = ListConfig(str(tmp_path / "a.csv"), split="part")
     for options, words in (
         ({"reader": "list"}, "needs list.file"),
-        ({"root": "x", "list": listed}, "list needs the reader list"),
+        ({"root": "x", "list": listed}, "source.list needs source.reader 'list'"),
         ({"reader": "list", "list": listed, "split": SplitConfig()}, "split needs list.file"),
-        ({"root": "x", "reader": "tar", "split": SplitConfig()}, "split needs the reader folder or list"),
+        (
+            {"root": "x", "reader": "tar", "split": SplitConfig()},
+            "source.split needs source.reader 'folder' or 'list', got 'tar'",
+        ),
     ):
         with pytest.raises(InputError, match=words):
             ImageSource(**options)  # type: ignore[arg-type]

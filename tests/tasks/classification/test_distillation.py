@@ -213,7 +213,7 @@ def test_invalid_teachers(photographs: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"set model\.num_classes"):
         trainer(tmp_path, max_epochs=1).fit(task(teacher=features), unlabelled(photographs))
     found = Teacher(features)
-    with pytest.raises(InputError, match="Linear gives no feature maps"):
+    with pytest.raises(InputError, match="Linear has no feature maps"):
         Distillation(found, torch.nn.Linear(1, 1), False, found.mean, found.std)
     torch.save(timm.create_model("test_efficientnet", num_classes=5).state_dict(), tmp_path / "five.pth")
     with pytest.raises(InputError, match=r"not for 1000 classes: set teacher\.num_classes"):

@@ -26,7 +26,7 @@ __all__ = ["MAX_PIXELS", "Labels", "gather", "shown_maps"]
 
 Labels = Callable[[int], str]
 
-MAX_PIXELS = 64 * 64  # of a map on the page; finer maps are averaged, to limit the size of the page
+MAX_PIXELS = 64 * 64  # maximum size of a map; finer maps are averaged, to limit the size of the page
 
 
 def gather(

@@ -25,7 +25,7 @@ __all__ = ["COLOURS", "Block", "canvas_of", "hex_to_rgb"]
 
 Array = NDArray[np.float32]
 
-# Colours of representative slots, which most people can distinguish; letters identify the slots for everybody.
+# Colours of representative slots. Their letters identify them for readers who cannot distinguish the colours.
 COLOURS = ("#d1495b", "#e5a11a", "#3c9d5f", "#2ba3bf", "#7d55b5", "#e077a8", "#8a6d3b", "#64748b")
 SMALLEST, LARGEST = 256, 512  # limits of the longer side of a canvas in pixels
 MANY = 64  # number of slots above which canvases are smaller, to limit the memory
@@ -131,7 +131,7 @@ class Block:
         return found
 
     def highlight(self, slot: int, low: float, high: float) -> Array:
-        """Return the image where the slot is strong, and a pale grey version of it elsewhere (H, W, 3).
+        """Return the image (H, W, 3) where the slot has a high weight, and a pale grey version of it elsewhere.
 
         Args:
             slot: index of the slot.

@@ -42,10 +42,10 @@ CONTROLS = {
     "untrained k-means": "k-means with an untrained network of the same architecture",
     "features cut": "a normalised cut on the cosine between the features that slots are clustered from",
     "features k-means": "k-means on the features that slots are clustered from",
-    "class evidence": "no slots: where all classes together have more evidence than in the mean of the image",
+    "class evidence": "no slots: pixels whose evidence for all classes together is above the mean of the image",
     "superpixels": "no network: as many superpixels of the blurred image; objects lie mostly in the centre box",
-    "centre box": "a box of half the image's sides in its middle, whatever the image shows",
-    "2 x 2 grid": "the four quarters of the image, whatever it shows",
+    "centre box": "a centred box with half the sides of the image, independent of its content",
+    "2 x 2 grid": "the four quarters of the image, independent of its content",
 }
 METRICS = {
     "foreground_iou": "foreground IoU",

@@ -96,7 +96,7 @@ def build_backbone(name: str, model_args: dict[str, Any]) -> nn.Module:
 
 @torch.no_grad()
 def _check_sizes(model: nn.Module) -> None:
-    """Check that a model accepts images of any size, with feature maps of exactly the size that their strides say."""
+    """Check that a model accepts images of any size and that its feature maps have the sizes of their strides."""
     modes = {module: module.training for module in model.modules()}
     maps = model.eval()(torch.zeros(1, 3, *PROBE))
     for module, mode in modes.items():

@@ -156,7 +156,7 @@ class FeaturePyramid(nn.Module):
 
 
 class _Trainable:
-    """Mixin with the methods that a task needs of its model."""
+    """Mixin with the methods that a task calls on its model."""
 
     backbone: FeaturePyramid
     task = "detection"  # what the outputs are, for exported files

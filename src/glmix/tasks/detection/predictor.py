@@ -23,12 +23,12 @@ from ...errors import InputError
 from ...weights import load
 from .detections import Detections
 from .padding import DetectorTransform
-from .tiles import Tiles, merged, placed
+from .tiles import Tiles, merge_detections, rles_in_image
 
 __all__ = ["Detections", "DetectionPredictor", "overlay"]
 
-MAX_TILES = 16  # tiles that are read at once
-MAX_PADDING = 1.3  # pixels of a padded batch by those of its images
+MAX_TILES = 16  # maximum number of tiles that are read at once
+MAX_PADDING = 1.3  # maximum ratio of the pixels of a padded batch to those of its images
 
 
 class DetectionPredictor:
@@ -182,11 +182,11 @@ class DetectionPredictor:
             chosen = tiles[start : start + step]
             for tile, found in zip(chosen, self._detect([tile.pixels(image) for tile in chosen]), strict=True):
                 boxes = found.boxes + np.array([tile.left, tile.top] * 2, np.float32)
-                kept = self.tiles.keeps(boxes, tile, size)
+                kept = self.tiles.kept_detections(boxes, tile, size)
                 found = found.select(kept)
-                rles = placed(found, tile, size) if self.has_masks else None
+                rles = rles_in_image(found, tile, size) if self.has_masks else None
                 parts.append(Detections(boxes[kept], found.labels, found.scores, None, size, rles))
-        return merged(parts, size, self._nms)
+        return merge_detections(parts, size, self._nms)
 
     @torch.inference_mode()
     def _detect(self, originals: Sequence[Tensor]) -> list[Detections]:
