@@ -31,17 +31,17 @@ from studies.cutouts.training import once
 __all__ = ["SEEDS", "evaluate_weak", "trained_networks"]
 
 BATCH = 20
-COUNTS: dict[Split, int] = {"val": 100, "test": 200}  # images
+COUNTS: dict[Split, int] = {"val": 100, "test": 200}  # images per split
 SLOTCUT = SeedConfig("slotcut")
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """How the seeds of a row of the table are computed.
+    """Settings of the seeds in a row of the table.
 
     Args:
         config: settings of class maps and cut.
-        cut: what replaces the cut of the trained slots: `untrained` slots, the `centre` box or `k-means` on the
+        cut: replacement for the cut of the trained slots: `untrained` slots, the `centre` box or `k-means` on the
             features that the slots are clustered from.
         untrained: use the untrained network for class maps too.
         output_stride: stride of the last stage, which decides the size of the class maps.

@@ -56,12 +56,12 @@ class Slots:
             y: pixels from its top edge.
 
         Raises:
-            InputError: the point is outside the region that the model saw.
+            InputError: the point is outside the part of the image in the model input.
         """
         left, top, right, bottom = self.regions[image]
         if not (left <= x < right and top <= y < bottom):
             raise InputError(
-                f"The point {x:g} {y:g} is outside the part of the image that the model saw, from {left:.0f} {top:.0f} "
+                f"The point {x:g} {y:g} is outside the part of the image in the model input, from {left:.0f} {top:.0f} "
                 f"to {right:.0f} {bottom:.0f}."
             )
         rows, cols = self.maps[image].shape

@@ -14,7 +14,7 @@ __all__ = ["Freezing", "backbone_of", "classifiers_of", "frozen_parameters", "se
 
 
 class Freezing:
-    """The choice of the parameters that are trained, a pure function of the epoch.
+    """Selection of the trained parameters, as a pure function of the epoch.
 
     Args:
         stages: number of stages of the backbone, from the end, to train besides the head; None trains everything.
@@ -32,17 +32,19 @@ class Freezing:
                 f"model.lora freezes all weights of the backbone, so model.trainable_stages must be null, got {stages}."
             )
         if head_epochs and stages == 0:
-            raise InputError("model.head_epochs needs layers to train later: leave out model.trainable_stages 0.")
+            raise InputError(
+                "model.head_epochs must be 0 with model.trainable_stages=0, which never trains other layers."
+            )
         self.stages, self.head_epochs, self.lora = stages, head_epochs, lora
         self._trained: list[nn.Parameter] = []
         self._head: list[nn.Parameter] = []
 
     def __bool__(self) -> bool:
-        """Return whether anything is frozen at any time."""
+        """Return whether any parameter is frozen in any epoch."""
         return self.stages is not None or self.head_epochs > 0 or self.lora is not None
 
     def prepare(self, network: nn.Module, *, sharded: bool = False) -> None:
-        """Add the adapters, and freeze what is frozen in all epochs."""
+        """Add the adapters, and freeze the parameters that are frozen in all epochs."""
         if not self:
             return
         if sharded:
@@ -71,7 +73,7 @@ class Freezing:
             )
 
     def checkpoint_info(self) -> dict[str, Any]:
-        """Return what a checkpoint must state so that its adapters can be merged."""
+        """Return the metadata that a checkpoint needs so that its adapters can be merged."""
         return {"lora": self.lora.plain()} if self.lora is not None else {}
 
     def start_epoch(self, network: nn.Module, epoch: int) -> None:

@@ -196,7 +196,7 @@ class ImageData(DataModule):
         """Number of training images of each class (K,), or the sum of its scores.
 
         Raises:
-            InputError: if the reader does not know it.
+            InputError: if the number is unknown before all data are read.
         """
         targets = self.splits["train"].targets
         if targets.ndim == 1:

@@ -66,7 +66,7 @@ class ImageSource:
             images with 8 bits per channel, to which other images are converted.
         draft: decode training JPEGs at 1/2, 1/4 or 1/8 of their size if even the smallest crop keeps the resolution of
             the network input. This is faster for photographs of many megapixels; the pixels differ slightly.
-        upright: turn images as their EXIF orientation says. The published models were trained and evaluated without it,
+        upright: apply the EXIF orientation. The published models were trained and evaluated without it,
             as timm does.
     """
 

@@ -112,7 +112,7 @@ class DetectionPredictor:
         loaded = load(path)
         info = loaded.info
         if loaded.task != "Detection":
-            raise InputError(f"{path} holds a network for {loaded.task or 'classification'}, not for detection.")
+            raise InputError(f"{path} contains a network for {loaded.task or 'classification'}, not for detection.")
         names = info["class_names"] or [f"class {k}" for k in range(1, info["num_classes"] + 1)]
         return cls(loaded.network, names, info.get("category_ids"), **options)
 

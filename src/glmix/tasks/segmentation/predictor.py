@@ -151,7 +151,7 @@ class SegmentationPredictor:
         loaded = load(path)
         info = loaded.info
         if loaded.task != "Segmentation":
-            raise InputError(f"{path} holds a network for {loaded.task or 'classification'}, not for segmentation.")
+            raise InputError(f"{path} contains a network for {loaded.task or 'classification'}, not for segmentation.")
         if info["mean"] is None or info["std"] is None:
             raise InputError(f"{path} does not contain the mean and std for normalising images.")
         names = info["class_names"] or [f"class {k}" for k in range(info["num_classes"])]
