@@ -5,7 +5,7 @@
 The blocks are those of GLNet. Four ideas make a restoration network of them: the image itself is added to the output,
 so that the network learns only the noise; each level of the decoder gets the features of the same level of the encoder;
 the resolution is halved by `glmix.layers.transition` and doubled by PixelShuffle; images of any size are padded to a
-multiple of the stride, and a mask excludes the padding from the slots.
+multiple of the stride, and a mask keeps the padding out of the slots.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from glmix.layers import Block, GLMix, LocalBranch, make_bridge, self_attention,
 
 
 def glmix_block(dim: int, slots: int = 4) -> Block:
-    """Return a GLMix block with a slot grid of `slots` x `slots`."""
+    """Return a GLMix block with slots x slots slots."""
     bridge = make_bridge(
         dim,
         clustering="soft",

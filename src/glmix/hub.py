@@ -75,7 +75,7 @@ def push(
 
 
 def hub_card(card: str, folder: str, repository: str, is_backbone: bool) -> str:
-    """Return the model card for the Hub, from that of a folder.
+    """Convert the model card of a folder to a model card for the Hub.
 
     Args:
         card: the card of the folder.

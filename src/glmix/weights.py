@@ -56,8 +56,8 @@ class Loaded:
     """Network loaded from a checkpoint, with its metadata.
 
     Args:
-        network: network in evaluation mode. Its `pretrained_cfg`, and that of a GLNet backbone in it, has the
-            preprocessing parameters; that of the network also has the class names.
+        network: network in evaluation mode. Its `pretrained_cfg` has the class names and the preprocessing parameters;
+            the `pretrained_cfg` of a GLNet backbone in it has the preprocessing parameters.
         task: class name of the task. None for official files and timm folders, which contain classifiers.
         info: metadata of a `.ckpt` of `glmix fit` or a folder of `save`, see `glmix.training.read_info`; empty for
             other files.
@@ -218,7 +218,7 @@ def _build(info: dict[str, Any], path: Path) -> nn.Module:
 
 
 def _set_pretrained_cfg(network: nn.Module, info: dict[str, Any]) -> None:
-    """Write class names and preprocessing into `pretrained_cfg`; into that of a backbone only the preprocessing."""
+    """Write class names and preprocessing into `pretrained_cfg`; only preprocessing for the backbone in a network."""
     from .training.checkpoint_info import DATA_ATTRIBUTES
 
     cfg_update = {

@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         detect.read, sizes = read_annotated, stored.fingerprint
 
     def save(position: int, row: dict[str, Any]) -> None:
-        if not isinstance(row["image"], Tensor):  # a large image that was read in tiles has no overlay
+        if not isinstance(row["image"], Tensor):  # no overlay for a large image that was read in tiles
             return
         row["overlay"] = f"{OVERLAYS}/{names[position]}.png"
         picture = overlay(to_pil_image(row["image"]), row["found"].above(args.score), detect.class_names)

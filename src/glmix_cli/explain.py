@@ -161,7 +161,7 @@ class _Reader:
     Args:
         network: the first model.
         view: see `explain`.
-        size: shorter side of the input; 0 for that of the model, None for that of the image.
+        size: shorter side of the input; 0 for the input size of the model, None for the size of the image.
         max_pixels: maximum number of pixels of an image.
         max_input_pixels: maximum number of pixels of an input.
     """

@@ -3,8 +3,8 @@
     python -m studies.timing.inference --count 600 --rounds 3
     python -m studies.timing.inference --precisions --count 64 --rounds 5
 
-With --precisions: the model alone, unchanged and optimised in float32 and bfloat16, in CPU time, which other processes
-affect less.
+With --precisions, the model alone as it is, and optimised in float32 and bfloat16, in CPU time, which other processes
+disturb less.
 
 The images are JPEG files of 1000 x 700 pixels, smoothed noise, in a temporary folder.
 """

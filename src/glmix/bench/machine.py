@@ -41,7 +41,7 @@ def describe_machine(device: str, threads: int) -> dict[str, Any]:
 
 
 def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
-    """Return the versions of glmix and of those of the libraries that are installed."""
+    """Return the versions of glmix and of the given libraries that are installed."""
     found = {"glmix": __version__}
     for library in libraries:
         try:

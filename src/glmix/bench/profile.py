@@ -30,14 +30,14 @@ def profile_pass(run: Callable[[], object], device: str = "cpu", rows: int = 20)
     """Profile one pass.
 
     Args:
-        run: the pass, which has run before.
+        run: the pass, which must have run before (warm-up).
         device: cpu or cuda.
         rows: number of operators in the result.
 
     Returns:
-        `operators`: the operators (on a GPU, the kernels) with the most time, without the time of those they call, with
-        `name`, `share` of the time, `calls` and `seconds`. `kinds`: the same sums by kind of operator, for all
-        operators; empty for a GPU, whose kernels have the names of the libraries.
+        `operators`: the operators (on a GPU, the kernels) with the most self time, with `name`, `share` of the time,
+        `calls` and `seconds`. `kinds`: the same sums by kind of operator, for all operators; empty for a GPU, because
+        the names of its kernels depend on the libraries.
     """
     on_cpu = device == "cpu"
     activities = [ProfilerActivity.CPU, *([] if on_cpu else [ProfilerActivity.CUDA])]

@@ -91,7 +91,7 @@ class Embeddings:
 
     Args:
         keys: names of the images that have vectors.
-        vectors: their vectors (N, D), float32; or those of all their slots (M, D), as they are stored.
+        vectors: their vectors (N, D) in float32, or the vectors of all their slots (M, D) in the stored dtype.
         errors: names of the images without a vector.
         slots: the image and the slot of each vector; None for one vector per image.
     """

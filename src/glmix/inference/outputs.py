@@ -91,7 +91,7 @@ class Predictions(_Classifier):
     """The most probable classes of an image.
 
     Columns: `classes` (indices), `labels` (names) and `probabilities`, each with `topk` entries; for a multi-label
-    model also `present`, the names of all classes whose probability is at least `threshold`, that of the model.
+    model also `present`, the names of all classes whose probability is at least the `threshold` of the model.
 
     Args:
         model: any classifier of timm, such as a GLNet.

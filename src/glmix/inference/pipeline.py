@@ -32,7 +32,7 @@ class Summary:
     """Result of `run_to_folder`.
 
     Args:
-        images: number of images in the results of this process, with those of earlier runs.
+        images: number of images in the results of this process, including earlier runs.
         errors: number of these images that have an error.
         computed: number of images that this run computed.
         seconds: time of this run, without loading the model.

@@ -32,13 +32,14 @@ ENVIRONMENT = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
 class RayEngine:
     """Computation of an output on Ray: an argument of `run_to_folder`.
 
-    Tasks with one CPU each decode batches, and actors with a copy of the model compute them. The batches are those of
-    the other engine. Ray repeats the work of processes and machines that fail. Only this process writes results, so the
-    machines need no common file system, but each must be able to read the images and to import this package.
+    Tasks with one CPU each decode batches, and actors with a copy of the model compute them. The batches are the same
+    as with the local engine. Ray repeats the work of processes and machines that fail. Only this process writes
+    results, so the machines need no common file system, but each must be able to read the images and to import this
+    package.
 
     Args:
-        address: address of a running cluster, such as `10.0.0.1:6379`. None for the variable RAY_ADDRESS, or a cluster
-            that was started on this machine; if there is none, one is started for the time of the computation.
+        address: address of a running cluster, such as `10.0.0.1:6379`. None for the environment variable RAY_ADDRESS,
+            or a cluster on this machine, which is started for the computation if there is none.
         actors: number of actors, or (smallest, largest) number, between which Ray adds and removes actors; None for as
             many as the GPUs allow or, without GPUs, half of the CPUs.
         cpus: CPUs of an actor without a GPU, and its number of threads.

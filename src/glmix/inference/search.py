@@ -181,7 +181,7 @@ def nearest_parts(
     """Return the images with the slots that are most similar to a vector, with an exact search.
 
     Args:
-        query: vector (D,), such as that of a slot, or the mean of several.
+        query: vector (D,), such as the vector of a slot, or the mean of several.
         collection: vectors of slots. Slots without pixels in the map are left out.
         k: number of images.
         exclude: index of an image to leave out.

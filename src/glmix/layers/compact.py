@@ -55,8 +55,8 @@ class _SoftPair(torch.autograd.Function):
     """The matrices of soft clustering (B, S, N) for seeds (B, S, C) and pixels (B, N, C).
 
     The logits are scale * cos(seed, pixel). A normalised vector v / |v| with the gradient g gives v the gradient
-    (g - (g . v) v / |v|^2) / |v|, so the logits are not needed for the gradients of seeds and pixels. The gradients of
-    the gradients are those of the plain bridge.
+    (g - (g . v) v / |v|^2) / |v|, so the logits are not needed for the gradients of seeds and pixels. Second
+    derivatives are computed by the operations of `SoftBridge`.
     """
 
     @staticmethod

@@ -270,7 +270,7 @@ class CLI(LightningCLI):
     def _describe_weights(self, subcommand: str, path: Path) -> str:
         """Return a message about the evaluated weights and the names of their metrics."""
         if path.suffix != ".ckpt":
-            self.model.ema_decay = None  # such a file has one set of weights
+            self.model.ema_decay = None  # files other than .ckpt have one set of weights
             return f"Evaluating the weights of {path}"
         if self.model.ema_decay is None:
             return f"Evaluating the raw weights of {path}"

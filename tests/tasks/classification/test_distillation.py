@@ -227,7 +227,7 @@ def test_folder_without_images_and_options_without_meaning(tmp_path: Path) -> No
     module = unlabelled(tmp_path)
     with pytest.raises(InputError, match="train has no image"):
         module.setup("fit")
-    with pytest.raises(InputError, match="reads no classes"):
+    with pytest.raises(InputError, match="reads no labels"):
         ImageSource(str(tmp_path), reader="images", num_classes=3)
 
 

@@ -56,7 +56,7 @@ class ScenesData(SceneData):
         augment: rotate and flip training scenes randomly, with all eight combinations equally likely.
         mean: mean of each channel, for values from 0 to 1.
         std: standard deviation of each channel, for values from 0 to 1.
-        kwargs: arguments of `SceneData` and `DataModule`. `seed` is that of the sample order and of the augmentation;
+        kwargs: arguments of `SceneData` and `DataModule`. `seed` sets the sample order and the augmentation;
             `scenes` has the seed of the scenes.
     """
 

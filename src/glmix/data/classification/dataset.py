@@ -67,7 +67,7 @@ class ImageSamples(Dataset[Any]):
         if not isinstance(place, Draw):
             return self._read(place)
         for step in range(len(self)):
-            # 2 selects another random stream than those of the sample order and of the scenes
+            # stream 2 is independent of the random streams for the sample order and for the scenes
             with seeded(self.seed, place.epoch, place.position, 2):
                 sample = self._read((place.sample + step) % len(self))
             if sample is not None:

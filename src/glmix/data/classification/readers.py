@@ -20,7 +20,7 @@ __all__ = ["ReaderKind", "open_folder", "open_hfds", "open_hfds_streaming", "ope
 ReaderKind = Literal["folder", "list", "images", "tar", "wds", "hfds", "hfds-streaming"]
 
 
-OTHER_SUFFIXES = (".bmp", ".tif", ".tiff", ".webp")  # of images, besides those of timm
+OTHER_SUFFIXES = (".bmp", ".tif", ".tiff", ".webp")  # suffixes of images, in addition to those of timm
 
 
 def _suffixes(arrays: bool) -> set[str]:
@@ -96,7 +96,7 @@ class _TarReader(ReaderImageInTar):  # type: ignore[misc]
     targets: Any
 
     def __init__(self, path: Path, class_map: Mapping[str, int] | str | None) -> None:
-        # not cached: workers that share an open file would move each other's read position
+        # no cached file: workers that share an open file would change each other's read position
         super().__init__(str(path), class_map=class_map or "", cache_tarfiles=False)
         # the order of timm for files of the same name depends on the directory listing
         order = sorted(range(len(self)), key=lambda i: (str(self.samples[i][1]), self.samples[i][0].path))

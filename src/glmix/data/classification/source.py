@@ -247,7 +247,7 @@ class ImageSource:
         return reader, splits
 
     def _select(self, split: Split) -> FileReader:
-        """Return the reader of a split of `_undivided`. Without test images, testing uses those of validation."""
+        """Return the reader of a split of `_undivided`. Without test images, return the validation images."""
         reader, splits = self._undivided
         if split == "test" and "test" not in splits:
             split = "val"

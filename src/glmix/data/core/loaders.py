@@ -89,7 +89,7 @@ def train_loader(
             worker_init_fn=init_worker,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            # without it, the loader would draw from the global generator, which belongs to the task, in every epoch
+            # otherwise, the loader would draw a random number from the global generator of the task in every epoch
             generator=torch.Generator(),
         )
 

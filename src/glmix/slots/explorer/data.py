@@ -39,7 +39,7 @@ def gather(
     top: int = 5,
     multi_label: bool = False,
 ) -> dict[str, Any]:
-    """Return the data of the page as a dictionary that can be written as JSON. The arguments are those of `explore`."""
+    """Return the data of the page as a dictionary that can be written as JSON. See `explore` for the arguments."""
     if not 1 <= len(models) <= 2:
         raise InputError(f"The explorer shows one or two models, got {len(models)}.")
     if top < 1:

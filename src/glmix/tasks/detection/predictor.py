@@ -51,8 +51,8 @@ class DetectionPredictor:
             makes every mask in the size of its input image. Larger images are scaled down to this number of pixels.
             None has no limit.
         max_pixels: maximum number of pixels of an image that `glmix.inference` reads.
-        tiles: detect objects in larger images by overlapping tiles, and not in the image scaled down. `.npy` and TIFF
-            files with more than `max_input_pixels` are then read in tiles, with any number of pixels.
+        tiles: detect objects in larger images with overlapping tiles instead of scaling the images down. `.npy` and
+            TIFF files with more than `max_input_pixels` are then read in tiles, with any number of pixels.
     """
 
     any_size = True
@@ -132,7 +132,7 @@ class DetectionPredictor:
         return self.predict_batch([pil_to_tensor(as_image(image))])[0]
 
     def predict_batch(self, images: Sequence[Tensor | ImageWindows]) -> list[Detections]:
-        """Detect the objects in images; those of similar shapes share forward passes.
+        """Detect the objects in images. Images of similar shapes share forward passes.
 
         Args:
             images: pixels (3, H, W) of type uint8, of any sizes, or files to read in tiles.

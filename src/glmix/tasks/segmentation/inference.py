@@ -46,10 +46,11 @@ class Inference:
         stride: distance between windows in pixels; None: two thirds of `window`.
         scales: test-time augmentation: image scales whose probabilities are averaged.
         flip: test-time augmentation: also average over the horizontally flipped image.
-        multiple: pad the network's input to a multiple of this. 1 for networks that accept any size, such as ours.
-        blend: where windows overlap, `mean` averages their scores, and `centre` takes those of the window whose centre
-            is nearest, which have seen the most around the pixel. `centre` keeps no scores, so that its memory does not
-            grow with the number of classes.
+        multiple: pad the network's input to a multiple of this size; 1 for networks that accept any size, such as
+            `SegmentationNet`.
+        blend: combination of overlapping windows: `mean` averages their scores; `centre` takes the scores of the window
+            with the nearest centre, which has the most context around the pixel. `centre` stores no scores, so its
+            memory does not grow with the number of classes.
     """
 
     mode: Literal["whole", "slide"] = "whole"
@@ -184,8 +185,8 @@ def sliding_window_rows(
 ) -> Iterator[Tensor]:
     """Yield the class of each pixel from top to bottom with a sliding window and bounded memory.
 
-    With the blending `mean`, the scores of overlapping windows are added, as in `segment`, and those of one row of
-    windows are in memory: K x window x W. With `centre`, only those of the windows of one forward pass are.
+    With the blending `mean`, the scores of overlapping windows are added, as in `segment`, and the memory holds the
+    scores of one row of windows: K x window x W. With `centre`, it holds only the scores of one forward pass.
 
     Args:
         network: maps windows (N, C, h, w) to scores (N, K, h, w).

@@ -188,7 +188,7 @@ class SegmentationPredictor:
 
     @torch.inference_mode()
     def predict_batch(self, images: Sequence[Tensor]) -> list[LabelMap]:
-        """Segment images; those whose inputs have equal sizes share forward passes.
+        """Segment images. Images whose inputs have equal sizes share forward passes.
 
         Args:
             images: pixels (3, H, W) of type uint8, of any sizes.
