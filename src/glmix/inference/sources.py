@@ -291,6 +291,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def open_url(url: str) -> Any:
+    """Open a file at a URL with fsspec for reading bytes. Raise FileNotFoundError if it does not exist."""
     files, path = file_system(url)
     try:
         return files.open(path, "rb")
@@ -299,6 +300,7 @@ def open_url(url: str) -> Any:
 
 
 def read_url(url: str) -> bytes:
+    """Return the content of a file at a URL; see `open_url`."""
     with open_url(url) as file:
         content: bytes = file.read()
     return content

@@ -140,7 +140,19 @@ def open_hfds_streaming(
     seed: int,
     shuffle_buffer: int | None,
 ) -> Any:
-    """Open a Hugging Face data set in streaming mode."""
+    """Open a Hugging Face data set in streaming mode.
+
+    Args:
+        name: name or folder of the data set.
+        root: cache folder.
+        split: split to open.
+        input_key: key of the image.
+        target_key: key of the label.
+        training: shuffle the samples.
+        num_samples: number of training samples, for data sets that do not contain it.
+        seed: seed of the shuffling.
+        shuffle_buffer: size of the shuffle buffer; None for the default of timm.
+    """
     require("datasets")
     from timm.data.readers.reader_hfids import ReaderHfids
 
@@ -168,7 +180,22 @@ def open_wds(
     shuffle_buffer: int | None,
     processes: int,
 ) -> Any:
-    """Open WebDataset shards: a split of `_info.json`, or a pattern of file names such as `train-{000..127}.tar`."""
+    """Open WebDataset shards.
+
+    Args:
+        root: folder of the shards, or its URL.
+        split: split in `_info.json`, or a pattern of file names such as `train-{000..127}.tar`.
+        training: shuffle the samples.
+        num_samples: number of samples, for shards without `_info.json`.
+        seed: seed of the shuffling.
+        target_key: field of the json part with the label; None for the cls part.
+        shuffle_buffer: size of the shuffle buffer; None for the default of timm.
+        processes: number of training processes times the number of workers, each of which needs a shard.
+
+    Raises:
+        FileNotFoundError: if the folder or a shard is missing.
+        InputError: if there are fewer shards than workers in training.
+    """
     require("webdataset")
     from timm.data.readers.reader_wds import ReaderWds
 

@@ -236,7 +236,7 @@ def _load(config: TeacherConfig) -> nn.Module:
 
 
 def soft_target_loss(logits: Tensor, targets: Tensor, temperature: float, multi_label: bool) -> Tensor:
-    """Return the loss of logits (B, K) for the logits of a teacher (B, K).
+    """Return the soft-target loss of logits (B, K), given the logits of a teacher (B, K).
 
     With one label per image it is the Kullback-Leibler divergence of the softmax distributions, with several labels the
     binary cross-entropy for the sigmoid probabilities, both of logits divided by the temperature, and times its square.
