@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     model = Patchcore(
         backbone=backbone,
         layers=args.layers,
-        coreset_sampling_ratio=0.02,  # of the stored features; the choice takes memory and time
+        coreset_sampling_ratio=0.02,  # fraction of the features that are stored; selecting them takes memory and time
         pre_processor=Patchcore.configure_pre_processor((args.size, args.size)),
     )
     data = Folder(

@@ -85,8 +85,8 @@ def add_pipeline_arguments(
     ray.add_argument(
         "--ray-address",
         metavar="HOST:PORT",
-        help="address of the cluster (default: that of the variable RAY_ADDRESS, else a cluster on this machine, which "
-        "is started if there is none)",
+        help="address of the cluster (default: the environment variable RAY_ADDRESS, else a cluster on this "
+        "machine, which is started if there is none)",
     )
     ray.add_argument(
         "--ray-actors",
@@ -95,9 +95,11 @@ def add_pipeline_arguments(
         help="number of processes with a model; Ray adds and removes processes between MIN and MAX (default: one per "
         "GPU, or without GPUs half of the CPUs)",
     )
-    ray.add_argument("--ray-cpus", type=positive_integer, metavar="N", help="CPUs of each without a GPU (default: 1)")
     ray.add_argument(
-        "--ray-gpus", type=float, metavar="N", help="GPUs of each, such as 0.5 (default: 1 if the cluster has GPUs)"
+        "--ray-cpus", type=positive_integer, metavar="N", help="CPUs per process without a GPU (default: 1)"
+    )
+    ray.add_argument(
+        "--ray-gpus", type=float, metavar="N", help="GPUs per process, such as 0.5 (default: 1 if the cluster has GPUs)"
     )
 
 

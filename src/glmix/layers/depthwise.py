@@ -71,7 +71,7 @@ class _Depthwise(torch.autograd.Function):
     """A depthwise convolution with stride 1 and the padding (kernel - 1) / 2.
 
     The weight may have another dtype than the input, as in autocast. Its gradient is then not rounded to the dtype of
-    the input. The gradients of the gradients are those of `F.conv2d`.
+    the input. Second derivatives are computed by `F.conv2d`.
     """
 
     @staticmethod

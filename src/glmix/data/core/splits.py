@@ -12,7 +12,7 @@ _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def split_of_name(name: str) -> Split | None:
-    """Return the split that a name or a synonym of it stands for, in any case; None if there is none."""
+    """Return the split with this name or synonym, in upper or lower case; None if there is none."""
     found = zip(_SPLITS, _SYNONYMS, strict=True)
     return next((split for split, names in found if name.lower() in names), None)
 

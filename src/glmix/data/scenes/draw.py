@@ -64,7 +64,7 @@ class SceneConfig:
             chosen = getattr(self, name)
             unknown = [item for item in chosen if item not in known]
             if unknown:
-                raise InputError(f"{name} has no {unknown[0]!r}; accepted are {', '.join(known)}.")
+                raise InputError(f"{name} has no {unknown[0]!r}; accepted names: {', '.join(known)}.")
             if not chosen or len(set(chosen)) < len(chosen):
                 raise InputError(f"{name} must be one or more different names, got {chosen}.")
         if self.labelling not in get_args(Labelling):
