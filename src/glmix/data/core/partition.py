@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ..scenes import Split
+from .splits import Split
 
 __all__ = ["SplitConfig", "partition"]
 

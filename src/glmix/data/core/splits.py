@@ -2,10 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
-from ..scenes import Split
+__all__ = ["Split", "find_split", "split_names", "split_of_name", "split_path"]
 
-__all__ = ["find_split", "split_names", "split_of_name", "split_path"]
+Split = Literal["train", "val", "test"]
 
 _SYNONYMS = (("train", "training"), ("val", "valid", "validation", "eval"), ("test", "testing"))
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ..core.splits import Split
 from .patterns import SHAPES, TEXTURES, Floats, power_law_noise, rotate_axes, unit_grid
 
-__all__ = ["LabelledImage", "Labelling", "Scene", "SceneConfig", "Split", "draw_scene"]
+__all__ = ["LabelledImage", "Labelling", "Scene", "SceneConfig", "draw_scene"]
 
-Split = Literal["train", "val", "test"]
 Labelling = Literal["pair", "latin"]
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]

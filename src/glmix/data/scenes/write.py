@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import InputError
-from .draw import LabelledImage, Scene, SceneConfig, Split, draw_scene
+from ..core.splits import Split
+from .draw import LabelledImage, Scene, SceneConfig, draw_scene
 
 __all__ = ["Layout", "atomic_folder", "run_lengths", "write_layout", "write_scenes"]
 
