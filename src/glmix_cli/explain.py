@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 HELP = "Visualise the slots of a model for images: as figures, and with --html as interactive pages for a browser."
 IMAGES_PER_WORKER = 8  # fewer are decoded in the main process
-SMALLEST = 32  # pixels: the smallest shorter side that a model accepts
+MIN_SIZE = 32  # pixels: the smallest shorter side that a model accepts
 
 
 def _size(text: str) -> int | None:
     """Return the shorter side in pixels, or None for the size of the image file."""
     if text == "native":
         return None
-    if not text.isdecimal() or int(text) < SMALLEST:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least {SMALLEST}, or 'native', got {text!r}")
+    if not text.isdecimal() or int(text) < MIN_SIZE:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least {MIN_SIZE}, or 'native', got {text!r}")
     return int(text)
 
 
