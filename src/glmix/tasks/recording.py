@@ -178,7 +178,7 @@ class Recorder(L.Callback):
                 maps={position[index]: (truth, labels) for _, index, truth, labels in worst},
             )
             self.written = True
-        except InputError as error:  # for example predictions that are not finite; the scores are printed all the same
+        except InputError as error:  # for example predictions that are not finite; the scores are still printed
             rank_zero_warn(f"There is no report: {error}")
 
     def _predictions(

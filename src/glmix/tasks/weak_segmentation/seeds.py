@@ -15,7 +15,7 @@ def normalise_activation(activation: Tensor, present: Tensor) -> Tensor:
     """Normalise class activations to class maps (B, K, h, w) from 0 to 1; maps of absent classes are zero.
 
     The lowest activation of a map becomes 0 and the highest becomes 1. Negative activations are not clamped to 0,
-    because a class that the classifier misses is present all the same.
+    because a class that the classifier misses is still present.
 
     Args:
         activation: (B, K, h, w), of any range.
@@ -46,7 +46,7 @@ class SeedMaps:
     def score(self) -> Tensor:
         """Foreground score (B, h, w) from 0 to 1: the mean of the highest class score and the objectness.
 
-        It is 0 where all class scores are 0: without a class there is no foreground, whatever the objectness.
+        It is 0 where all class scores are 0, independent of the objectness: without a class there is no foreground.
         """
         best = self.classes.amax(1)
         return best if self.objectness is None else torch.where(best > 0, (best + self.objectness) / 2, 0.0)
