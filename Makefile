@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Processes of mypy and of the tests. Each test process needs about 2 GiB of memory. Set PROCESSES=8 on a machine with
+# more memory.
+PROCESSES ?= 2
+
 .PHONY: help demo test test-only test-all check fixup bench gpu docs docs-serve notebooks dist clean
 
 help: ## list the targets
@@ -21,13 +25,13 @@ demo: $(READY) ## train a small network on generated images and show the results
 check: $(READY) ## check lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers $(PROCESSES)
 
-# Each test process needs about 2 GiB of memory. Set PROCESSES=8 on a machine with more memory.
-PROCESSES ?= 2
 # Each file runs in one process, in alphabetical order: pytest-xdist would start the files with few tests last, which are
 # those with long trainings, and one process would run several of them alone.
-PYTEST = $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadscope --no-loadscope-reorder --durations 10
+# Many container images set PYTHONDONTWRITEBYTECODE. Every process would then compile the package and the tests again.
+PYTEST = PYTHONDONTWRITEBYTECODE= \
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadscope --no-loadscope-reorder --durations 10
 
 test: check test-only ## check, then run all tests except the slow ones
 

@@ -1,4 +1,4 @@
-"""GLNet as the backbone of anomalib's PatchCore: find defects after seeing only images without defects.
+"""GLNet as the backbone of anomalib's PatchCore: detect defects after training on images without defects.
 
     pip install glmix anomalib
     python examples/patchcore.py
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 import glmix
 from glmix.data import SceneConfig, SceneDataset
 
-MEAN, STD = ([[[0.485]], [[0.456]], [[0.406]]], [[[0.229]], [[0.224]], [[0.225]]])  # what PatchCore normalises with
+MEAN, STD = ([[[0.485]], [[0.456]], [[0.406]]], [[[0.229]], [[0.224]], [[0.225]]])  # of PatchCore's normalisation
 
 
 def train_backbone(folder: Path, steps: int) -> None:

@@ -1,6 +1,7 @@
 """Settings of all tests: one thread per test process, fixed seeds and repeatable examples of Hypothesis."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ from .browser import ARGS, CHROMIUM
 # the same examples in every run, and no limit of time, which depends on the machine
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts() -> None:
+    """Let Ctrl-C have its effect here and in child processes: a script starts background processes with it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -146,7 +146,6 @@ def _run(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background processes without it
     multiprocessing.set_start_method("fork", force=True)  # for the workers of data loaders, as in other processes
     import torch
 

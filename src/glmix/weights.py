@@ -36,7 +36,7 @@ license: mit
 ---
 # {architecture}
 
-A network for {task} with {classes} classes, trained by `glmix fit` ({parameters:.1f}M parameters).
+A {task} network with {classes} classes and {parameters:.1f}M parameters, trained with `glmix fit`.
 
 ```python
 import glmix
@@ -45,8 +45,9 @@ loaded = glmix.load("{folder}")
 network, class_names = loaded.network, loaded.info["class_names"]
 ```
 
-`glmix {command} photo.jpg --checkpoint {folder} -o results` runs it. config.json describes the network, its classes and
-its preprocessing. The backbone and the decoder are those of glmix: other libraries cannot build them from this folder.
+To run it on images, use `glmix {command} photo.jpg --checkpoint {folder} -o results`. config.json describes the
+network, its classes and its preprocessing. Other libraries cannot load this folder, because backbone and decoder are
+modules of glmix.
 """
 _COMMANDS = {"Segmentation": "segment", "Detection": "detect"}
 

@@ -72,7 +72,11 @@ def add_pipeline_arguments(
     speed.add_argument(
         "--batch-size", type=positive_integer, default=batch_size, metavar="N", help="(default: %(default)s)"
     )
-    speed.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda (default: cpu)")
+    speed.add_argument(
+        "--device",
+        default="cpu",
+        help="torch device, such as cpu or cuda, with torchrun the GPU of each process (default: cpu)",
+    )
     add_reading_arguments(speed)
     ray = parser.add_argument_group("Ray")
     ray.add_argument(

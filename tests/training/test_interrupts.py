@@ -51,7 +51,9 @@ def test_signal_to_the_process_group_saves_with_workers_and_resumes_exactly(
 def test_workers_end_when_the_main_process_is_killed_or_fails() -> None:
     code = (
         "import os, signal\n"
+        "from torch.utils.data._utils import worker\n"
         "from glmix.data.core.loaders import eval_loader\n"
+        "worker.MP_STATUS_CHECK_INTERVAL = 0.5  # seconds until a worker notices that the main process was killed\n"
         "loader = iter(eval_loader(list(range(100)), 100, 1, num_workers=1))\n"
         "next(loader)\n"
         "print(loader._workers[0].pid, flush=True)\n"

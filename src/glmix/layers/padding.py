@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .small_maps import apply_layer
 
-__all__ = ["attention_bias", "cells_of", "check_mask", "convolve", "fill_padding", "zero_padding", "pool_masked"]
+__all__ = ["attention_bias", "cells_of", "check_mask", "convolve", "fill_padding", "apply_mask", "pool_masked"]
 
 
 def check_mask(mask: Tensor, x: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def check_mask(mask: Tensor, x: Tensor) -> Tensor:
     return mask
 
 
-def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
+def apply_mask(x: Tensor, mask: Tensor | None) -> Tensor:
     """Return x (B, C, H, W) with zeros in the padding; without a mask (B, H, W) return x."""
     # torch.where keeps the memory format; masked_fill returns NCHW
     return x if mask is None else torch.where(mask.unsqueeze(1), x, x.new_zeros(1))
@@ -68,7 +68,7 @@ def convolve(layers: nn.Sequential, x: Tensor, mask: Tensor) -> tuple[Tensor, Te
         if (
             isinstance(layer, nn.Conv2d | nn.ZeroPad2d) and x.shape[2:] == mask.shape[1:]
         ):  # sizes differ after a ZeroPad2d
-            x = zero_padding(x, mask)
+            x = apply_mask(x, mask)
         x = apply_layer(layer, x)
         if isinstance(layer, nn.Conv2d) and layer.stride != (1, 1):
             down, across = (
@@ -105,7 +105,7 @@ def pool_masked(x: Tensor, mask: Tensor, rows: int, cols: int) -> Tensor:
     """Pool the pixels of each image to a regular grid: (B, C, H, W), (B, H, W) -> (B, S, C)."""
     down = _windows(mask.any(2), rows).to(x.dtype)  # (B, G, H)
     across = _windows(mask.any(1), cols).to(x.dtype)  # (B, K, W)
-    sums = across.unsqueeze(1) @ zero_padding(x, mask).permute(0, 2, 3, 1)  # (B, H, K, C)
+    sums = across.unsqueeze(1) @ apply_mask(x, mask).permute(0, 2, 3, 1)  # (B, H, K, C)
     sums = (down @ sums.flatten(2)).unflatten(2, (cols, -1))  # (B, G, K, C)
     counts = down @ mask.to(x.dtype) @ across.transpose(1, 2)  # (B, G, K)
     return (sums / counts.clamp_min(1.0).unsqueeze(3)).flatten(1, 2)

@@ -24,8 +24,8 @@ from .padding import (
     PaddedRetinaNetHead,
     PaddedRPNHead,
     RegionPool,
+    apply_mask,
     split_mask,
-    zero_padding,
 )
 
 __all__ = ["DetectorConfig", "DetectorKind", "FeaturePyramid", "build_detector"]
@@ -134,7 +134,7 @@ class FeaturePyramid(nn.Module):
             if mask is None:
                 return features
             stride = self.strides[level]
-            return zero_padding(features, mask[:, None, ::stride, ::stride])
+            return apply_mask(features, mask[:, None, ::stride, ::stride])
 
         maps = [hide(features, k) for k, features in enumerate(self.pyramid(images, mask))]
         merged: list[Tensor] = []
