@@ -12,7 +12,7 @@ from .images import add_input_limit, check_enlarged, exit_code, print_errors
 from .inputs import add_model_arguments, add_view_argument
 from .pipeline import add_reading_arguments, add_source_arguments
 from .printing import printable
-from .results import shortened
+from .results import shorten_name
 from .slot_models import load_models
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ def _names(files: Sequence[Path], out: Path) -> list[str]:
     names: list[str] = []
     for file in files:
         for candidate in _candidates(file):
-            name = shortened(candidate, len(".slots.html")) + ".slots"
+            name = shorten_name(candidate, len(".slots.html")) + ".slots"
             paths = {str((out / f"{name}.{kind}").resolve()).lower() for kind in ("png", "svg", "html")}
             if not taken & paths:
                 break

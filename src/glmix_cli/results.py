@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from glmix.inference import ResultFolder, Source
 
-__all__ = ["print_file", "result_names", "rows_with_names", "shortened", "write_report"]
+__all__ = ["print_file", "result_names", "rows_with_names", "shorten_name", "write_report"]
 
 MAX_NAME_BYTES = 255  # limit of common file systems
 
@@ -82,10 +82,10 @@ def _is_absolute(key: str) -> bool:
 
 def _shortened_path(path: str, room: int) -> str:
     folder, slash, name = path.rpartition("/")
-    return folder + slash + shortened(name, room)
+    return folder + slash + shorten_name(name, room)
 
 
-def shortened(name: str, room: int) -> str:
+def shorten_name(name: str, room: int) -> str:
     """Shorten a file name that is too long so that `room` bytes are left; a hash keeps shortened names unique."""
     encoded = os.fsencode(name)
     if len(encoded) + room <= MAX_NAME_BYTES:

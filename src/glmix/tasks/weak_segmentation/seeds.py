@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .refine import pamr, resized
+from .refine import pamr, resize_maps
 
 __all__ = ["SeedMaps", "normalise_activation", "scale_to_max"]
 
@@ -53,8 +53,8 @@ class SeedMaps:
 
     def at(self, grid: tuple[int, int]) -> "SeedMaps":
         """Resize the maps to another grid."""
-        objectness = None if self.objectness is None else resized(self.objectness[:, None], grid)[:, 0]
-        return SeedMaps(resized(self.classes, grid), objectness)
+        objectness = None if self.objectness is None else resize_maps(self.objectness[:, None], grid)[:, 0]
+        return SeedMaps(resize_maps(self.classes, grid), objectness)
 
     def refined_by_pamr(self, images: Tensor, dilations: Sequence[int] = (1, 2, 4)) -> "SeedMaps":
         """Refine the maps with PAMR at the size of the images (B, C, H, W)."""
