@@ -56,7 +56,7 @@ def push(
             raise InputError(
                 f"{report} contains no {REPORT_TEXT}: expected a folder that `glmix validate` has written."
             )
-        card += f"\n## Evaluation\n\n{demoted(text.read_text(encoding='utf-8'))}\n"
+        card += f"\n## Evaluation\n\n{lower_headings(text.read_text(encoding='utf-8'))}\n"
         if page.is_file():
             files[REPORT_PAGE] = page.read_bytes()
     files[CARD] = card
@@ -91,7 +91,7 @@ def hub_card(card: str, folder: str, repository: str, is_backbone: bool) -> str:
     return heading.sub(download, card.replace(folder, name), count=1)
 
 
-def demoted(text: str) -> str:
+def lower_headings(text: str) -> str:
     """Return a Markdown text whose headings are one level lower, without its title."""
     lines = [line for line in text.splitlines() if not line.startswith("# ")]
     return "\n".join(f"#{line}" if line.startswith("#") else line for line in lines).strip()

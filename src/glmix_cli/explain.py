@@ -12,7 +12,7 @@ from .images import add_input_limit, check_enlarged, exit_code, print_errors
 from .inputs import add_model_arguments, add_view_argument
 from .pipeline import add_reading_arguments, add_source_arguments
 from .printing import printable
-from .results import shortened
+from .results import shorten_name
 from .slot_models import load_models
 
 if TYPE_CHECKING:
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 HELP = "Visualise the slots of a model for images: as figures, and with --html as interactive pages for a browser."
 IMAGES_PER_WORKER = 8  # fewer are decoded in the main process
-SMALLEST = 32  # pixels: the smallest shorter side that a model accepts
+MIN_SIZE = 32  # pixels: the smallest shorter side that a model accepts
 
 
 def _size(text: str) -> int | None:
     """Return the shorter side in pixels, or None for the size of the image file."""
     if text == "native":
         return None
-    if not text.isdecimal() or int(text) < SMALLEST:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least {SMALLEST}, or 'native', got {text!r}")
+    if not text.isdecimal() or int(text) < MIN_SIZE:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least {MIN_SIZE}, or 'native', got {text!r}")
     return int(text)
 
 
@@ -249,7 +249,7 @@ def _names(files: Sequence[Path], out: Path) -> list[str]:
     names: list[str] = []
     for file in files:
         for candidate in _candidates(file):
-            name = shortened(candidate, len(".slots.html")) + ".slots"
+            name = shorten_name(candidate, len(".slots.html")) + ".slots"
             paths = {str((out / f"{name}.{kind}").resolve()).lower() for kind in ("png", "svg", "html")}
             if not taken & paths:
                 break

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         help="folder with the embeddings of the images to search for, from the same model (default: every image of "
-        "the collection is a query, and is left out of its own results)",
+        "the collection is a query, excluded from its own results)",
     )
     parser.add_argument(
         "--duplicates",

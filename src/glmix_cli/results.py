@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from glmix.inference import ResultFolder, Source
 
-__all__ = ["print_file", "result_names", "rows_with_names", "shortened", "write_report"]
+__all__ = ["print_file", "result_names", "rows_with_names", "shorten_name", "write_report"]
 
-LONGEST = 255  # bytes: the limit of common file systems for a file name
+MAX_NAME_BYTES = 255  # limit of common file systems
 
 
 def result_names(source: "Source", inputs: Sequence[str], room: int = 0) -> Sequence[str]:
@@ -82,16 +82,16 @@ def _is_absolute(key: str) -> bool:
 
 def _shortened_path(path: str, room: int) -> str:
     folder, slash, name = path.rpartition("/")
-    return folder + slash + shortened(name, room)
+    return folder + slash + shorten_name(name, room)
 
 
-def shortened(name: str, room: int) -> str:
+def shorten_name(name: str, room: int) -> str:
     """Shorten a file name that is too long so that `room` bytes are left; a hash keeps shortened names unique."""
     encoded = os.fsencode(name)
-    if len(encoded) + room <= LONGEST:
+    if len(encoded) + room <= MAX_NAME_BYTES:
         return name
     end = "-" + hashlib.blake2b(encoded, digest_size=6).hexdigest()
-    start = encoded[: LONGEST - room - len(end)].decode("utf-8", "ignore")  # drops an incomplete character
+    start = encoded[: MAX_NAME_BYTES - room - len(end)].decode("utf-8", "ignore")  # drops an incomplete character
     return os.fsdecode(start.encode()) + end
 
 

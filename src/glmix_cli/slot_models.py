@@ -42,7 +42,7 @@ def load_models(args: argparse.Namespace) -> "list[ExplainedModel]":
     models = [_model(first, _title(first, args.checkpoint or args.model), args, warning)]
     for other in args.compare:
         if other == UNTRAINED:
-            network, warning = _reset(first, args.seed), _warning(args.seed)
+            network, warning = _with_random_weights(first, args.seed), _warning(args.seed)
         elif other.startswith(LOCAL):
             network, warning = _trained(other, None), None
         else:
@@ -98,7 +98,7 @@ def _random_model(name: str | None, seed: int) -> "GLNet":
     return network
 
 
-def _reset(network: "GLNet", seed: int) -> "GLNet":
+def _with_random_weights(network: "GLNet", seed: int) -> "GLNet":
     """Return a copy of a model with random weights."""
     import torch
 

@@ -158,10 +158,10 @@ def _methods_table(result: dict[str, Any]) -> str:
 
 
 def _measured_on(found: dict[str, Any]) -> list[str]:
-    """Return lines that say on which images the scores were measured, and which scores are missing."""
+    """Return lines with the images on which the scores were measured, and those without scores."""
     where = {"seeds": "validation images", "pseudo masks": "training images"}
     measured = [f"{name} by the masks of the {images}" for name, images in where.items() if found[name] is not None]
     missing = [images for name, images in where.items() if found[name] is None]
     lines = [f"Measured: {'; '.join(measured)}."] if measured else []
-    lines += [f"There are no ground truth masks of {images}, so nothing is measured there." for images in missing]
+    lines += [f"Not measured: {images}, which have no ground truth masks." for images in missing]
     return lines

@@ -32,7 +32,7 @@ from . import choices, models, report, runs, tables, uses
 from .settings import Settings
 
 BUDGET = 520.0  # seconds for all parts
-LONGEST = 300.0  # seconds for one part
+PART_BUDGET = 300.0  # seconds for one part
 
 
 @dataclass(frozen=True)
@@ -160,13 +160,13 @@ def run_suite(
         # several models are compiled at the same time
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")
         for child in [Child(name, settings) for name in checks]:
-            done(child.name, child.outcome(min(end, child.start + LONGEST)))
+            done(child.name, child.outcome(min(end, child.start + PART_BUDGET)))
     for name in measurements if settings.on_gpu else (*checks, *measurements):
         if time.monotonic() > end:
             reason = f"the {budget:.0f} seconds were used by the parts before it"
             done(name, {"summary": PARTS[name].summary, "status": "not run", "seconds": 0.0, "reason": reason})
         elif settings.on_gpu:
-            done(name, Child(name, settings).outcome(min(end, time.monotonic() + LONGEST)))
+            done(name, Child(name, settings).outcome(min(end, time.monotonic() + PART_BUDGET)))
         else:
             done(name, run_part(name, settings))
 

@@ -229,7 +229,7 @@ def test_inference_options_reach_the_network(checkpoint: Path, images: Path, mon
     for more in ("", " --resize 90 60", " --resize 0 0"):
         with pytest.raises(ValueError, match="enough"):
             segment.run(parser.parse_args((words + more).split()))
-    assert seen[0]["how"] == Inference("slide", 40, 20, (0.5, 1.0), flip=True)
+    assert seen[0]["inference"] == Inference("slide", 40, 20, (0.5, 1.0), flip=True)
     assert "resize" not in seen[0]
     assert seen[1]["resize"] == (90, 60)
     assert seen[2]["resize"] is None

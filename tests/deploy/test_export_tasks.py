@@ -17,7 +17,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 import glmix
 from glmix.deploy import Exported, export_model, load_exported
-from glmix.deploy.export.detector import DeployedDetector, check_detector, difference
+from glmix.deploy.export.detector import DeployedDetector, check_detector, match_detections
 from glmix.tasks.detection import DetectionPredictor
 from glmix.tasks.segmentation import SegmentationPredictor
 from glmix.tasks.segmentation.network import GridPool
@@ -188,17 +188,17 @@ def detections(scores: list[float]) -> dict[str, Any]:
 
 def test_wrong_detections_are_counted() -> None:
     right = detections([0.9, 0.5, 0.1])
-    assert difference(right, right, 100, 1e-4) == (3, 0, 0.0)
+    assert match_detections(right, right, 100, 1e-4) == (3, 0, 0.0)
     close_by = {**right, "boxes": right["boxes"] + np.float32(0.001)}
-    matched, missed, error = difference(close_by, right, 100, 1e-4)
+    matched, missed, error = match_detections(close_by, right, 100, 1e-4)
     assert (matched, missed) == (3, 0)
     assert error == pytest.approx(1e-5, rel=0.1)
-    assert difference(detections([0.9, 0.6, 0.1]), right, 100, 1e-4)[:2] == (2, 2)
+    assert match_detections(detections([0.9, 0.6, 0.1]), right, 100, 1e-4)[:2] == (2, 2)
     other = {**right, "labels": 3 - right["labels"]}
-    assert difference(other, right, 100, 1e-4)[0] == 0
-    assert difference({**right, "boxes": right["boxes"] + 1}, right, 100, 1e-4)[0] == 0
+    assert match_detections(other, right, 100, 1e-4)[0] == 0
+    assert match_detections({**right, "boxes": right["boxes"] + 1}, right, 100, 1e-4)[0] == 0
     masks = np.zeros((3, 28, 28), np.float32)
-    assert difference({**right, "masks": masks + 0.1}, {**right, "masks": masks}, 100, 1e-4)[0] == 0
+    assert match_detections({**right, "masks": masks + 0.1}, {**right, "masks": masks}, 100, 1e-4)[0] == 0
 
 
 def test_a_wrong_graph_of_a_detector_is_refused(folder: Path, exported: dict[str, Exported]) -> None:

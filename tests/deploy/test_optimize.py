@@ -56,7 +56,7 @@ def test_banded_mlp_agrees_with_the_mlp(monkeypatch, depthwise, dilation, rows):
     seen = []
     mlp.fc1.register_forward_hook(lambda _, __, h: seen.append(h.nbytes))
     mlp.__class__ = BandedMlp
-    monkeypatch.setattr(BandedMlp, "CACHE", rows * 48 * 20 * 4)
+    monkeypatch.setattr(BandedMlp, "MAX_HIDDEN_BYTES", rows * 48 * 20 * 4)
     torch.testing.assert_close(mlp(x), wanted, rtol=1e-5, atol=1e-6)
     beyond = 2 * dilation * depthwise
     assert max(seen) <= 48 * 20 * 4 * (max(rows, 4) + beyond)  # at most 32 bands of 99 rows

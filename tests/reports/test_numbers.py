@@ -23,7 +23,7 @@ from glmix.errors import InputError
 from glmix.reports import BoxPredictions, ClassPredictions, PixelPredictions, analyse, load_predictions, write_report
 from glmix.reports.calibration import fit_temperature
 from glmix.reports.multi_label import best_threshold
-from glmix.reports.predictions import compact
+from glmix.reports.predictions import compact_logits
 
 NAMES = [f"class {k}" for k in range(7)]
 
@@ -245,10 +245,10 @@ def test_stored_logits_keep_predictions_and_probabilities() -> None:
     logits = random.normal(0, 4, (200, 500)).astype(np.float32)
     logits[:, 7] = logits.max(1) + np.linspace(1e-7, 5, 200, dtype=np.float32)
     logits[:, 8] = logits[:, 7] - 1e-6  # a difference that float16 cannot hold
-    stored = compact(logits, multi_label=False)
+    stored = compact_logits(logits, multi_label=False)
     assert stored.dtype == np.float16
     assert np.array_equal(stored.argmax(1), logits.argmax(1))
-    assert np.array_equal(compact(stored, multi_label=False), stored)
+    assert np.array_equal(compact_logits(stored, multi_label=False), stored)
     expected = softmax(logits.astype(np.float64), 1)
     likely = expected > 1e-4
     assert np.allclose(softmax(stored.astype(np.float64), 1)[likely], expected[likely], rtol=5e-3)

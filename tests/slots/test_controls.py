@@ -36,12 +36,12 @@ def test_regular_grid_has_at_most_one_cell_per_pixel():
 def test_number_of_superpixels_is_close_to_the_requested_one(blur):
     image = draw_scene(SceneConfig(), "val", 0).image
     superpixels = Superpixels(image, blur)
-    assert superpixels.near(1).max() == 0
+    assert superpixels.segments(1).max() == 0
     for count in (4, 9, 16):
-        labels = superpixels.near(count)
+        labels = superpixels.segments(count)
         assert labels.shape == (64, 64)
         assert abs(len(np.unique(labels)) - count) <= 0.25 * count
-        assert (labels == Superpixels(image, blur).near(count)).all()
+        assert (labels == Superpixels(image, blur).segments(count)).all()
 
 
 def test_kmeans_separates_clusters():

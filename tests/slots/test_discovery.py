@@ -10,7 +10,7 @@ from skimage.measure import label
 
 from glmix.data.scenes import SceneConfig
 from glmix.slots.grouping.controls import features_cut
-from glmix.slots.grouping.discovery import CONTROLS, METHODS, METRICS, components, discover, on_side
+from glmix.slots.grouping.discovery import CONTROLS, METHODS, METRICS, clusters_on_side, connected_components, discover
 from glmix.slots.grouping.discovery_report import discovery_json, discovery_sheet, discovery_table, grid_warning
 from glmix.slots.grouping.truth import Truth, scene_truths
 
@@ -94,22 +94,23 @@ def test_image_independent_controls_are_constant(found):
 def test_components_are_numbered_by_size():
     rng = np.random.default_rng(0)
     mask = rng.random((20, 30)) > 0.5
-    parts = components(mask)
+    parts = connected_components(mask)
     assert ((parts > 0) == mask).all()
     sizes = np.bincount(parts.ravel())[1:]
     assert (np.diff(sizes) <= 0).all()
     assert len(sizes) == label(mask, connectivity=1).max()
-    assert components(np.zeros((3, 4), bool)).max() == 0
+    assert connected_components(np.zeros((3, 4), bool)).max() == 0
 
 
 def test_clusters_mostly_on_the_object_side_are_objects():
     clusters = np.array([[7, 7, 7, 2], [7, 4, 4, 2], [4, 4, 4, 2]])
     side = np.array([[1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 1, 1]], bool)
-    groups = on_side(clusters, side)
+    groups = clusters_on_side(clusters, side)
     assert len(np.unique(groups[clusters == 7])) == 1
     assert (groups[clusters == 4] == 0).all()
     assert sorted(np.unique(groups).tolist()) == [0, 1, 2]
-    assert (on_side(np.array([[0, 0]]), np.array([[True, False]])) == 0).all()  # exactly half is not a majority
+    # exactly half is not a majority
+    assert (clusters_on_side(np.array([[0, 0]]), np.array([[True, False]])) == 0).all()
 
 
 def test_features_cut_separates_features_at_any_size():

@@ -21,8 +21,8 @@ from PIL import Image
 from glmix.data.scenes import SceneConfig, draw_scene
 from glmix.slots import slot_maps
 from glmix.slots.evidence import class_activation, slot_evidence
-from glmix.slots.explorer import explore, gather, page, write_page
-from glmix.slots.explorer.data import MAX_PIXELS, shown_maps
+from glmix.slots.explorer import explore, page, page_data, write_page
+from glmix.slots.explorer.data import MAX_PIXELS, reduced_maps
 from glmix.slots.explorer.pack import Buffer, quantise
 from glmix.slots.explorer.picture import prepare
 from glmix.slots.maps import BlockMaps
@@ -84,7 +84,7 @@ def test_buffer_round_trip_with_and_without_lag():
 
 
 def test_page_contains_every_map_within_the_stated_error(model):
-    data = gather(scene(), [("model", model)], size=WIDE)
+    data = page_data(scene(), [("model", model)], size=WIDE)
     images, _ = prepare(scene(), model, WIDE)
     reader = Reader(data)
     for block, maps in zip(data["models"][0]["blocks"], slot_maps(model, images), strict=True):
@@ -132,7 +132,7 @@ def test_evidence_of_mismatched_shapes_raises(activation, grid, message):
 
 
 def test_evidence_is_relative_to_the_mean_of_all_classes(model):
-    data = gather(scene(), [("model", model)], top=7)["models"][0]
+    data = page_data(scene(), [("model", model)], top=7)["models"][0]
     images, _ = prepare(scene(), model, None)
     with torch.no_grad():
         lead = (logits := model(images)[0]) - logits.mean()
@@ -146,7 +146,7 @@ def test_large_grids_are_averaged_and_still_sum_to_one():
     rows, cols, slots = 67, 131, 6
     logits = torch.randn(1, slots, rows * cols)
     maps = BlockMaps("block", 0, (rows, cols), (2, 3), 1.0, logits.softmax(2), logits.softmax(1), logits, logits, None)
-    grid, clustering, assignment = shown_maps(maps)
+    grid, clustering, assignment = reduced_maps(maps)
     assert grid == (34, 66)
     assert grid[0] * grid[1] == clustering.shape[1] <= MAX_PIXELS
     torch.testing.assert_close(clustering.sum(1), torch.ones(slots))
@@ -157,21 +157,21 @@ def test_large_grids_are_averaged_and_still_sum_to_one():
 
 def test_two_models_list_the_same_classes(model):
     torch.manual_seed(1)
-    data = gather(scene(), [("one", model), ("other", small())], top=2)
+    data = page_data(scene(), [("one", model), ("other", small())], top=2)
     one, other = ({entry["index"] for entry in found["classes"]} for found in data["models"])
     assert one == other
     assert 2 <= len(one) <= 4
 
 
 def test_label_names_per_model(model):
-    data = gather(scene(), [("a", model), ("b", model)], label_names=[lambda k: f"a{k}", lambda k: f"b{k}"], top=1)
+    data = page_data(scene(), [("a", model), ("b", model)], label_names=[lambda k: f"a{k}", lambda k: f"b{k}"], top=1)
     assert [found["classes"][0]["label"][0] for found in data["models"]] == ["a", "b"]
     with pytest.raises(ValueError, match="one for each of 2 models, got 1"):
-        gather(scene(), [("a", model), ("b", model)], label_names=[str])
+        page_data(scene(), [("a", model), ("b", model)], label_names=[str])
 
 
 def test_multi_label_probabilities_and_evidence(model):
-    data = gather(scene(), [("model", model)], top=7, multi_label=True)["models"][0]
+    data = page_data(scene(), [("model", model)], top=7, multi_label=True)["models"][0]
     images, _ = prepare(scene(), model, None)
     with torch.no_grad():
         expected = model(images)[0].sigmoid()
@@ -204,7 +204,7 @@ def test_page_for_every_kind_of_model(options):
 
 def test_explore_does_not_modify_the_model(model):
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    gather(scene(), [("model", model)])
+    page_data(scene(), [("model", model)])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -221,7 +221,7 @@ def test_picture_has_the_field_of_view_of_the_model_at_higher_resolution():
 
 
 def test_small_pictures_are_lossless(model):
-    picture = gather(scene(64), [("model", model)], size=(64, 64))["models"][0]["picture"]
+    picture = page_data(scene(64), [("model", model)], size=(64, 64))["models"][0]["picture"]
     decoded = Image.open(BytesIO(base64.b64decode(picture["uri"].split(",")[1])))
     assert picture["pixelated"]
     np.testing.assert_array_equal(np.asarray(decoded), np.asarray(scene(64)))

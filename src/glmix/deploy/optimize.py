@@ -88,7 +88,7 @@ def _replace_layers(model: nn.Module, dtype: torch.dtype, device: torch.device) 
         if (
             isinstance(part, SoftBridge)
             and not isinstance(part, BoundedBridge)
-            and part.scale.abs().item() <= BoundedBridge.LARGEST
+            and part.scale.abs().item() <= BoundedBridge.MAX_SCALE
         ):
             part.__class__ = BoundedBridge
         elif type(part) is ConvMlp and on_cpu:

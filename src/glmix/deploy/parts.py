@@ -20,7 +20,7 @@ class BoundedBridge(SoftBridge):
     as fast as two softmaxes when compiled for a CPU, and equally fast without compilation.
     """
 
-    LARGEST = 40.0  # maximum scale: exp(-2 * 40) is still a normal number in float32
+    MAX_SCALE = 40.0  # maximum scale: exp(-2 * 40) is still a normal number in float32
 
     def forward(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if mask is not None:
@@ -38,18 +38,18 @@ class BandedMlp(ConvMlp):
     the first layer also gets the adjacent rows.
     """
 
-    CACHE = 5 << 20  # maximum bytes of hidden features; 2 to 10 MiB are equally fast
-    MOST = 32  # maximum number of bands, because a compiler unrolls the loop
+    MAX_HIDDEN_BYTES = 5 << 20  # for one part; 2 to 10 MiB are equally fast
+    MAX_BANDS = 32  # limited because a compiler unrolls the loop
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         images, _, height, width = x.shape
         each = self.fc1.out_channels * height * width * x.element_size()  # bytes of hidden features
-        if mask is not None or images * each <= self.CACHE:
+        if mask is not None or images * each <= self.MAX_HIDDEN_BYTES:
             return super().forward(x, mask)
-        if each <= self.CACHE or images >= self.MOST:
-            parts = min(math.ceil(images / max(1, self.CACHE // each)), self.MOST)
+        if each <= self.MAX_HIDDEN_BYTES or images >= self.MAX_BANDS:
+            parts = min(math.ceil(images / max(1, self.MAX_HIDDEN_BYTES // each)), self.MAX_BANDS)
             return cat([self.band(part, 0, height) for part in x.split(math.ceil(images / parts))])
-        rows = math.ceil(height / min(math.ceil(each / self.CACHE), self.MOST // images))
+        rows = math.ceil(height / min(math.ceil(each / self.MAX_HIDDEN_BYTES), self.MAX_BANDS // images))
         return cat([cat([self.band(one, row, row + rows) for row in range(0, height, rows)], 2) for one in x.split(1)])
 
     def band(self, x: Tensor, first: int, last: int) -> Tensor:

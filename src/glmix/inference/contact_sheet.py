@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import write_atomically
-from ..pages import escaped, page_html
+from ..pages import escape_html, page_html
 from .thumbnails import Part, Thumbnails, draw_part, jpeg_uri
 
 __all__ = ["Picture", "write_contact_sheet"]
@@ -61,12 +61,12 @@ def write_contact_sheet(
             else:
                 uri = plain[picture.key] = plain.get(picture.key) or _uri(picture, thumbnails)
             shown = f'<img alt="" loading="lazy" src="{uri}">' if uri else '<span class="absent"></span>'
-            text = escaped(picture.key)
-            caption = f"<figcaption><b>{escaped(picture.caption)}</b>{text.rpartition('/')[2]}</figcaption>"
+            text = escape_html(picture.key)
+            caption = f"<figcaption><b>{escape_html(picture.caption)}</b>{text.rpartition('/')[2]}</figcaption>"
             figures.append(f'<figure title="{text}">{shown}{caption}</figure>')
-        head = f"<h2>{escaped(heading)}</h2>" if heading else ""
+        head = f"<h2>{escape_html(heading)}</h2>" if heading else ""
         parts.append(f"<section>{head}{''.join(figures)}</section>")
-    body = f"<h1>{escaped(title)}</h1>{''.join(parts) or '<p>No results.</p>'}"
+    body = f"<h1>{escape_html(title)}</h1>{''.join(parts) or '<p>No results.</p>'}"
     write_atomically(file, page_html(title, body, style=STYLE))
 
 

@@ -22,7 +22,7 @@ from .sources import Source
 
 __all__ = ["RayEngine"]
 
-MOST_TASKS = 10_000  # maximum number of decoding tasks, because Ray keeps a record of each
+MAX_TASKS = 10_000  # maximum number of decoding tasks, because Ray keeps a record of each
 
 # Hide the log of Ray's C++ code, because its errors are also raised as exceptions.
 ENVIRONMENT = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
@@ -100,7 +100,7 @@ class RayEngine:
             context.enable_progress_bars = context.print_on_execution_start = False
             with ray.data.DataContext.current(context):
                 computed = (
-                    ray.data.range(len(batches), override_num_blocks=min(len(batches), MOST_TASKS))
+                    ray.data.range(len(batches), override_num_blocks=min(len(batches), MAX_TASKS))
                     .map(decode, num_cpus=1, compute=ray.data.TaskPoolStrategy(num_workers or None))
                     .map(
                         _Actor,

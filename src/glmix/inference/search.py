@@ -102,7 +102,7 @@ def _faiss(collection: NDArray[Any], device: str) -> Search:
         import faiss  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError as error:
         raise MissingExtraError("A search with FAISS needs its package: pip install faiss-cpu") from error
-    # lists of at least 39 vectors, which the training of FAISS asks for
+    # lists of at least 39 vectors, below which FAISS warns
     lists = max(1, min(len(collection) // 39, round(4 * len(collection) ** 0.5)))
     index = faiss.IndexIVFFlat(
         faiss.IndexFlatIP(collection.shape[1]), collection.shape[1], lists, faiss.METRIC_INNER_PRODUCT

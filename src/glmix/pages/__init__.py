@@ -10,7 +10,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-__all__ = ["bundled", "embedded", "escaped", "page_html", "read_sources"]
+__all__ = ["bundle_scripts", "embed_json", "escape_html", "page_html", "read_sources"]
 
 
 def page_html(title: str, body: str, *, style: str = "", script: str = "") -> str:
@@ -28,7 +28,7 @@ def page_html(title: str, body: str, *, style: str = "", script: str = "") -> st
         f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    return Template(template).substitute(title=escaped(title), policy=policy, style=style, body=body, script=script)
+    return Template(template).substitute(title=escape_html(title), policy=policy, style=style, body=body, script=script)
 
 
 def read_sources(package: str | None, *names: str) -> list[str]:
@@ -37,17 +37,17 @@ def read_sources(package: str | None, *names: str) -> list[str]:
     return [folder.joinpath(name).read_text(encoding="utf-8") for name in names]
 
 
-def escaped(text: str) -> str:
+def escape_html(text: str) -> str:
     """Escape text for HTML. Surrogates, which file names may contain and no file can, become question marks."""
     return html.escape(text.encode("utf-8", "replace").decode("utf-8"))
 
 
-def embedded(data: Any) -> str:
+def embed_json(data: Any) -> str:
     """Return data as JSON for a script element. "</script" would end the element even inside a string."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def bundled(scripts: Iterable[str]) -> str:
+def bundle_scripts(scripts: Iterable[str]) -> str:
     """Join scripts without their import and export statements, because browsers load no modules from local files."""
     return "\n".join(re.sub(r"(?m)^import .*\n|^export ", "", script) for script in scripts)
 

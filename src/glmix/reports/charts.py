@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..pages import escaped
+from ..pages import escape_html
 
 __all__ = ["bars", "confusion_matrix", "curves", "legend", "reliability_diagram"]
 
@@ -36,7 +36,7 @@ def confusion_matrix(counts: NDArray[Any], class_names: Sequence[str], *, normal
     parts = []
     for row, name in enumerate(class_names):
         y = left + CELL * row
-        label = escaped(_short(name))
+        label = escape_html(_short(name))
         parts.append(f'<text x="{left - 6}" y="{y + CELL / 2 + 4}" text-anchor="end">{label}</text>')
         x = left + CELL * row + CELL / 2
         parts.append(f'<text transform="translate({x + 4} {left - 6}) rotate(-60)">{label}</text>')
@@ -48,7 +48,7 @@ def confusion_matrix(counts: NDArray[Any], class_names: Sequence[str], *, normal
             title = f"{name} predicted as {other}: {count:,} ({100 * share:.1f} %)"
             x = left + CELL * column
             parts.append(
-                f'<g><title>{escaped(title)}</title><rect class="{kind}" x="{x + 1}" y="{y + 1}" '
+                f'<g><title>{escape_html(title)}</title><rect class="{kind}" x="{x + 1}" y="{y + 1}" '
                 f'width="{CELL - 2}" height="{CELL - 2}" rx="3" fill-opacity="{max(share, 0.04):.3f}"/>'
                 f'<text class="cell{strong}" x="{x + CELL / 2}" y="{y + CELL / 2 + 4}" '
                 f'text-anchor="middle">{text}</text>'
@@ -119,7 +119,7 @@ def reliability_diagram(series: Sequence[tuple[str, dict[str, Any]]]) -> str:
         )
     parts.append(f'<text x="{SIDE / 2}" y="{below + 66}" text-anchor="middle">predictions by confidence</text>')
     legend = "".join(
-        f'<span class="{kind}">{escaped(title)}: ECE {100 * values["ece"]:.1f} %</span>'
+        f'<span class="{kind}">{escape_html(title)}: ECE {100 * values["ece"]:.1f} %</span>'
         for kind, (title, values) in zip(("first", "second"), series, strict=False)
     )
     box = f"-44 -8 {SIDE + 56} {SIDE + 136}"
@@ -136,7 +136,7 @@ def curves(items: Sequence[dict[str, Any]]) -> str:
             x, y = SIDE * item["recall"], SIDE * (1 - item["precision"])
             parts.append(f'<circle class="second" cx="{x:.1f}" cy="{y:.1f}" r="6"/>')
         threshold = "" if item["threshold"] is None else f", threshold {item['threshold']:.2f}"
-        title = escaped(f"{_short(item['class'], 28)}: AP {100 * item['ap']:.1f} %{threshold}")
+        title = escape_html(f"{_short(item['class'], 28)}: AP {100 * item['ap']:.1f} %{threshold}")
         box = f"-44 -8 {SIDE + 56} {SIDE + 48}"
         plots.append(f"<figure>{_plot(box, parts, 'Precision-recall curve')}<figcaption>{title}</figcaption></figure>")
     return f'<div class="plots">{"".join(plots)}</div>'
@@ -145,7 +145,7 @@ def curves(items: Sequence[dict[str, Any]]) -> str:
 def bars(items: Sequence[tuple[str, float]]) -> str:
     """Return horizontal bars of names and values from 0 to 1."""
     rows = "".join(
-        f'<tr><th scope="row">{escaped(_short(name, 40))}</th><td><svg class="bar" aria-hidden="true">'
+        f'<tr><th scope="row">{escape_html(_short(name, 40))}</th><td><svg class="bar" aria-hidden="true">'
         f'<rect width="{100 * value:.1f}%" height="100%"/></svg></td><td class="percent">{100 * value:.1f} %</td></tr>'
         for name, value in items
     )
@@ -156,7 +156,7 @@ def legend(items: Sequence[tuple[str, Sequence[int]]]) -> str:
     """Return names of classes beside their RGB colours."""
     rows = "".join(
         f'<span><svg aria-hidden="true"><rect width="100%" height="100%" fill="rgb({",".join(map(str, colour))})"/>'
-        f"</svg>{escaped(name)}</span>"
+        f"</svg>{escape_html(name)}</span>"
         for name, colour in items
     )
     return f'<p class="colours">{rows}</p>'

@@ -15,8 +15,8 @@ from .predictions import BoxPredictions
 
 __all__ = ["detection"]
 
-OVERLAP = 0.5  # minimum IoU of a detection and its object
-CONFIDENT = 0.5  # minimum score of detections in the confusion matrix
+MIN_IOU = 0.5  # minimum IoU of a detection and its object
+MIN_SCORE = 0.5  # minimum score of detections in the confusion matrix
 BACKGROUND = "background"
 CURVES = 12  # classes whose precision-recall curves are drawn
 
@@ -48,7 +48,7 @@ def detection(predictions: BoxPredictions) -> dict[str, Any]:
     confusion, mistakes = _matched(predictions)
     return {
         "scores": scores,
-        "matching": {"iou": OVERLAP, "score": CONFIDENT, "background": BACKGROUND},
+        "matching": {"iou": MIN_IOU, "score": MIN_SCORE, "background": BACKGROUND},
         "classes": rows,
         "curves": sorted(curves, key=lambda curve: curve["ap"])[:CURVES],
         "pairs": confused_pairs(confusion, [*predictions.class_names, BACKGROUND]),
@@ -109,7 +109,7 @@ def _matched(predictions: BoxPredictions) -> tuple[NDArray[np.int64], list[dict[
     that has the highest IoU, or otherwise with one of another class. Detections inside crowds are ignored.
 
     Returns:
-        The confusion matrix (K + 1, K + 1) of the detections with a score of at least `CONFIDENT`, and the wrong
+        The confusion matrix (K + 1, K + 1) of the detections with a score of at least `MIN_SCORE`, and the wrong
         detections with the highest scores.
     """
     label = {category: k for k, category in enumerate(_categories(predictions))}
@@ -128,7 +128,7 @@ def _matched(predictions: BoxPredictions) -> tuple[NDArray[np.int64], list[dict[
         truth, boxes = _boxes(objects[sample], label, "iscrowd"), _boxes(found, label, "score")
         for k, target, iou in _assign(truth, boxes):
             predicted, score = int(boxes.classes[k]), float(boxes.values[k])
-            if score >= CONFIDENT:
+            if score >= MIN_SCORE:
                 confusion[target, predicted] += 1
             if target != predicted:
                 mistakes.append(
@@ -168,14 +168,14 @@ def _assign(truth: _Boxes, found: _Boxes) -> list[tuple[int, int, float]]:
         same = truth.classes == found.classes[k]
         for group in (free & same, free & ~same):
             candidates = np.where(group, iou[k], 0.0)
-            if len(candidates) and candidates.max() >= OVERLAP:
+            if len(candidates) and candidates.max() >= MIN_IOU:
                 chosen = int(candidates.argmax())
                 free[chosen] = False
                 result.append((k, int(truth.classes[chosen]), float(candidates[chosen])))
                 break
         else:
             inside = _share_inside(found.boxes[k], truth.boxes[crowd], float(areas[k]))
-            if inside < OVERLAP:
+            if inside < MIN_IOU:
                 result.append((k, -1, float(iou[k].max()) if iou.shape[1] else 0.0))
     return result
 

@@ -5,9 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..pages import escaped
+from ..pages import escape_html
 
-__all__ = ["Facts", "Figure", "Format", "Part", "Pictures", "Section", "Table", "shown", "to_html", "to_markdown"]
+__all__ = [
+    "Facts",
+    "Figure",
+    "Format",
+    "Part",
+    "Pictures",
+    "Section",
+    "Table",
+    "format_value",
+    "to_html",
+    "to_markdown",
+]
 
 Format = Literal["text", "count", "percent", "number"]
 LONG = 25  # rows above which a table of the page scrolls
@@ -78,7 +89,7 @@ class Section:
     parts: Sequence[Part] = field(default_factory=tuple)
 
 
-def shown(value: Any, style: Format) -> str:
+def format_value(value: Any, style: Format) -> str:
     """Return a value as text: 0.123 is `12.3 %` as a percentage, with a no-break space, and None is a dash."""
     if value is None:
         return "–"  # noqa: RUF001
@@ -109,7 +120,7 @@ def _markdown_of(part: Part) -> str:
             _markdown_row(["---" if style == "text" else "---:" for _, style in part.columns]),
         ]
         lines += [
-            _markdown_row([_markdown_text(shown(v, s)) for v, (_, s) in zip(row, part.columns, strict=True)])
+            _markdown_row([_markdown_text(format_value(v, s)) for v, (_, s) in zip(row, part.columns, strict=True)])
             for row in part.rows
         ]
         return "\n".join(lines)
@@ -133,14 +144,14 @@ def to_html(sections: Sequence[Section]) -> str:
 
 
 def _html_section(number: int, section: Section) -> str:
-    note = f'<p class="note">{escaped(section.note)}</p>' if section.note else ""
+    note = f'<p class="note">{escape_html(section.note)}</p>' if section.note else ""
     parts = "\n".join(_html_of(part, f"s{number}p{k}") for k, part in enumerate(section.parts))
-    return f"<section><h2>{escaped(section.title)}</h2>{note}\n{parts}</section>"
+    return f"<section><h2>{escape_html(section.title)}</h2>{note}\n{parts}</section>"
 
 
 def _html_of(part: Part, key: str) -> str:
     if isinstance(part, Facts):
-        pairs = [f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in part.items]
+        pairs = [f"<div><dt>{escape_html(name)}</dt><dd>{escape_html(value)}</dd></div>" for name, value in part.items]
         return f'<dl class="{"tiles" if part.large else "facts"}">{"".join(pairs)}</dl>'
     if isinstance(part, Table):
         return _html_table(part)
@@ -148,12 +159,12 @@ def _html_of(part: Part, key: str) -> str:
         pictures = "".join(_html_picture(*item) for item in part.items)
         return f'<div class="{"pictures wide" if part.wide else "pictures"}">{pictures}</div>'
     views = "".join(f'<div class="view">{content}</div>' for _, content in part.views)
-    caption = f"<figcaption>{escaped(part.title)}</figcaption>" if part.title else ""
+    caption = f"<figcaption>{escape_html(part.title)}</figcaption>" if part.title else ""
     if len(part.views) == 1:
         return f"<figure>{views}{caption}</figure>"
     choices = "".join(
         f'<input type="radio" name="{key}" id="{key}v{k}"{" checked" * (k == 0)}><label for="{key}v{k}">'
-        f"{escaped(title)}</label>"
+        f"{escape_html(title)}</label>"
         for k, (title, _) in enumerate(part.views)
     )
     return f'<figure class="choice">{choices}{views}{caption}</figure>'
@@ -161,7 +172,7 @@ def _html_of(part: Part, key: str) -> str:
 
 def _html_table(table: Table) -> str:
     head = "".join(
-        f'<th scope="col" class="{style}"><button type="button">{escaped(title)}</button></th>'
+        f'<th scope="col" class="{style}"><button type="button">{escape_html(title)}</button></th>'
         for title, style in table.columns
     )
     rows = "".join(
@@ -173,7 +184,7 @@ def _html_table(table: Table) -> str:
 
 
 def _html_cell(value: Any, style: Format) -> str:
-    text = escaped(shown(value, style))
+    text = escape_html(format_value(value, style))
     if style == "text":
         return f'<td class="text">{text}</td>'
     bar = ""
@@ -186,5 +197,5 @@ def _html_cell(value: Any, style: Format) -> str:
 
 def _html_picture(name: str, lines: Sequence[str], uri: str | None) -> str:
     image = f'<img src="{uri}" alt="">' if uri else '<div class="missing">no picture</div>'
-    text = "".join(f"<span>{escaped(line)}</span>" for line in lines)
-    return f'<figure>{image}<figcaption>{text}<span class="name">{escaped(name)}</span></figcaption></figure>'
+    text = "".join(f"<span>{escape_html(line)}</span>" for line in lines)
+    return f'<figure>{image}<figcaption>{text}<span class="name">{escape_html(name)}</span></figcaption></figure>'

@@ -1,10 +1,10 @@
-// Sorts a table by the column whose title is pressed: numbers from the lowest, then from the highest; text by name.
+// Sorts a table by the column whose title is clicked: numbers in ascending, then descending order; text by name.
 
 const collator = new Intl.Collator(undefined, { numeric: true });
 
 function compare(a, b, numeric) {
   if (!numeric) return collator.compare(a.textContent, b.textContent);
-  // cells without a value come last in both directions
+  // cells without a value are last in both directions
   return Number(a.dataset.value) - Number(b.dataset.value);
 }
 

@@ -43,7 +43,7 @@ def save_pictures(
             _draw_boxes(thumbnail, image.size, item)
         if item["sample"] in maps:
             names = [row["class"] for row in report["classes"]]
-            thumbnail = _beside(thumbnail, *maps[item["sample"]], names)
+            thumbnail = _side_by_side(thumbnail, *maps[item["sample"]], names)
         file = BytesIO()
         thumbnail.save(file, "JPEG", quality=85, optimize=True)
         write_atomically(_path(folder, number, item), file.getvalue())
@@ -78,7 +78,7 @@ def _draw_boxes(thumbnail: Image.Image, size: tuple[int, int], item: Mapping[str
         draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=width)
 
 
-def _beside(
+def _side_by_side(
     thumbnail: Image.Image, truth: NDArray[np.uint8], predicted: NDArray[np.uint8], class_names: list[str]
 ) -> Image.Image:
     """Return an image, its ground truth and its prediction side by side. Ignored pixels are black."""

@@ -107,7 +107,7 @@ class ClassPredictions(Predictions):
         return self.targets.ndim == 2
 
     def _save_contents(self, folder: Path) -> None:
-        _save_arrays(folder, targets=self.targets, logits=compact(self.logits, self.multi_label))
+        _save_arrays(folder, targets=self.targets, logits=compact_logits(self.logits, self.multi_label))
 
     @classmethod
     def load_contents(cls, folder: Path) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def load_about(folder: Path) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def compact(logits: NDArray[Any], multi_label: bool) -> NDArray[Any]:
+def compact_logits(logits: NDArray[Any], multi_label: bool) -> NDArray[Any]:
     """Return logits (N, K) as they are stored: in float32, or in float16 if there are many classes.
 
     With one label per image, the highest logit of each image becomes 0. The probabilities of all classes then keep

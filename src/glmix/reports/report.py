@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..files import write_atomically
-from ..pages import escaped, page_html, read_sources
+from ..pages import escape_html, page_html, read_sources
 from .document import to_html, to_markdown
 from .pictures import LabelMaps, picture_uri, save_pictures
 from .predictions import BoxPredictions, ClassPredictions, PixelPredictions, Predictions, load_predictions
@@ -128,5 +128,5 @@ def _page(title: str, content: str) -> str:
     """Return the HTML page, which makes no request."""
     style, script, body = read_sources(__package__, "page.css", "page.js", "body.html")
     return page_html(
-        title, Template(body).substitute(title=escaped(title), content=content), style=style, script=script
+        title, Template(body).substitute(title=escape_html(title), content=content), style=style, script=script
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..drawing import label_colours
 from . import charts
-from .document import Facts, Figure, Format, Part, Pictures, Section, Table, shown
+from .document import Facts, Figure, Format, Part, Pictures, Section, Table, format_value
 
 __all__ = ["sections_of"]
 
@@ -57,7 +57,7 @@ def sections_of(report: dict[str, Any], uri: Uri) -> list[Section]:
 
 def _summary(report: dict[str, Any]) -> Section:
     scores = [
-        (SCORES.get(name, name.replace("_", " ")), shown(value, "number" if name == "loss" else "percent"))
+        (SCORES.get(name, name.replace("_", " ")), format_value(value, "number" if name == "loss" else "percent"))
         for name, value in report["scores"].items()
     ]
     about = report["about"]
@@ -70,7 +70,7 @@ def _summary(report: dict[str, Any]) -> Section:
 
 
 def _percent(value: float) -> str:
-    return shown(value, "percent")
+    return format_value(value, "percent")
 
 
 def _plain(value: Any, key: str) -> str:

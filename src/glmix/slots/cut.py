@@ -22,9 +22,9 @@ from .measures import assignment_logits, effective_slots_per_pixel
 
 __all__ = ["SlotKernel", "dense_cut", "orient_cut", "slot_cut", "slot_kernel", "soft_sign", "tempered_softmax"]
 
-SHARPEST, STEPS = 8.0, 16  # log2 of the largest factor on the logits, and the number of bisection steps
-EMPTY = 1e-6  # square root of the smallest size in pixels of a slot that is not empty
-NOTHING = 1e-5  # smaller eigenvalues are rounding errors: such assignments do not separate pixels
+MAX_LOG2_FACTOR, STEPS = 8.0, 16  # log2 of the largest factor on the logits, and the number of bisection steps
+MIN_ROOT_SIZE = 1e-6  # square root of the smallest size in pixels of a slot that is not empty
+MIN_EIGENVALUE = 1e-5  # smaller eigenvalues are rounding errors: such assignments do not separate pixels
 
 
 def tempered_softmax(logits: Tensor, effective: float) -> Tensor:
@@ -39,7 +39,7 @@ def tempered_softmax(logits: Tensor, effective: float) -> Tensor:
     """
     if not effective >= 1:
         raise InputError(f"effective must be at least 1 slot per pixel, got {effective}.")
-    low = logits.new_full((len(logits),), -SHARPEST)
+    low = logits.new_full((len(logits),), -MAX_LOG2_FACTOR)
     high = -low
     for _ in range(STEPS):
         middle = (low + high) / 2
@@ -89,13 +89,13 @@ class SlotKernel:
             Eigenvalues (B, count) and eigenvectors (B, count, h, w).
         """
         roots = self.sizes.sqrt().unsqueeze(2)  # (B, S, 1): first right singular vector, times sqrt(N)
-        z = self.assignment / roots.clamp_min(EMPTY)  # (B, S, N): Z^T
+        z = self.assignment / roots.clamp_min(MIN_ROOT_SIZE)  # (B, S, N): Z^T
         gram = z @ z.transpose(1, 2) - roots @ roots.transpose(1, 2) / z.shape[2]
         values, vectors = torch.linalg.eigh(gram)
         take = min(count, z.shape[1])
         values, vectors = values.flip(1)[:, :take], vectors.flip(2)[:, :, :take]
         found = vectors.transpose(1, 2) @ z  # (B, count, N)
-        found = F.normalize(found - found.mean(2, keepdim=True), dim=2) * (values > NOTHING).unsqueeze(2)
+        found = F.normalize(found - found.mean(2, keepdim=True), dim=2) * (values > MIN_EIGENVALUE).unsqueeze(2)
         if take < count:
             values, found = F.pad(values, (0, count - take)), F.pad(found, (0, 0, 0, count - take))
         return values.clamp(0, 1), found.unflatten(2, self.grid)

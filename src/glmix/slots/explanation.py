@@ -85,7 +85,7 @@ def explain(
     html: bool = False,
     page_blocks: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Write the slot figure of an image, and on request the explorer page, and return the numbers in them.
+    """Write the slot figure of an image, and optionally the explorer page, and return the numbers in them.
 
     The figure needs the extra `slots`. The models run once per image for the figure and once for the page.
 
@@ -97,7 +97,7 @@ def explain(
             must exist.
         title: title of the figure and of the page.
         view: `whole` shows the whole image to the models, `crop` the centre crop of their evaluation transform.
-        shorter_side: with the view `whole`, pixels of the image's shorter side as the models see it. None: the shorter
+        shorter_side: with the view `whole`, pixels of the shorter side of the model input. None: the shorter
             side of the first model's input size.
         top_k: number of predicted classes per model in the figure and in the result.
         multi_label: an image may have several classes: probabilities are sigmoids instead of a softmax.
@@ -156,7 +156,7 @@ def _columns(
     """Run one forward pass per model.
 
     Args:
-        size: height and width of the whole image as the models see it. None: their centre crop.
+        size: height and width of the model input for the whole image. None: the centre crop of the models.
 
     Returns:
         The columns of the figure, a picture of the model input, and the size (height, width) of the model input.

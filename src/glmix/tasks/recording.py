@@ -24,7 +24,7 @@ from ..reports.predictions import (
     ClassPredictions,
     PixelPredictions,
     Predictions,
-    compact,
+    compact_logits,
     load_about,
     sample_names,
 )
@@ -113,7 +113,7 @@ class Recorder(L.Callback):
                 targets = batch[1].cpu().numpy()
                 if targets.ndim == 2 and not multi_label:  # soft labels
                     targets = targets.argmax(1)
-                parts.append((compact(logits, multi_label), targets.astype(np.int64)))
+                parts.append((compact_logits(logits, multi_label), targets.astype(np.int64)))
 
     def _indices_of(self, trainer: L.Trainer, count: int) -> list[int]:
         """Return the indices of the samples of a batch in the data set, or of the stream, over all processes."""
@@ -178,7 +178,7 @@ class Recorder(L.Callback):
                 maps={position[index]: (truth, labels) for _, index, truth, labels in worst},
             )
             self.written = True
-        except InputError as error:  # for example predictions that are not finite; the scores are printed all the same
+        except InputError as error:  # for example predictions that are not finite; the scores are still printed
             rank_zero_warn(f"There is no report: {error}")
 
     def _predictions(

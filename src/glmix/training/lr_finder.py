@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..files import atomic_write
 from .task import Task
 
-__all__ = ["find_lr", "steepest"]
+__all__ = ["find_lr", "steepest_rate"]
 
 
 def find_lr(trainer: L.Trainer, task: Task, data: L.LightningDataModule, plot: Path, steps: int = 100) -> float:
@@ -35,7 +35,7 @@ def find_lr(trainer: L.Trainer, task: Task, data: L.LightningDataModule, plot: P
         task, datamodule=data, min_lr=1e-7, max_lr=1.0, num_training=steps, update_attr=False
     )
     assert finder is not None
-    found = steepest(finder.results["lr"], finder.results["loss"])
+    found = steepest_rate(finder.results["lr"], finder.results["loss"])
     figure, axes = plt.subplots()
     finder.plot(ax=axes)
     axes.axvline(found, color="red")
@@ -46,7 +46,7 @@ def find_lr(trainer: L.Trainer, task: Task, data: L.LightningDataModule, plot: P
     return found if base is None else found * base / task.global_batch
 
 
-def steepest(rates: Sequence[float], losses: Sequence[float], skip: int = 10) -> float:
+def steepest_rate(rates: Sequence[float], losses: Sequence[float], skip: int = 10) -> float:
     """Return the learning rate at which the loss falls fastest per factor of the learning rate.
 
     Lightning's `suggestion` divides by differences of the rates themselves, and so finds the noise at tiny rates.

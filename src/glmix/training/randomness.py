@@ -1,7 +1,7 @@
 """Random seeds as a function of the training position, so that checkpoints need no generator states.
 
 The generators of Python, numpy and torch are seeded before every batch from (seed, rank, epoch, batch). A resumed run
-therefore draws the same numbers as an uninterrupted run, whatever other code, such as validation, has drawn.
+therefore draws the same numbers as an uninterrupted run, independent of the numbers that other code has drawn.
 """
 
 import random

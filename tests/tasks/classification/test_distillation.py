@@ -86,7 +86,7 @@ def test_teacher_sees_the_same_image_in_its_own_normalisation_and_size(teacher: 
     found = Teacher(TeacherConfig(str(teacher), size=(32, 32), feature_weight=1.0))
     images = (pixels - mean[:, None, None]) / std[:, None, None]
     own = (pixels - found.mean[:, None, None]) / found.std[:, None, None]
-    assert torch.allclose(found.converted(images, mean, std), own, atol=1e-6)
+    assert torch.allclose(found.convert(images, mean, std), own, atol=1e-6)
     logits, features = found(images, mean, std)
     with torch.no_grad():
         assert torch.allclose(logits, load(teacher).network(own), atol=1e-4)
@@ -95,7 +95,7 @@ def test_teacher_sees_the_same_image_in_its_own_normalisation_and_size(teacher: 
     assert not logits.requires_grad
     own_size = Teacher(TeacherConfig(str(teacher)))
     assert own_size.size == (64, 64)
-    assert own_size.converted(images, mean, std).shape == (2, 3, 64, 64)
+    assert own_size.convert(images, mean, std).shape == (2, 3, 64, 64)
 
 
 def test_teacher_from_timm_with_a_weights_file(tmp_path: Path) -> None:

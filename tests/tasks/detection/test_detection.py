@@ -208,7 +208,7 @@ def test_invalid_configurations_are_rejected(options: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "test_vit"}, r"strides 4, 8, 16, 32, but those of test_vit have 16, 16"),
+        ({"model": "test_vit"}, r"strides 4, 8, 16, 32, but the maps of test_vit have 16, 16"),
         ({"model": "inception_v3"}, r"inception_v3 cannot be the backbone.*stride 2 has 45 x 61 .*96 x 128 pixels"),
         ({"model": "test_resnet", "model_args": {"depht": 3}}, "test_resnet cannot be the backbone.*depht"),
         ({"model": "test_resnet", "checkpoint": "weights.pth"}, "weights of a GLNet or .*model is test_resnet"),

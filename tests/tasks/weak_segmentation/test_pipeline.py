@@ -79,7 +79,7 @@ def test_threshold_uses_masks_only_if_configured(done: Path) -> None:
     options = ["--method", "cam", "--name", "cam-by-masks", "--set", "threshold", "masks"]
     assert run(done / "config.yaml", "seeds", options=options) == [0]
     chosen = made(done, "cam-by-masks")
-    assert "by the masks of 6 held-out" in chosen["chosen"]
+    assert "on the masks of 6 held-out" in chosen["chosen"]
     assert chosen["curve"][THRESHOLDS.index(chosen["threshold"])] == max(chosen["curve"])
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glmix.slots.cut import slot_kernel
-from glmix.tasks.weak_segmentation.refine import pamr, refine, resized
+from glmix.tasks.weak_segmentation.refine import pamr, refine, resize_maps
 from tests.slots.test_cut import block, random_blocks
 
 
@@ -25,7 +25,7 @@ def test_refine_applies_blocks_from_deep_to_shallow() -> None:
     shallow, deep = random_blocks(0, (5, 6, 8), (4, 3, 4))
     classes = torch.rand(2, 3, 3, 4, dtype=torch.float64)
     first = 0.7 * classes + 0.3 * slot_kernel([deep]).smooth(classes)
-    large = resized(first, (6, 8))
+    large = resize_maps(first, (6, 8))
     by_hand = 0.7 * large + 0.3 * slot_kernel([shallow]).smooth(large)
     torch.testing.assert_close(refine(classes, [shallow, deep], share=0.3), by_hand)
 

@@ -21,7 +21,7 @@ def _mask_api() -> Any:
 
 
 def segmentation_error(segmentation: Any, height: int, width: int) -> str | None:
-    """Return what is invalid in the segmentation of an object in an image of this size, or None."""
+    """Return the first error in the segmentation of an object in an image of this size, or None."""
     if isinstance(segmentation, dict):
         if not {"size", "counts"} <= set(segmentation):
             found = ", ".join(sorted(segmentation)) or "nothing"

@@ -61,7 +61,7 @@ class DeployedDetector(nn.Module):
             raise InputError("preprocess='none' is not for detectors, whose files normalise: use 'uint8' or 'float'.")
         self.preprocess = preprocess
         network: Any = copy.deepcopy(model).cpu().float().requires_grad_(False)
-        self.score = float(_thresholded(network).score_thresh)
+        self.score = float(_part_with_threshold(network).score_thresh)
         self.has_masks = hasattr(network, "roi_heads") and network.roi_heads.has_mask()
         self.min_side, self.max_side = network.transform.min_size[-1], network.transform.max_size
         shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
@@ -95,7 +95,7 @@ class DeployedDetector(nn.Module):
         """
         if self.preprocess == "uint8":
             image = image.permute(0, 3, 1, 2).float() / 255
-        _thresholded(self.network).score_thresh = score
+        _part_with_threshold(self.network).score_thresh = score
         (found,) = self.network([image[0]])
         if self.has_masks:
             found["masks"] = found["masks"][:, 0]
@@ -104,7 +104,7 @@ class DeployedDetector(nn.Module):
     def expected(self, pixels: Tensor, score: float) -> dict[str, Array]:
         """Return the detections that PyTorch computes for a uint8 image (1, 3, H, W), with masks (n, M, M)."""
         (network,) = self._original
-        _thresholded(network).score_thresh = score
+        _part_with_threshold(network).score_thresh = score
         with torch.inference_mode():
             (found,) = network([pixels[0].float() / 255])
         if self.has_masks:
@@ -112,7 +112,7 @@ class DeployedDetector(nn.Module):
         return {name: found[name].numpy() for name in self.names}
 
 
-def _thresholded(network: Any) -> Any:
+def _part_with_threshold(network: Any) -> Any:
     """Return the part of a detector with the score threshold."""
     return getattr(network, "roi_heads", network)
 
@@ -241,7 +241,7 @@ def check_detector(run: Run, deployed: DeployedDetector, tolerance: float = TOLE
         except Exception as error:  # each runtime has its own exceptions
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"No file was written, because the exported graph fails for {where}: {reason}") from error
-        matched, missed, largest = difference(found, expected, max(height, width), tolerance)
+        matched, missed, largest = match_detections(found, expected, max(height, width), tolerance)
         if not matched or missed > MISSED * (matched + missed):
             raise InputError(
                 f"No file was written, because the exported graph differs from the model: for {where}, only {matched} "
@@ -251,7 +251,7 @@ def check_detector(run: Run, deployed: DeployedDetector, tolerance: float = TOLE
     return checks
 
 
-def difference(
+def match_detections(
     found: dict[str, Array], expected: dict[str, Array], side: int, tolerance: float
 ) -> tuple[int, int, float]:
     """Match the detections of a graph with those of the detector.

@@ -61,7 +61,7 @@ function drawThumbnail(to, i, left, top, side) {
   return size;
 }
 
-/** Show a thumbnail in a canvas of its own, which is hidden if there is none. */
+/** Show a thumbnail in its own canvas, which is hidden if there is no thumbnail. */
 export function showThumbnail(target, i, side) {
   const shape = data.shapes[i];
   target.hidden = !shape;
@@ -109,7 +109,7 @@ function draw() {
   context.globalAlpha = 1;
   context.fillStyle = theme.faint;
   dots(rest, radius * 0.8);
-  // thumbnails have room if the points in sight would cover less than half of the canvas
+  // draw thumbnails if those of the visible points would cover less than half of the canvas
   const side = Math.min(84, Math.max(data.side, 48), Math.sqrt((width * height * 0.4) / Math.max(1, shown.length)));
   const pictures = element("pictures").checked && data.side > 0 && side >= 22;
   plot.dataset.pictures = pictures ? "1" : "0";

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ...errors import InputError
 from ...files import write_atomically
-from ...pages import bundled, embedded, escaped, page_html, read_sources
+from ...pages import bundle_scripts, embed_json, escape_html, page_html, read_sources
 from ..search import nearest
 from ..thumbnails import Thumbnails, jpeg_uri
 from .projection import Method, project
@@ -183,5 +183,5 @@ def _sheet(images: Sequence[Image.Image | None], side: int) -> tuple[str, list[t
 def _render(data: dict[str, Any], title: str) -> str:
     title = title.encode("utf-8", "replace").decode("utf-8")  # file names may contain surrogates
     style, body, *scripts = read_sources(__package__, "page.css", "body.html", *SCRIPTS)
-    body = Template(body).substitute(title=escaped(title), data=embedded({**data, "title": title}))
-    return page_html(title, body, style=style, script=bundled(scripts))
+    body = Template(body).substitute(title=escape_html(title), data=embed_json({**data, "title": title}))
+    return page_html(title, body, style=style, script=bundle_scripts(scripts))

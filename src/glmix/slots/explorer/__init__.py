@@ -9,7 +9,7 @@ For one image and one model, or two models to compare:
 `explore` returns the page as text. See `explore` for all arguments.
 """
 
-from .data import gather
+from .data import page_data
 from .page import explore, render, write_page
 
-__all__ = ["explore", "gather", "render", "write_page"]
+__all__ = ["explore", "page_data", "render", "write_page"]

@@ -22,14 +22,14 @@ from ..measures import effective_slots_per_image, effective_slots_per_pixel, str
 from .pack import Buffer
 from .picture import data_uri, prepare
 
-__all__ = ["MAX_PIXELS", "Labels", "gather", "shown_maps"]
+__all__ = ["MAX_PIXELS", "Labels", "page_data", "reduced_maps"]
 
 Labels = Callable[[int], str]
 
 MAX_PIXELS = 64 * 64  # maximum size of a map; finer maps are averaged, to limit the size of the page
 
 
-def gather(
+def page_data(
     image: Image.Image,
     models: Sequence[tuple[str, nn.Module]],
     *,
@@ -130,7 +130,7 @@ def _classes(own: Tensor | None, all_probabilities: Sequence[Tensor | None], top
     return sorted(chosen, key=lambda index: (-float(own[index]), index))
 
 
-def shown_maps(maps: BlockMaps) -> tuple[tuple[int, int], Tensor, Tensor]:
+def reduced_maps(maps: BlockMaps) -> tuple[tuple[int, int], Tensor, Tensor]:
     """Return the grid of the page, and clustering and assignment (S, N) on this grid.
 
     Grids of more than `MAX_PIXELS` are reduced by an integer factor: clustering weights are summed, assignments are
@@ -158,7 +158,7 @@ def _filled_up(x: Tensor, factor: int) -> Tensor:
 
 def _block(maps: BlockMaps, activation: Tensor | None, classes: list[int], buffer: Buffer) -> dict[str, Any]:
     """Return the data of one block; its maps are appended to the buffer."""
-    grid, clustering, assignment = shown_maps(maps)
+    grid, clustering, assignment = reduced_maps(maps)
     width = grid[1]
     whole = maps.assignment[:1].float().cpu()
     extent = torch.special.entr(maps.clustering[0].float().cpu()).sum(1).exp() / whole.shape[2]

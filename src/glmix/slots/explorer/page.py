@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 from ...files import write_atomically
-from ...pages import bundled, embedded, escaped, page_html, read_sources
-from .data import Labels, gather
+from ...pages import bundle_scripts, embed_json, escape_html, page_html, read_sources
+from .data import Labels, page_data
 
 __all__ = ["SCRIPTS", "STYLES", "explore", "render", "write_page"]
 
@@ -50,7 +50,7 @@ def explore(
     Raises:
         InputError: an argument is out of range, or the logits of a model are not finite.
     """
-    data = gather(image, models, label_names=label_names, blocks=blocks, size=size, top=top, multi_label=multi_label)
+    data = page_data(image, models, label_names=label_names, blocks=blocks, size=size, top=top, multi_label=multi_label)
     return render(data, title)
 
 
@@ -62,12 +62,12 @@ def write_page(path: str | Path, image: Image.Image, models: Sequence[tuple[str,
 
 
 def render(data: dict[str, Any], title: str) -> str:
-    """Return the page for the data that `gather` returns."""
+    """Return the page for the data that `page_data` returns."""
     title = title.encode("utf-8", "replace").decode("utf-8")  # file names may contain surrogates
     (body,) = read_sources(__package__, "body.html")
     return page_html(
         f"{title} · slots",
-        Template(body).substitute(title=escaped(title), data=embedded({"title": title, **data})),
+        Template(body).substitute(title=escape_html(title), data=embed_json({"title": title, **data})),
         style="\n".join(read_sources(__package__, *STYLES)),
         script=bundle(),
     )
@@ -75,4 +75,4 @@ def render(data: dict[str, Any], title: str) -> str:
 
 def bundle() -> str:
     """Concatenate the scripts, without import and export statements."""
-    return bundled(read_sources(__package__, *SCRIPTS))
+    return bundle_scripts(read_sources(__package__, *SCRIPTS))

@@ -12,8 +12,8 @@ from ...data.classification.views import input_config, model_input, upright
 
 __all__ = ["data_uri", "prepare"]
 
-SHARPEST = 720  # maximum of the longer side of a displayed picture in pixels
-PIXEL_ART = 128  # pictures up to this longer side in pixels are enlarged without smoothing
+MAX_PICTURE_SIDE = 720  # maximum of the longer side of a displayed picture in pixels
+MAX_UNSMOOTHED_SIDE = 128  # pictures up to this longer side in pixels are enlarged without smoothing
 
 
 def prepare(image: Image.Image, model: nn.Module, size: tuple[int, int] | None) -> tuple[Tensor, Image.Image]:
@@ -44,13 +44,13 @@ def _enlarged(config: dict[str, Any], image: Image.Image) -> dict[str, Any]:
     """Return a data configuration with the same field of view at the resolution of the image, up to a limit."""
     channels, height, width = config["input_size"]
     by_image = min(image.height / height, image.width / width) * config["crop_pct"]
-    times = max(1.0, min(by_image, SHARPEST / max(height, width)))
+    times = max(1.0, min(by_image, MAX_PICTURE_SIDE / max(height, width)))
     return {**config, "input_size": (channels, round(times * height), round(times * width))}
 
 
 def data_uri(picture: Image.Image) -> dict[str, Any]:
     """Encode a picture as a data URI: small pictures as PNG, larger ones as JPEG."""
-    exact = max(picture.size) <= PIXEL_ART
+    exact = max(picture.size) <= MAX_UNSMOOTHED_SIDE
     file = BytesIO()
     if exact:
         picture.save(file, "PNG", optimize=True)

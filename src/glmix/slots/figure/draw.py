@@ -32,7 +32,7 @@ TITLE = 0.62  # height of the header of a model's column
 HEAD, FOOT = 0.52, 0.42  # space above and below the panels of a block
 BETWEEN_COLUMNS = 0.7
 LEGEND_WIDTH = 7.2  # width of the legend text next to the image
-FINEST = 28  # minimum side of a map in the grid in pixels
+MIN_MAP_SIDE = 28  # minimum side of a map in the grid in pixels
 
 HOW_TO_READ = (
     "Left: the map of each slot, its weight in each pixel (softmax over slots), {scale}.\n"
@@ -198,7 +198,7 @@ def _draw_grid(page: Page, x: float, y: float, size: tuple[float, float], block:
     """Draw all maps in the grid of the slots, with frames around representatives and a colour bar."""
     cols = block.maps.slot_grid[1]
     maps = block.slots if high is not None else _stretched(block.slots)
-    times = -(-FINEST // max(block.maps.grid))
+    times = -(-MIN_MAP_SIDE // max(block.maps.grid))
     maps = maps.repeat(times, 1).repeat(times, 2)  # smaller pixels, so that a gap of one pixel is thin
     h, w = maps.shape[1:]
     gap = max(1, round((h * w) ** 0.5 / 13))

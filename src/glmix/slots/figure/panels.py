@@ -27,8 +27,8 @@ Array = NDArray[np.float32]
 
 # Colours of representative slots. Their letters identify them for readers who cannot distinguish the colours.
 COLOURS = ("#d1495b", "#e5a11a", "#3c9d5f", "#2ba3bf", "#7d55b5", "#e077a8", "#8a6d3b", "#64748b")
-SMALLEST, LARGEST = 256, 512  # limits of the longer side of a canvas in pixels
-MANY = 64  # number of slots above which canvases are smaller, to limit the memory
+MIN_SIDE, MAX_SIDE = 256, 512  # limits of the longer side of a canvas in pixels
+MANY_SLOTS = 64  # number of slots above which canvases are smaller, to limit the memory
 
 
 def hex_to_rgb(colour: str) -> Array:
@@ -36,7 +36,7 @@ def hex_to_rgb(colour: str) -> Array:
     return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)], np.float32)
 
 
-def canvas_of(image: Image.Image, num_slots: int = MANY) -> Array:
+def canvas_of(image: Image.Image, num_slots: int = MANY_SLOTS) -> Array:
     """Return the image at print resolution: small images enlarged with nearest neighbours, large images reduced.
 
     Args:
@@ -44,9 +44,9 @@ def canvas_of(image: Image.Image, num_slots: int = MANY) -> Array:
         num_slots: number of slots per block; many slots reduce the resolution, to limit the memory.
     """
     longer = max(image.size)
-    largest = max(SMALLEST, round(LARGEST * min(1.0, (MANY / num_slots) ** 0.5)))
-    if longer < SMALLEST:
-        times = math.ceil(SMALLEST / longer)
+    largest = max(MIN_SIDE, round(MAX_SIDE * min(1.0, (MANY_SLOTS / num_slots) ** 0.5)))
+    if longer < MIN_SIDE:
+        times = math.ceil(MIN_SIDE / longer)
         image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
     elif longer > largest:
         width, height = (max(1, round(side * largest / longer)) for side in image.size)

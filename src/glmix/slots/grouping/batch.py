@@ -149,8 +149,8 @@ class Batch:
         """Score the controls that accept a number of segments per image."""
         made: dict[str, Callable[[int, int], Labels]] = {
             "grid": lambda _, count: regular_cells(*self.size, count),
-            "SLIC": lambda i, count: self.superpixels["SLIC"][i].near(count),
-            "SLIC blurred": lambda i, count: self.superpixels["SLIC blurred"][i].near(count),
+            "SLIC": lambda i, count: self.superpixels["SLIC"][i].segments(count),
+            "SLIC blurred": lambda i, count: self.superpixels["SLIC blurred"][i].segments(count),
             "k-means": lambda i, count: kmeans_segments(features[i], count, self.size, self.seed),
         }
         return {

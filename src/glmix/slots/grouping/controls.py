@@ -108,7 +108,7 @@ class Superpixels:
         self.sigma = blur * min(image.shape[:2])
         self.made: dict[int, Labels] = {}
 
-    def near(self, count: int) -> Labels:
+    def segments(self, count: int) -> Labels:
         """Return labels from 0 with approximately `count` segments, the best of some attempts with SLIC."""
         best, error, requested = np.zeros(self.image.shape[:2], np.int64), count - 1, count
         tried: set[int] = set()

@@ -28,7 +28,7 @@ from .batch import batches, concat_features, normalised_images, sqrt_assignments
 from .controls import BLUR, Superpixels, features_cut, kmeans_segments, record_features, regular_cells, untrained_like
 from .truth import Truth
 
-__all__ = ["CONTROLS", "METHODS", "METRICS", "Discovered", "components", "discover", "on_side"]
+__all__ = ["CONTROLS", "METHODS", "METRICS", "Discovered", "connected_components", "discover", "clusters_on_side"]
 
 Labels = NDArray[np.integer[Any]]
 
@@ -70,7 +70,7 @@ class Discovered:
     rows: dict[str, dict[str, float]]
 
 
-def components(mask: NDArray[np.bool_]) -> Labels:
+def connected_components(mask: NDArray[np.bool_]) -> Labels:
     """Label the 4-connected components of a mask: (H, W), numbered from 1 by size, the largest first, and 0 outside."""
     with needs_extra("slots", "connected components"):
         from skimage.measure import label
@@ -82,7 +82,7 @@ def components(mask: NDArray[np.bool_]) -> Labels:
     return found
 
 
-def on_side(clusters: Labels, side: NDArray[np.bool_]) -> Labels:
+def clusters_on_side(clusters: Labels, side: NDArray[np.bool_]) -> Labels:
     """Convert clusters (H, W) to objects: clusters mostly inside `side` are numbered from 1, all others are 0."""
     names, at = np.unique(clusters, return_inverse=True)
     at = at.reshape(clusters.shape)
@@ -141,12 +141,12 @@ def discover(
         points = {"": sqrt_assignments(maps), "untrained ": sqrt_assignments(others), "features ": features}
         masks = {name: (_resize(side, size) > 0).cpu().numpy() for name, side in sides.items()}
         for i, truth in enumerate(batch):
-            groups = {name: components(mask[i]) for name, mask in masks.items()}
+            groups = {name: connected_components(mask[i]) for name, mask in masks.items()}
             for whose, pixels in points.items():
                 found = kmeans_segments(pixels[i], clusters, size, seed)
-                groups[f"{whose}k-means"] = on_side(found, masks[f"{whose}cut"][i])
+                groups[f"{whose}k-means"] = clusters_on_side(found, masks[f"{whose}cut"][i])
             box = _centre_box(*size)
-            groups["superpixels"] = on_side(Superpixels(truth.image, BLUR).near(clusters), box > 0)
+            groups["superpixels"] = clusters_on_side(Superpixels(truth.image, BLUR).segments(clusters), box > 0)
             groups |= {"centre box": box, "2 x 2 grid": regular_cells(*size, 4) + 1}
             groups = {name: groups[name] for name in (*METHODS, *CONTROLS)}
             results.append(Discovered(truth, groups, {name: _row(found, truth) for name, found in groups.items()}))
@@ -184,6 +184,6 @@ def _row(groups: Labels, truth: Truth) -> dict[str, float]:
         row["foreground_iou"] = scores.foreground_iou(mask, truth.foreground)
     if truth.objects is not None:
         row["mean_best_overlap"] = scores.mean_best_overlap(groups, truth.objects)
-        row["corloc"] = scores.is_localised(components(mask) == 1, truth.objects)
+        row["corloc"] = scores.is_localised(connected_components(mask) == 1, truth.objects)
         row["foreground_ari"] = scores.foreground_ari(groups, truth.objects)
     return row

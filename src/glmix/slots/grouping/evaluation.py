@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["GroupingData", "Report", "discover", "score"]
 
 SCENES = "scenes"
-SMALLEST = 32  # pixels: the smallest shorter side that a model accepts
+MIN_SIZE = 32  # pixels: the smallest shorter side that a model accepts
 
 Failed = Callable[[str, Exception], object]
 Progress = Callable[[int], object]
@@ -56,8 +56,8 @@ class GroupingData:
     ) -> None:
         if count is not None and count < 1:
             raise InputError(f"count must be 1 or more, got {count}.")
-        if size is not None and size < SMALLEST:
-            raise InputError(f"size must be at least {SMALLEST} pixels, got {size}.")
+        if size is not None and size < MIN_SIZE:
+            raise InputError(f"size must be at least {MIN_SIZE} pixels, got {size}.")
         self.source, self.layout, self.split, self.size, self.objects = str(source), layout, split, size, objects
         self.files: MaskFiles | None = None
         if self.source == SCENES:
@@ -275,8 +275,8 @@ def _settings(
     if batch_size < 1:
         raise InputError(f"batch_size must be 1 or more, got {batch_size}.")
     size: int = data.size or min(model.pretrained_cfg["input_size"][1:])
-    if size < SMALLEST:
-        raise InputError(f"size must be at least {SMALLEST} pixels, but the input size of the model is {size}.")
+    if size < MIN_SIZE:
+        raise InputError(f"size must be at least {MIN_SIZE} pixels, but the input size of the model is {size}.")
     settings = {
         "data": data.source,
         "layout": data.layout,

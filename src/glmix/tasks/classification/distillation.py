@@ -100,11 +100,11 @@ class Teacher:
             std: standard deviation of each channel.
         """
         self.network.to(images.device)
-        pixels = self.converted(images.float(), torch.as_tensor(mean), torch.as_tensor(std))
+        pixels = self.convert(images.float(), torch.as_tensor(mean), torch.as_tensor(std))
         logits, features = _outputs(self.network, pixels, self.config.feature_weight > 0)
         return logits.float(), None if features is None else features.float()
 
-    def converted(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    def convert(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """Return images in the normalisation and the size of the teacher."""
         if not torch.equal(mean, self.mean) or not torch.equal(std, self.std):
             scale = (std / self.std).to(images.device)[:, None, None]

@@ -26,7 +26,7 @@ class SegmentationScores:
 def scores_of(confusion: Tensor) -> SegmentationScores:
     """Return the metrics of a confusion matrix (K, K).
 
-    torchmetrics computes them from label maps only, each from a count of its own: the mean IoU and the IoU per class
+    torchmetrics accepts only label maps and counts them again for each metric. The mean IoU and the IoU per class
     are equal to those of its MulticlassJaccardIndex.
     """
     counts = confusion.double()

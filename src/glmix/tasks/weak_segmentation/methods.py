@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ...errors import InputError
 from ...slots.cut import dense_cut, orient_cut, slot_cut, slot_kernel, soft_sign
 from .gradcam import GRAD_CAMS, grad_cam
-from .refine import refine, resized
+from .refine import refine, resize_maps
 from .seeds import SeedMaps, normalise_activation, scale_to_max
 from .views import VIEWS, ViewOutputs, mean_of_views, run_views
 
@@ -89,7 +89,7 @@ def dense_objectness(features: list[Tensor], evidence: Tensor | None, grid: tupl
     """
     kernel: Tensor | float = 0.0
     for view in features:
-        pixels = F.normalize(resized(view, grid).flatten(2), dim=1)  # (B, C, N)
+        pixels = F.normalize(resize_maps(view, grid).flatten(2), dim=1)  # (B, C, N)
         kernel = kernel + (pixels.transpose(1, 2) @ pixels).clamp_min(0) / len(features)
     assert isinstance(kernel, Tensor)
     cut = dense_cut(kernel)

@@ -14,7 +14,7 @@ __all__ = ["THRESHOLDS", "Curve", "confusions", "curve_of", "explained_shares"]
 
 THRESHOLDS = tuple(round(0.02 * k, 2) for k in range(1, 50))
 IGNORE = 255
-SMALLEST = 0.5  # minimum pixels of the feature grid; smaller parts count as empty
+MIN_PIXELS = 0.5  # minimum pixels of the feature grid; smaller parts count as empty
 
 
 def confusions(score: Tensor, classes: Tensor, truth: Tensor, num_classes: int) -> Tensor:
@@ -98,6 +98,6 @@ def explained_shares(score: Tensor, features: Tensor) -> Tensor:
         foreground = part.sum((1, 2))
         background = part.shape[2] - foreground
         sums = (f * part).sum(2).square().sum(1)  # (B,); equal for the background, because f has mean 0
-        share = sums * (1 / foreground.clamp_min(SMALLEST) + 1 / background.clamp_min(SMALLEST)) / total
-        shares.append(torch.where((foreground < SMALLEST) | (background < SMALLEST), 0.0, share))
+        share = sums * (1 / foreground.clamp_min(MIN_PIXELS) + 1 / background.clamp_min(MIN_PIXELS)) / total
+        shares.append(torch.where((foreground < MIN_PIXELS) | (background < MIN_PIXELS), 0.0, share))
     return torch.stack(shares, 1)

@@ -10,12 +10,12 @@ from ...errors import InputError
 from ...slots.cut import slot_kernel
 from ...slots.maps import BlockMaps
 
-__all__ = ["pamr", "refine", "resized"]
+__all__ = ["pamr", "refine", "resize_maps"]
 
 SHARPNESS = 10.0  # weight of colour differences in PAMR
 
 
-def resized(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+def resize_maps(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     """Resize maps (B, K, h, w) to another grid, with bilinear interpolation."""
     if tuple(maps.shape[2:]) == tuple(grid):
         return maps
@@ -38,7 +38,7 @@ def refine(classes: Tensor, maps: Sequence[BlockMaps], *, share: float = 0.5, ef
         raise InputError(f"share must lie in [0, 1], got {share}.")
     for index in sorted({block.index for block in maps}, reverse=True):
         kernel = slot_kernel([block for block in maps if block.index == index], effective=effective)
-        classes = resized(classes, kernel.grid)
+        classes = resize_maps(classes, kernel.grid)
         classes = (1 - share) * classes + share * kernel.smooth(classes).to(classes.dtype)
     return classes
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .refine import pamr, resized
+from .refine import pamr, resize_maps
 
 __all__ = ["SeedMaps", "normalise_activation", "scale_to_max"]
 
@@ -15,7 +15,7 @@ def normalise_activation(activation: Tensor, present: Tensor) -> Tensor:
     """Normalise class activations to class maps (B, K, h, w) from 0 to 1; maps of absent classes are zero.
 
     The lowest activation of a map becomes 0 and the highest becomes 1. Negative activations are not clamped to 0,
-    because a class that the classifier misses is present all the same.
+    because a class that the classifier misses is still present.
 
     Args:
         activation: (B, K, h, w), of any range.
@@ -46,15 +46,15 @@ class SeedMaps:
     def score(self) -> Tensor:
         """Foreground score (B, h, w) from 0 to 1: the mean of the highest class score and the objectness.
 
-        It is 0 where all class scores are 0: without a class there is no foreground, whatever the objectness.
+        It is 0 where all class scores are 0, independent of the objectness: without a class there is no foreground.
         """
         best = self.classes.amax(1)
         return best if self.objectness is None else torch.where(best > 0, (best + self.objectness) / 2, 0.0)
 
     def at(self, grid: tuple[int, int]) -> "SeedMaps":
         """Resize the maps to another grid."""
-        objectness = None if self.objectness is None else resized(self.objectness[:, None], grid)[:, 0]
-        return SeedMaps(resized(self.classes, grid), objectness)
+        objectness = None if self.objectness is None else resize_maps(self.objectness[:, None], grid)[:, 0]
+        return SeedMaps(resize_maps(self.classes, grid), objectness)
 
     def refined_by_pamr(self, images: Tensor, dilations: Sequence[int] = (1, 2, 4)) -> "SeedMaps":
         """Refine the maps with PAMR at the size of the images (B, C, H, W)."""
