@@ -1,10 +1,10 @@
-"""Which pixels decide? Grad-CAM, integrated gradients and the evidence per slot, for one image and one network.
+"""Attribution of a prediction to pixels: Grad-CAM, integrated gradients and the evidence per slot.
 
     pip install 'glmix[slots]' captum
     python examples/attribution.py photo.jpg --checkpoint best.ckpt --out attribution.png
 
-Grad-CAM (pytorch-grad-cam) and integrated gradients (captum) work with any network. The evidence per slot is GLNet's
-own: the class activation map of the last layer, distributed to the slots of a block.
+Grad-CAM (pytorch-grad-cam) and integrated gradients (captum) work with any network. The evidence per slot exists for
+GLNet only: it is the class activation map of the last layer, distributed to the slots of a block.
 """
 
 import argparse

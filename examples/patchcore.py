@@ -1,4 +1,4 @@
-"""GLNet as the backbone of anomalib's PatchCore: find defects after seeing only images without defects.
+"""GLNet as the backbone of anomalib's PatchCore: detect defects after training on images without defects.
 
     pip install glmix anomalib
     python examples/patchcore.py
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 import glmix
 from glmix.data import SceneConfig, SceneDataset
 
-MEAN, STD = ([[[0.485]], [[0.456]], [[0.406]]], [[[0.229]], [[0.224]], [[0.225]]])  # what PatchCore normalises with
+MEAN, STD = ([[[0.485]], [[0.456]], [[0.406]]], [[[0.229]], [[0.224]], [[0.225]]])  # of PatchCore's normalisation
 
 
 def train_backbone(folder: Path, steps: int) -> None:
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     model = Patchcore(
         backbone=backbone,
         layers=args.layers,
-        coreset_sampling_ratio=0.02,  # of the stored features; the choice takes memory and time
+        coreset_sampling_ratio=0.02,  # fraction of the features that are stored; selecting them takes memory and time
         pre_processor=Patchcore.configure_pre_processor((args.size, args.size)),
     )
     data = Folder(

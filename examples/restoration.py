@@ -2,9 +2,9 @@
 
     python examples/restoration.py --steps 60
 
-The blocks are those of GLNet. Four ideas make a restoration network of them: the image itself is added to the output,
-so that the network learns only the noise; each level of the decoder gets the features of the same level of the encoder;
-the resolution is halved by `glmix.layers.transition` and doubled by PixelShuffle; images of any size are padded to a
+The blocks are those of GLNet. Four changes make them a restoration network: the image itself is added to the output,
+so that the network predicts only the noise; each level of the decoder gets the features of the same encoder level; the
+resolution is halved by `glmix.layers.transition` and doubled by PixelShuffle; images of any size are padded to a
 multiple of the stride, and a mask keeps the padding out of the slots.
 """
 

@@ -25,7 +25,7 @@ from ultralytics.nn import tasks
 import glmix
 from glmix.data import SceneConfig, draw_scene
 
-EPS = 1e-5  # of the BatchNorm layers of a GLNet
+EPS = 1e-5  # eps of the BatchNorm layers of a GLNet
 
 
 class GLNetPyramid(nn.Module):

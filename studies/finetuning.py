@@ -1,9 +1,10 @@
-"""Compare ways of fine-tuning by the number of training images, on scenes.
+"""Compare fine-tuning methods for different numbers of training images, on scenes.
 
     OMP_NUM_THREADS=1 python -m studies.finetuning
 
 A small GLNet is trained on scenes of some shapes and textures. It is then fine-tuned on scenes of other shapes and
-textures, with few images per class on average, in the ways of docs/fine-tuning.md. All have the same number of steps.
+textures, with few images per class on average, with the methods of docs/fine-tuning.md. All use the same number of
+steps.
 """
 
 import argparse

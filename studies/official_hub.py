@@ -1,10 +1,10 @@
-"""Turn a folder of the authors' files into seven repositories of the Hugging Face Hub.
+"""Upload the authors' models from a folder of their files to repositories of the Hugging Face Hub.
 
     python -m studies.official_hub FOLDER OWNER            # upload FOLDER/glnet_4g.pth to OWNER/glnet_4g, and so on
     python -m studies.official_hub FOLDER OWNER --dry-run  # only check the files
 
-The files are downloaded by hand from https://github.com/rayleizhu/GLMix#model-card, and are named after the models. The
-licence of the weights is MIT, as of the authors' code.
+Download the files manually from https://github.com/rayleizhu/GLMix#model-card. They are named after the models. The
+licence of the weights is MIT, like that of the authors' code.
 """
 
 import argparse

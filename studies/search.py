@@ -3,7 +3,7 @@
     python -m studies.search --trials 20 --config classification/finetune/folder --model.checkpoint best.ckpt \\
         --data.source.root FOLDER
 
-Options that the search does not know are those of `glmix fit`. Trials with a low validation score are stopped after
+All other options are passed to `glmix fit`. Trials with a low validation score are stopped after
 some epochs. Repeat the command after an interruption: the study is in FOLDER/study.db, and the trial that was running
 continues from its last checkpoint. One process can work on a study at a time. Edit `suggest` to search other options.
 """

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Detect objects
 #
-# RetinaNet with a small GLNet, on generated images with boxes. Two minutes of training are not enough for a good
-# detector; [Detection](../detection.md) has the results of complete trainings, Mask R-CNN, and the format of your own
-# data (COCO's JSON).
+# This tutorial trains RetinaNet with a small GLNet on generated images with boxes. Two minutes of training are not
+# enough for a good detector. [Detection](../detection.md) has results of complete training runs, and describes Mask
+# R-CNN and the format for your own data (COCO's JSON).
 
 # %%
 # !glmix fit --config detection/scenes/detection_retinanet --data.scenes.size 64 \
@@ -19,7 +19,7 @@
 #
 # ## Detect objects in an image
 #
-# After these few steps the network finds boxes, but does not tell the two textures, which are the classes, apart.
+# After these few steps, the network finds boxes, but confuses the two classes, which differ in texture.
 
 # %%
 from PIL import Image
@@ -40,5 +40,5 @@ large = image.resize((320, 320))
 overlay(large, detect(large), detect.class_names)
 
 # %% [markdown]
-# `glmix detect photos --checkpoint best.ckpt -o found` does this for files, and with `--annotations FILE` computes the
-# AP against a COCO JSON.
+# `glmix detect photos --checkpoint best.ckpt -o found` does this for files. With `--annotations FILE`, it computes the
+# AP for the ground truth in a COCO JSON.

@@ -1,7 +1,8 @@
 # %% [markdown]
 # # Export and run without PyTorch
 #
-# From a checkpoint to an ONNX file, and to a program that needs neither PyTorch nor `glmix`.
+# This tutorial exports a checkpoint to an ONNX file, and runs the file in a program that needs neither PyTorch nor
+# `glmix`.
 
 # %%
 # !glmix fit --config classification/scenes/single --data.scenes.size 48 --data.train_count 1500 --data.val_count 200 \
@@ -11,8 +12,9 @@
 # %% [markdown]
 # ## Export
 #
-# The command compares the file with the model at several image sizes, and keeps it only if they agree. `--preprocess`
-# makes the normalisation a part of the file. `--runner` writes `onnx_model.py` beside it.
+# The command compares the outputs of the file with those of the model at several image sizes, and keeps the file only
+# if they agree. `--preprocess` includes the normalisation in the file. `--runner` also writes the module
+# `onnx_model.py`, which runs the file.
 
 # %%
 # !glmix export --checkpoint out/start/checkpoints/best.ckpt --preprocess --runner -o model.onnx
@@ -21,7 +23,7 @@
 # %% [markdown]
 # ## Run
 #
-# This program imports neither PyTorch nor `glmix`. The file has the class names.
+# This program imports neither PyTorch nor `glmix`. The file contains the class names.
 
 # %%
 # !glmix scenes photos --layout imagefolder --size 48 --count-train 60 --count-val 12
@@ -45,7 +47,7 @@ print("torch" in sys.modules, "glmix" in sys.modules)
 # %% [markdown]
 # ## Speed
 #
-# `glmix bench glnet_4g --forms eager optimized fused+onnxruntime` compares forms of a model on your machine;
-# [Speed and memory](../speed.md) has measurements.
+# `glmix bench glnet_4g --forms eager optimized fused+onnxruntime` compares the speed of a model in PyTorch and in
+# onnxruntime on your machine. [Speed and memory](../speed.md) has measurements.
 #
-# [Deployment](../deploy.md) has the other formats, segmentation networks and detectors, and int8.
+# [Deployment](../deploy.md) describes other formats, segmentation networks, detectors, and int8 quantisation.

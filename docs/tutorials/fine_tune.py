@@ -1,19 +1,19 @@
 # %% [markdown]
-# # Fine-tune on own photographs
+# # Fine-tune on your own photographs
 #
-# From one folder per class to a tested classifier. The "photographs" are generated images, so that this notebook needs
-# no download; replace the folder by yours.
+# This tutorial trains and evaluates a classifier on images in one folder per class. The "photographs" are generated
+# images, so that the notebook needs no download; replace the folder by yours.
 
 # %%
 # !glmix scenes photos --layout imagefolder --size 48 --count-train 400 --count-val 200
 # !ls photos photos/train
 
 # %% [markdown]
-# ## Starting weights
+# ## Initial weights
 #
-# Fine-tuning starts from weights that were trained on other images, such as the authors' for ImageNet. This notebook
-# trains its own on images with other textures. With weights of the authors, leave out this step, and write
-# `--model.checkpoint glnet_4g.pth` below.
+# Fine-tuning starts from weights that were trained on other images, such as the authors' ImageNet weights. This
+# notebook trains initial weights on images with other textures. If you have the authors' weights, leave out this step,
+# and use `--model.checkpoint glnet_4g.pth` below.
 
 # %%
 # !glmix fit --config classification/scenes/single --data.scenes.size 48 --data.train_count 1500 --data.val_count 200 \
@@ -23,8 +23,8 @@
 # %% [markdown]
 # ## Train
 #
-# The recipe `classification/finetune/folder` trains all layers, with a learning rate that falls from the head to the
-# stem. `glmix configs classification/finetune/folder` prints it; every key is an option.
+# The recipe `classification/finetune/folder` trains all layers, with a learning rate that decreases from the head to
+# the stem (layer decay). `glmix configs classification/finetune/folder` prints the recipe; every key is also an option.
 
 # %%
 # !glmix fit --config classification/finetune/folder --data.source.root photos \
@@ -34,7 +34,7 @@
 #     --trainer.default_root_dir out/photos --logger csv
 
 # %% [markdown]
-# The same command continues an interrupted training, and does nothing if it has finished.
+# The same command resumes an interrupted run, and does nothing if the run has finished.
 #
 # ## Evaluate
 #
@@ -72,5 +72,5 @@ for share, name in sorted(zip(probabilities.tolist(), loaded.info["class_names"]
     print(f"{share:6.1%}  {name}")
 
 # %% [markdown]
-# Next: [Fine-tuning](../fine-tuning.md) compares frozen layers, LoRA and other methods, and
-# [Training data](../data.md) describes lists, several labels per image and rare classes.
+# Next: [Fine-tuning](../fine-tuning.md) compares frozen layers, LoRA and other methods. [Training data](../data.md)
+# describes lists, several labels per image and rare classes.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # First steps
 #
-# Create a GLNet, run it on images of any size, take its feature maps, and change its slots. The network has random
-# weights: [Models](../models.md#weights) says where to get trained ones.
+# This tutorial creates a GLNet, runs it on images of any size, extracts feature maps, and changes the slot grid. The
+# network has random weights; [Models](../models.md#weights) describes where to get pretrained weights.
 
 # %%
 import timm
@@ -16,7 +16,7 @@ print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameter
 # %% [markdown]
 # ## Logits for images of any size
 #
-# The height and width need not be equal, and need not be multiples of 32.
+# Height and width can be any sizes from 32, not only multiples of 32.
 
 # %%
 with torch.inference_mode():
@@ -26,7 +26,7 @@ with torch.inference_mode():
 # %% [markdown]
 # ## Feature maps
 #
-# As with every model of timm, `features_only=True` gives a backbone, and `out_indices` chooses its stages.
+# As with every timm model, `features_only=True` returns a backbone, and `out_indices` selects its stages.
 
 # %%
 backbone = timm.create_model("glnet_nano", features_only=True, out_indices=(1, 2, 3)).eval()
@@ -38,8 +38,8 @@ for features, stride in zip(maps, backbone.feature_info.reduction(), strict=True
 # %% [markdown]
 # ## Preprocessing
 #
-# A model knows the size, mean and standard deviation of its images. Here it gets a generated image; your own would be
-# `Image.open("photo.jpg")`.
+# The configuration of a model contains the size, mean and standard deviation of its input images. This example uses a
+# generated image; for your own, use `Image.open("photo.jpg")`.
 
 # %%
 from PIL import Image
@@ -56,8 +56,8 @@ image
 # %% [markdown]
 # ## Slots
 #
-# Each block with slots groups the pixels into 64 slots, an 8 x 8 grid. The grid can be changed after training, for
-# example for images that are wide or large.
+# Each block with slots groups the pixels into 64 slots, whose seeds form an 8 x 8 grid. The grid can be changed after
+# training, for example for wide or large images.
 
 # %%
 from glmix.slots import slot_maps
@@ -71,8 +71,8 @@ for grid in [8, (4, 12)]:
 # %% [markdown]
 # ## Padding
 #
-# Images of different sizes are padded to one batch. A mask tells the network which pixels are real, and the result for
-# an image then does not depend on the padding.
+# Images of different sizes are padded to one batch. A mask is true for the pixels of each image. With the mask, the
+# result for an image does not depend on the padding.
 
 # %%
 small = torch.randn(1, 3, 96, 128)
@@ -91,8 +91,8 @@ print(f"largest difference without the mask: {(unmasked - alone).abs().max():.1e
 # %% [markdown]
 # ## Faster inference
 #
-# `optimize_for_inference` fuses layers and chooses memory format and dtype for the machine. In float32 it computes the
-# same function.
+# `optimize_for_inference` fuses layers, and selects the memory format and dtype for the machine. In float32, the
+# results are the same up to rounding.
 
 # %%
 fast = glmix.optimize_for_inference(model, dtype=torch.float32, compile=False)

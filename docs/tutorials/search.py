@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Embed and search a collection
 #
-# An embedding is the vector that a network computes for an image. Similar images have similar vectors. This notebook
-# embeds a folder, finds similar images and duplicates, and measures how well the vectors separate classes.
+# An embedding is a feature vector that a network computes for an image. Similar images have similar vectors. This
+# tutorial computes the embeddings of a folder, finds similar images and duplicates, and measures how well the vectors
+# separate classes.
 
 # %%
 # !glmix scenes photos --layout imagefolder --size 48 --count-train 300 --count-val 120
@@ -11,7 +12,7 @@
 #     --logger csv
 
 # %% [markdown]
-# Two copies of one image, one of them darker:
+# Add two copies of one image, one of them darker:
 
 # %%
 from pathlib import Path
@@ -25,7 +26,7 @@ Image.open(first).point(lambda value: int(0.9 * value)).save("photos/train/darke
 # %% [markdown]
 # ## Embed
 #
-# The vectors are written to Parquet files. The command continues where it was interrupted, and several processes can
+# The vectors are written to Parquet files. The same command continues an interrupted run, and several processes can
 # share the work ([Inference on many images](../inference.md)).
 
 # %%
@@ -51,7 +52,7 @@ for row, (query, found) in enumerate(zip(queries.keys[::30], indices, strict=Tru
 sheet
 
 # %% [markdown]
-# `glmix neighbors vectors --queries queries -k 5 --html similar.html` writes the same as a page.
+# `glmix neighbors vectors --queries queries -k 5 --html similar.html` writes the same results as an HTML page.
 #
 # ## Duplicates
 #
@@ -66,7 +67,8 @@ for group in inference.near_duplicates(collection.vectors, threshold=0.999):
 # %% [markdown]
 # ## How good are the vectors?
 #
-# Their nearest neighbours, and a logistic regression, predict the class of the folder.
+# A k-NN classifier and a linear probe (logistic regression) predict the class of an image, which is its folder, from
+# its vector.
 
 # %%
 import numpy as np
@@ -80,4 +82,5 @@ probe = inference.linear_probe(collection.vectors[keep], labels, queries.vectors
 print(f"k-NN {np.mean(voted == truth):.1%}, linear probe {probe.accuracy:.1%}")
 
 # %% [markdown]
-# `glmix probe vectors queries` prints both, also for a few images per class (`--shots 1 5 10`).
+# `glmix probe vectors queries` prints both accuracies, and with `--shots 1 5 10` those for a few training images per
+# class.

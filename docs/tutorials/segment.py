@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Segment with and without masks
 #
-# First UPerNet, which learns from masks. Then a network that learns from image labels only: which classes an image
-# shows, but not where. Both see the same 240 generated images for a few epochs;
-# [Semantic segmentation](../segmentation.md) and [Segmentation from image labels](../weak_segmentation.md) have the
-# results of complete trainings.
+# This tutorial trains two segmentation networks: UPerNet with masks, and a network from image labels only, which name
+# the classes in an image but not their positions. Both are trained on the same 240 generated images for a few epochs.
+# [Semantic segmentation](../segmentation.md) and [Segmentation from image labels](../weak_segmentation.md) have results
+# of complete training runs.
 
 # %%
 # !glmix scenes own --layout voc --count-train 240 --count-val 40 \
@@ -12,14 +12,13 @@
 # !ls own && cat own/classes.txt
 
 # %% [markdown]
-# The folder has the layout of Pascal VOC: images in `JPEGImages`, masks with the same names in `SegmentationClass`, and
-# each pixel of a mask is the number of its class. [Images and masks](../segmentation.md#images-and-masks) lists other
-# layouts.
+# The folder has the layout of Pascal VOC: images in `JPEGImages` and masks with the same names in `SegmentationClass`.
+# Each pixel of a mask is a class id. [Images and masks](../segmentation.md#images-and-masks) lists other layouts.
 #
 # ## Train with masks
 #
-# The recipe has a small GLNet with UPerNet as its decoder. The options replace its data, which are generated too, by
-# the folder; with your own photographs and ImageNet weights, start from the recipe `segmentation/finetune/masks`.
+# The recipe trains a small GLNet with the decoder UPerNet on generated images. The options replace these images by the
+# folder. For your own photographs and ImageNet weights, use the recipe `segmentation/finetune/masks`.
 
 # %%
 # !glmix fit --config segmentation/scenes/segmentation_upernet --data MaskData \
@@ -29,8 +28,8 @@
 #     --trainer.default_root_dir out/upernet --logger csv
 
 # %% [markdown]
-# The mean IoU is the mean over the classes of the intersection over union of prediction and ground truth. After each
-# epoch, it was measured in the 40 validation images:
+# The mean IoU is the intersection over union of prediction and ground truth, averaged over the classes. These are its
+# values on the 40 validation images after each epoch:
 
 # %%
 import csv
@@ -43,8 +42,8 @@ print([f"{float(row['val/mIoU']):.1%}" for row in rows if row["val/mIoU"]])
 # %% [markdown]
 # ## Train from image labels only
 #
-# The steps need a configuration, here of a small network. Only the image labels of the 240 training images are used:
-# the masks of the folder serve to measure.
+# The commands need a configuration, here with a small network. Training uses only the image labels of the 240 training
+# images; the masks of the folder are used for evaluation.
 
 # %%
 _ = Path("weak.yaml").write_text("""
@@ -68,9 +67,9 @@ segmenter:
 """)
 
 # %% [markdown]
-# `fit` trains a classifier. `seeds` computes where each class is, from the class activation maps and the slots of the
+# `fit` trains a classifier. `seeds` localises each class with the class activation maps and the slots of the
 # classifier, and writes a pseudo mask for each training image. `evaluate` trains a segmentation network on the pseudo
-# masks, and measures everything by the ground truth.
+# masks, and compares all results with the ground truth.
 
 # %%
 # !glmix weakseg fit --config weak.yaml
@@ -78,8 +77,8 @@ segmenter:
 # !glmix weakseg evaluate --config weak.yaml
 
 # %% [markdown]
-# In the table, `seeds` and `segmenter` are for the 40 validation images, so `segmenter` compares with the mean IoU of
-# UPerNet. The seeds of an image also use its image labels, which the segmenter does not know.
+# In the table, `seeds` and `segmenter` are evaluated on the 40 validation images, so `segmenter` can be compared with
+# the mean IoU of UPerNet. Unlike the segmenter, the seeds of an image also use its image labels.
 #
 # The pseudo masks of six training images:
 
@@ -113,12 +112,12 @@ pseudo = read_masks("out/weak/seeds/slotcut", names)
 sheet([images, read_masks("own", names), pseudo])  # image, ground truth, pseudo mask
 
 # %% [markdown]
-# Where the seeds take the background for an object, the mask is the wrong part of the image.
+# In some images, the seeds confuse object and background, and the mask covers the background.
 #
 # ## Segment images
 #
-# Both networks, on validation images. After these few epochs, they find the objects better than they tell the two
-# textures, which are the classes, apart.
+# Both networks are applied to validation images. After these few epochs, they segment the objects, but often confuse
+# the two classes, which differ in texture.
 
 # %%
 from glmix.tasks.segmentation import SegmentationPredictor

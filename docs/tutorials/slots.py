@@ -1,8 +1,7 @@
 # %% [markdown]
-# # Look into the slots
+# # Visualise slots
 #
-# What does each slot hold? This notebook trains a small network with image labels only, and looks at the groups of
-# pixels that its slots make.
+# This tutorial trains a small network with image labels only, and shows which pixels its slots group together.
 
 # %%
 # !glmix fit --config classification/scenes/single --data.scenes.size 48 --data.train_count 1500 --data.val_count 200 \
@@ -23,7 +22,7 @@ image.resize((240, 240))
 # %% [markdown]
 # ## Maps of the slots
 #
-# The assignment says how much each slot contributes to each pixel: it sums to one over the slots.
+# The assignment has the weight of each slot in each pixel. For each pixel, the weights sum to one over the slots.
 
 # %%
 from glmix.slots import slot_maps
@@ -37,8 +36,9 @@ for block in maps:
 # %% [markdown]
 # ## A figure
 #
-# Left: the maps of all slots. Middle: the image through the representative slots. Right: the strongest slot of each
-# pixel, and how many slots share a pixel. [Visualising slots](../slots.md#how-to-read-a-figure) explains the parts.
+# Left: the maps of all slots. Middle: the image weighted by the map of each representative slot. Right: the strongest
+# slot of each pixel, and the effective number of slots per pixel. [Visualising slots](../slots.md#how-to-read-a-figure)
+# explains the parts.
 
 # %%
 from glmix.slots.figure.draw import Column, slot_figure
@@ -50,8 +50,8 @@ Image.open("slots.png")
 # %% [markdown]
 # ## Compared with random weights
 #
-# Seeds are pooled from the image, so even a random network groups similar pixels. The number of slots per pixel shows
-# how clear the groups are, before and after training.
+# Seeds are pooled from the image, so even a network with random weights groups similar pixels. The effective number of
+# slots per pixel shows how distinct the groups are, before and after training.
 
 # %%
 import timm
@@ -66,8 +66,8 @@ for name, network in [("trained", model), ("untrained", untrained)]:
 # %% [markdown]
 # ## The explorer
 #
-# The explorer is one HTML file that shows all slots of all blocks. [The gallery](../gallery.md) has one to try.
-# `glmix explain photo.jpg --checkpoint best.ckpt --html -o slots` writes it for an image.
+# The explorer is an interactive page, one HTML file, that shows all slots of all blocks. [The gallery](../gallery.md)
+# contains an example. `glmix explain photo.jpg --checkpoint best.ckpt --html -o slots` writes such a page for an image.
 
 # %%
 from pathlib import Path
@@ -79,5 +79,5 @@ write_page("explorer.html", image, [("trained", model)], title="two objects", la
 print(f"{Path('explorer.html').stat().st_size / 1000:.0f} kB")
 
 # %% [markdown]
-# Next: [Grouping scores](../slot-scores.md) measures how well slots match objects, and
-# [Segmentation from image labels](../weak_segmentation.md) makes masks from slots.
+# Next: [Grouping scores](../slot-scores.md) measures how well slots match objects. [Segmentation from image
+# labels](../weak_segmentation.md) makes masks from slots.

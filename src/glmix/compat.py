@@ -3,7 +3,7 @@
 All other modules use documented APIs only; `tests/test_compat.py` checks this. When a library changes, change its
 wrapper here. Importing this module imports torch and timm; everything else is imported when a wrapper needs it.
 
-Versions that the wrappers were tried with, and the oldest that the package supports:
+Tested versions, with the oldest supported versions in parentheses:
 
     torch 2.15 (2.9), timm 1.0.31 (1.0.22), lightning 2.6.6 (2.6), torchdata 0.11 (0.11),
     jsonargparse 4.53 (4.51), segmentation_models_pytorch 0.6 (0.6), Python 3.11 (3.11)
@@ -114,7 +114,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def wrap_compiled_call(module: nn.Module, wrapper: Callable[[Any], Any]) -> None:
-    """Replace the call that `module.compile()` set by `wrapper` of it. torch has no public access to it."""
+    """Wrap the compiled call that `module.compile()` set in `wrapper`. torch has no public access to it."""
     module._compiled_call_impl = wrapper(module._compiled_call_impl)
 
 
@@ -167,7 +167,7 @@ def export_errors() -> tuple[type[Exception], ...]:
 
 
 def compiler_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions that mean that there is no working C++ compiler. torch has no public alias."""
+    """Return the exceptions that torch raises without a working C++ compiler. torch has no public alias."""
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
     return (InvalidCxxCompiler, CppCompileError)
@@ -256,8 +256,8 @@ def start_next_epoch(trainer: "L.Trainer") -> None:
 def restart_validation(trainer: "L.Trainer") -> None:
     """Let the first validation after a resume read all batches.
 
-    Lightning restores the number of batches of the last validation before the checkpoint, takes these batches for read,
-    and would end the next validation after one batch. There is no public way to reset it.
+    Lightning restores the number of batches of the last validation before the checkpoint, treats these batches as
+    already read, and would end the next validation after one batch. There is no public way to reset it.
     """
     trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset_on_run()
 
@@ -291,7 +291,7 @@ def option_names(parser: Any) -> list[str]:
 
 
 def restart_finished_iterator(iterator: Any, length: int) -> None:
-    """Mark a loaded iterator that has given all its batches as finished, so that the loader starts the next epoch.
+    """Mark a restored iterator that has yielded all its batches as finished, so that the loader starts a new epoch.
 
     StatefulDataLoader marks it only when a batch after the last is requested; it has no public method for this.
     """

@@ -1,4 +1,4 @@
-"""Upload networks to the Hugging Face Hub, with a model card that has the report of their evaluation."""
+"""Upload networks to the Hugging Face Hub, with a model card that includes the evaluation report."""
 
 import re
 import tempfile
@@ -45,7 +45,7 @@ def push(
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     if not _NAME.fullmatch(repository):
-        raise InputError(f"{repository!r} is no name of a repository: expected OWNER/NAME.")
+        raise InputError(f"{repository!r} is not a repository name: expected OWNER/NAME.")
     files: dict[str, bytes | str] = {}
     with tempfile.TemporaryDirectory() as folder:
         card = hub_card(save(loaded, folder), folder, repository, isinstance(loaded.network, GLNet))
@@ -75,7 +75,7 @@ def push(
 
 
 def hub_card(card: str, folder: str, repository: str, is_backbone: bool) -> str:
-    """Return the model card for the Hub, from that of a folder.
+    """Convert the model card of a folder to a model card for the Hub.
 
     Args:
         card: the card of the folder.

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-__all__ = ["is_out_of_memory", "keep_freed_memory", "release_freed_memory", "settle_memory"]
+__all__ = ["is_out_of_memory", "keep_freed_memory", "release_freed_memory", "release_memory_at_once"]
 
 # constants of glibc from malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -39,7 +39,7 @@ def release_freed_memory() -> None:
         library.malloc_trim(0)
 
 
-def settle_memory() -> None:
+def release_memory_at_once() -> None:
     """Configure glibc to return freed memory to the system at once, so that resident memory is memory in use.
 
     This makes computations slower, so measure times first.

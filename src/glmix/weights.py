@@ -36,7 +36,7 @@ license: mit
 ---
 # {architecture}
 
-A network for {task} with {classes} classes, trained by `glmix fit` ({parameters:.1f}M parameters).
+A {task} network with {classes} classes and {parameters:.1f}M parameters, trained with `glmix fit`.
 
 ```python
 import glmix
@@ -45,8 +45,9 @@ loaded = glmix.load("{folder}")
 network, class_names = loaded.network, loaded.info["class_names"]
 ```
 
-`glmix {command} photo.jpg --checkpoint {folder} -o results` runs it. config.json describes the network, its classes and
-its preprocessing. The backbone and the decoder are those of glmix: other libraries cannot build them from this folder.
+To run it on images, use `glmix {command} photo.jpg --checkpoint {folder} -o results`. config.json describes the
+network, its classes and its preprocessing. Other libraries cannot load this folder, because backbone and decoder are
+modules of glmix.
 """
 _COMMANDS = {"Segmentation": "segment", "Detection": "detect"}
 
@@ -56,8 +57,8 @@ class Loaded:
     """Network loaded from a checkpoint, with its metadata.
 
     Args:
-        network: network in evaluation mode. Its `pretrained_cfg`, and that of a GLNet backbone in it, has the
-            preprocessing parameters; that of the network also has the class names.
+        network: network in evaluation mode. Its `pretrained_cfg` has the class names and the preprocessing parameters;
+            the `pretrained_cfg` of a GLNet backbone in it has the preprocessing parameters.
         task: class name of the task. None for official files and timm folders, which contain classifiers.
         info: metadata of a `.ckpt` of `glmix fit` or a folder of `save`, see `glmix.training.read_info`; empty for
             other files.
@@ -100,7 +101,7 @@ def load(path: str | Path, variant: str | None = None, *, use_ema: bool | None =
     checkpoint = read_run_checkpoint(path)
     info = checked_info(checkpoint, path)
     if variant is not None and info["model"].split(".")[0] != variant.split(".")[0]:
-        raise InputError(f"{path} holds a {info['model']}, not a {variant}.")
+        raise InputError(f"{path} contains a {info['model']}, not a {variant}.")
     suffix = "_ema" if (info["ema_is_better"] if use_ema is None else use_ema) else ""
     return _loaded(info, select_weights(checkpoint, path, use_ema), path, path, suffix)
 
@@ -132,8 +133,8 @@ def save(loaded: Loaded, folder: str | Path) -> str:
         return save_model(network, folder)
     if loaded.task not in _COMMANDS:
         raise InputError(
-            f"A {type(network).__name__} for {loaded.task or 'classification'} cannot be saved as a folder: accepted "
-            f"are GLNet classifiers and networks for {' and '.join(_COMMANDS).lower()}."
+            f"A {type(network).__name__} for {loaded.task or 'classification'} cannot be saved as a folder; "
+            f"accepted: GLNet classifiers and networks for {' and '.join(_COMMANDS).lower()}."
         )
     config: dict[str, Any] = getattr(network, "pretrained_cfg", {})
     card = _CARD.format(
@@ -188,7 +189,7 @@ def save_adapter(path: str | Path, folder: str | Path, use_ema: bool | None = No
     """
     path = Path(path)
     if path.suffix != ".ckpt":
-        raise InputError(f"{path} is no .ckpt of `glmix fit`, and only these have LoRA adapters.")
+        raise InputError(f"{path} is not a .ckpt of `glmix fit`, which is needed for LoRA adapters.")
     from .training.checkpoint_info import checked_info
     from .training.freezing import classifiers_of
     from .training.lora import write_adapter
@@ -197,7 +198,7 @@ def save_adapter(path: str | Path, folder: str | Path, use_ema: bool | None = No
     checkpoint = read_run_checkpoint(path)
     info = checked_info(checkpoint, path)
     if info.get("lora") is None or info["task"] not in ("Classification", "TokenLabelling"):
-        raise InputError(f"{path} holds no classifier with LoRA adapters (model.lora), which --adapter needs.")
+        raise InputError(f"{path} contains no classifier with LoRA adapters (model.lora), which --adapter needs.")
     network = _build(info, path)
     classifiers = [name for name, module in network.named_modules() if module in classifiers_of(network)]
     weights = select_weights(checkpoint, path, use_ema, merge_adapters=False)
@@ -218,7 +219,7 @@ def _build(info: dict[str, Any], path: Path) -> nn.Module:
 
 
 def _set_pretrained_cfg(network: nn.Module, info: dict[str, Any]) -> None:
-    """Write class names and preprocessing into `pretrained_cfg`; into that of a backbone only the preprocessing."""
+    """Write class names and preprocessing into `pretrained_cfg`; only preprocessing for the backbone in a network."""
     from .training.checkpoint_info import DATA_ATTRIBUTES
 
     cfg_update = {

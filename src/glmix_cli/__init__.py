@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: the command-line arguments after `glmix`; None for those of this process.
+        argv: the command-line arguments after `glmix`; None for the arguments of this process.
 
     Returns:
         The exit code.

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     if args.stages and args.scaling is None:
         raise InputError("--stages needs --scaling.")
     if args.size is not None and args.scaling is not None:
-        raise InputError("--scaling takes the image sizes itself; it cannot be combined with --size.")
+        raise InputError("--scaling sets the image sizes; it cannot be combined with --size.")
     from glmix.bench import measure
     from glmix.bench.report import format_results
 
@@ -138,10 +138,10 @@ def _targets(folder: Path | None, overwrite: bool) -> list[Path]:
     """Return the output files after checking that they can be written."""
     if folder is None:
         return []
-    from glmix.bench.plot import need_matplotlib
+    from glmix.bench.plot import require_matplotlib
     from glmix.files import check_writable
 
-    need_matplotlib()
+    require_matplotlib()
     folder.mkdir(parents=True, exist_ok=True)
     targets = [folder / name for name in FILES]
     check_writable(targets, overwrite)

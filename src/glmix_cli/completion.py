@@ -6,7 +6,7 @@ from pathlib import Path
 
 HELP = "Print a script for the shell that completes commands, options, file names and names of recipes."
 SHELLS = ("bash", "zsh")
-# words in the placeholder of an argument that say what it takes
+# words in the metavar of an argument that takes a folder or a file
 _FOLDERS = ("FOLDER", "OUT", "ROOT")
 _FILES = ("FILE", "PATH", "CHECKPOINT", "IMAGE", "INPUT")
 

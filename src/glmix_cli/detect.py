@@ -13,7 +13,7 @@ from .printing import printable
 from .results import result_names, rows_with_names, write_report
 
 if TYPE_CHECKING:
-    from glmix.inference import Source
+    from glmix.inference import ResultFolder, Source
     from glmix.tasks.detection.annotated import Annotated
     from glmix.tasks.detection.predictor import DetectionPredictor
 
@@ -69,13 +69,13 @@ def run(args: argparse.Namespace) -> int:
     from glmix.errors import InputError
     from glmix.files import atomic_write
     from glmix.inference import open_source
-    from glmix.tasks.detection.annotated import AnnotatedScores, AnnotatedSource, read_annotated
-    from glmix.tasks.detection.predictor import DetectionPredictor, Detections, overlay
+    from glmix.tasks.detection.annotated import AnnotatedSource, read_annotated
+    from glmix.tasks.detection.predictor import DetectionPredictor, overlay
     from glmix.tasks.detection.tiles import Tiles
 
     check_device(args.device)
     if args.tile is None and args.overlap is not None:
-        raise InputError("--overlap is the overlap of tiles: it needs --tile.")
+        raise InputError("--overlap applies to tiles only and needs --tile.")
     if not 0 <= args.score <= 1:
         raise InputError(f"--score must be from 0 to 1, got {args.score}.")
     detect = DetectionPredictor.from_checkpoint(
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         detect.read, sizes = read_annotated, stored.fingerprint
 
     def save(position: int, row: dict[str, Any]) -> None:
-        if not isinstance(row["image"], Tensor):  # it was read in tiles
+        if not isinstance(row["image"], Tensor):  # no overlay for a large image that was read in tiles
             return
         row["overlay"] = f"{OVERLAYS}/{names[position]}.png"
         picture = overlay(to_pil_image(row["image"]), row["found"].above(args.score), detect.class_names)
@@ -126,6 +126,34 @@ def run(args: argparse.Namespace) -> int:
     if len(folder.finished_shards()) < len(folder.shards):  # other processes compute the rest
         return finish("detect", args, summary, errors)
 
+    _write_reports(args, detect, source, folder, annotated, indices, has_detections=summary.images > summary.errors)
+    return finish("detect", args, summary, errors, args.output / REPORT)
+
+
+def _write_reports(
+    args: argparse.Namespace,
+    detect: "DetectionPredictor",
+    source: "Source",
+    folder: "ResultFolder",
+    annotated: "Annotated | None",
+    indices: list[int],
+    *,
+    has_detections: bool,
+) -> None:
+    """Write the COCO JSON of all detections, and with --annotations the results file and the average precision.
+
+    Args:
+        args: the arguments of the command.
+        detect: the detector.
+        source: images.
+        folder: their rows.
+        annotated: content of --annotations.
+        indices: index of each image in `annotated`.
+        has_detections: whether any image was processed without an error.
+    """
+    from glmix.tasks.detection.annotated import AnnotatedScores
+    from glmix.tasks.detection.predictor import Detections
+
     def found() -> Iterator[tuple[int, int, str, dict[str, Any]]]:
         """Yield the image id, the index in the annotations, the name and the row of each image without an error."""
         for count, (position, name, row) in enumerate(rows_with_names(folder, source), start=1):
@@ -152,7 +180,7 @@ def run(args: argparse.Namespace) -> int:
         "categories": [{"id": number, "name": name} for number, name in zip(ids, detect.class_names, strict=True)],
         "errors": [*source.problems, *folder.errors()],
     }
-    if annotated is not None and summary.images > summary.errors:
+    if annotated is not None and has_detections:
         scores = AnnotatedScores(annotated, masks=detect.has_masks)
         for _, index, _, row in found():
             scores.add(index, Detections.from_row(row))
@@ -164,7 +192,6 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(_format_scores(contents["evaluation"], args.output / RESULTS, detect.score))
     write_report(args.output / REPORT, contents)
-    return finish("detect", args, summary, errors, args.output / REPORT)
 
 
 def _match(args: argparse.Namespace, detect: "DetectionPredictor", source: "Source") -> tuple["Annotated", list[int]]:

@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="+",
         metavar="N",
-        help="numbers of the stages, from 0, whose feature maps are averaged (default: the input of the classifier)",
+        help="indices of stages, from 0, whose average-pooled feature maps are stored (default: the input of the "
+        "classifier)",
     )
     what.add_argument(
         "--slots",
@@ -31,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=-1,
         metavar="N",
-        help="with --slots: number of the block among those with slots, from 0, or from the end (default: -1)",
+        help="with --slots: index of the block among those with slots, from 0; negative from the end (default: -1)",
     )
-    parser.add_argument("--normalize", action="store_true", help="divide each vector by its Euclidean norm")
+    parser.add_argument("--normalize", action="store_true", help="L2-normalise each vector")
     parser.add_argument(
         "--dtype", choices=("float32", "float16"), default="float32", help="dtype of the stored vectors (%(default)s)"
     )

@@ -1,9 +1,9 @@
-"""`glmix env`: print what a report of a problem should contain."""
+"""`glmix env`: print the library versions and the hardware for a bug report."""
 
 import argparse
 import json
 
-HELP = "Print the versions of the libraries, the processor and the GPU, for reports of problems."
+HELP = "Print the versions of the libraries, the processor and the GPU for a bug report."
 
 LIBRARIES = (
     *("torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "lightning", "torchmetrics", "torchdata"),

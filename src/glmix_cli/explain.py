@@ -109,9 +109,9 @@ def run(args: argparse.Namespace) -> int:
     if args.topk < 1:
         raise InputError(f"--topk must be 1 or more, got {args.topk}.")
     if args.html and len(args.compare) > 1:
-        raise InputError(f"A page compares two models, and --compare names {len(args.compare)} beside the first.")
+        raise InputError(f"--html shows at most two models, got {1 + len(args.compare)}: give --compare one model.")
     if args.view == "crop" and args.size != 0:
-        raise InputError("--size applies to --view whole only: with --view crop the model's own size is used.")
+        raise InputError("--size needs --view whole: --view crop always uses the input size of the model.")
     models = load_models(args)
     if args.view == "crop":
         check_crops(models)
@@ -161,7 +161,7 @@ class _Reader:
     Args:
         network: the first model.
         view: see `explain`.
-        size: shorter side of the input; 0 for that of the model, None for that of the image.
+        size: shorter side of the input; 0 for the input size of the model, None for the size of the image.
         max_pixels: maximum number of pixels of an image.
         max_input_pixels: maximum number of pixels of an input.
     """

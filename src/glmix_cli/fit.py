@@ -26,7 +26,7 @@ def short_help(command: str) -> argparse.ArgumentParser:
         description=COMMANDS[command],
         epilog="Every key of the YAML file is also a command-line option. "
         f"`glmix {command} --config classification/scenes/single --help` lists all options; docs/training.md explains "
-        "them. An unknown key is an error, which suggests the most similar key.",
+        "them. An unknown key is an error, and its message suggests the most similar key.",
     )
     parser.add_argument("--config", metavar="FILE|NAME", help=CONFIG_HELP)
     parser.add_argument("--trainer.max_epochs", metavar="N", help="example of a YAML key: number of epochs")

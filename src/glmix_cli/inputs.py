@@ -1,6 +1,7 @@
 """Inputs of commands: model names and weight files."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,11 +96,17 @@ def load_classifier(name: str | None, checkpoint: Path | None) -> "GLNet":
 
 
 def check_device(name: str) -> None:
-    """Raise InputError if torch cannot use the device."""
+    """Raise InputError if torch cannot use the device.
+
+    In a process of torchrun, the device `cuda` becomes the GPU with its local rank; processes share the GPUs if there
+    are fewer.
+    """
     import torch
 
     from glmix.errors import InputError
 
+    if name == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without support for it

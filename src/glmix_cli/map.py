@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source",
         nargs="+",
         metavar="IMAGES",
-        help="images of the thumbnails, as for `glmix embed`, for tar files and data sets (default: keys are paths)",
+        help="images for the thumbnails, given as to `glmix embed`; needed for tar files and data sets (default: the "
+        "keys are used as paths)",
     )
     parser.add_argument("--title", metavar="TEXT", help="title of the page (default: the name of the folder)")
     parser.add_argument(
@@ -34,16 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_integer,
         default=5000,
         metavar="N",
-        help="show a random choice of a larger collection (default: %(default)s)",
+        help="maximum number of images; a larger collection is sampled at random (default: %(default)s)",
     )
     parser.add_argument(
         "--max-megabytes",
         type=positive_integer,
         default=15,
         metavar="N",
-        help="maximum size of all thumbnails; more images have smaller ones (default: %(default)s)",
+        help="maximum total size of the thumbnails, which determines their resolution (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the choice and the projection (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the sample and the projection (default: 0)")
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
 
 

@@ -46,13 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parts.add_argument(
         "--part",
         metavar="IMAGE",
-        help="search for a part of this image, given by its key or the end of it, such as cats/1.jpg; from --queries, "
-        "else from the collection",
+        help="search for a part of this image: its key or the end of its key, such as cats/1.jpg, in --queries if "
+        "given, else in the collection",
     )
     chosen = parts.add_mutually_exclusive_group()
-    chosen.add_argument("--slot", type=int, nargs="+", metavar="N", help="numbers of the slots of the part")
+    chosen.add_argument("--slot", type=int, nargs="+", metavar="N", help="indices of the slots that form the part")
     chosen.add_argument(
-        "--point", type=float, nargs=2, metavar=("X", "Y"), help="the slot at this pixel of the image is the part"
+        "--point", type=float, nargs=2, metavar=("X", "Y"), help="use the slot at this pixel of the image as the part"
     )
     output = parser.add_argument_group("output")
     output.add_argument("--html", type=Path, metavar="FILE", help="also write a page with thumbnails of the results")
@@ -60,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source",
         nargs="+",
         metavar="IMAGES",
-        help="images of the thumbnails, as for `glmix embed`, for tar files and data sets (default: keys are paths)",
+        help="images for the thumbnails, given as to `glmix embed`; needed for tar files and data sets (default: the "
+        "keys are used as paths)",
     )
     output.add_argument("--json", action="store_true", help="print the results as JSON")
 
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.duplicates is not None and not -1 <= args.duplicates <= 1:
         raise InputError(f"--duplicates must be a cosine similarity from -1 to 1, got {args.duplicates}.")
     if (args.part is None) != (args.slot is None and args.point is None):
-        raise InputError("Name a part of an image with --part IMAGE and either --slot or --point.")
+        raise InputError("A search for a part of an image needs --part IMAGE together with --slot or --point.")
     collection = inference.load_embeddings(args.collection, args.column, slots=args.part is not None)
     if args.part is not None:
         title, (rows, sections) = "Similar parts", _search_part(args, collection)
@@ -145,10 +146,10 @@ def _search_part(args: argparse.Namespace, collection: "Embeddings") -> tuple[li
     slots = args.slot or [of_queries.slot_at(image, *args.point)]
     vectors = queries.vectors[of_queries.images == image].astype("float32")
     if not all(0 <= slot < len(vectors) for slot in slots):
-        raise InputError(f"--slot must be numbers from 0 to {len(vectors) - 1}, got {' '.join(map(str, slots))}.")
+        raise InputError(f"--slot takes slot indices from 0 to {len(vectors) - 1}, got {' '.join(map(str, slots))}.")
     chosen = vectors[slots] / (vectors[slots] ** 2).sum(1, keepdims=True) ** 0.5
     own = image if queries is collection else None
-    found = nearest_parts(chosen.mean(0), collection, args.k, without=own, device=args.device)
+    found = nearest_parts(chosen.mean(0), collection, args.k, exclude=own, device=args.device)
     hits = [
         {"file": collection.keys[place], "similarity": score, "slot": slot, "box": of_collection.box(place, slot)}
         for score, place, slot in found
@@ -172,7 +173,7 @@ def _find_image(keys: list[str], name: str) -> int:
     found = found or [index for index, key in enumerate(keys) if key.endswith(f"/{name}")]
     if len(found) != 1:
         several = f": {keys[found[0]]} and {len(found) - 1} more" if found else ""
-        raise InputError(f"--part {name} is the name of {len(found) or 'no'} images{several}; give the key of one.")
+        raise InputError(f"--part {name} matches {len(found) or 'no'} images{several}; give the key of one image.")
     return found[0]
 
 

@@ -72,7 +72,11 @@ def add_pipeline_arguments(
     speed.add_argument(
         "--batch-size", type=positive_integer, default=batch_size, metavar="N", help="(default: %(default)s)"
     )
-    speed.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda (default: cpu)")
+    speed.add_argument(
+        "--device",
+        default="cpu",
+        help="torch device, such as cpu or cuda, with torchrun the GPU of each process (default: cpu)",
+    )
     add_reading_arguments(speed)
     ray = parser.add_argument_group("Ray")
     ray.add_argument(
@@ -85,8 +89,8 @@ def add_pipeline_arguments(
     ray.add_argument(
         "--ray-address",
         metavar="HOST:PORT",
-        help="address of the cluster (default: that of the variable RAY_ADDRESS, else a cluster on this machine, which "
-        "is started if there is none)",
+        help="address of the cluster (default: the environment variable RAY_ADDRESS, else a cluster on this "
+        "machine, which is started if there is none)",
     )
     ray.add_argument(
         "--ray-actors",
@@ -95,9 +99,11 @@ def add_pipeline_arguments(
         help="number of processes with a model; Ray adds and removes processes between MIN and MAX (default: one per "
         "GPU, or without GPUs half of the CPUs)",
     )
-    ray.add_argument("--ray-cpus", type=positive_integer, metavar="N", help="CPUs of each without a GPU (default: 1)")
     ray.add_argument(
-        "--ray-gpus", type=float, metavar="N", help="GPUs of each, such as 0.5 (default: 1 if the cluster has GPUs)"
+        "--ray-cpus", type=positive_integer, metavar="N", help="CPUs per process without a GPU (default: 1)"
+    )
+    ray.add_argument(
+        "--ray-gpus", type=float, metavar="N", help="GPUs per process, such as 0.5 (default: 1 if the cluster has GPUs)"
     )
 
 

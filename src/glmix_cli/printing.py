@@ -19,5 +19,5 @@ def printable_lines(text: str) -> str:
 def accept_any_text() -> None:
     """Make stdout and stderr print escapes, instead of raising an error, for characters that the encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # not in notebooks, which accept all text
+        if isinstance(stream, io.TextIOWrapper):  # notebooks accept all text
             stream.reconfigure(errors="backslashreplace")

@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_integer,
         default=5,
         metavar="N",
-        help="random choices for each number of --shots, whose mean and standard deviation are printed (default: 5)",
+        help="random subsets for each number of --shots; their mean and standard deviation are printed (default: 5)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random choices (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the subsets (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
     classes = sorted(set(train_labels))
     unknown = sorted(set(test_labels) - set(classes))
     if unknown:
-        raise InputError(f"{args.test} has images of the class {unknown[0]}, which {args.train} has no images of.")
+        raise InputError(f"{args.test} has images of the class {unknown[0]}, but {args.train} has none.")
     if len(classes) < 2:
-        raise InputError(f"{args.train} has images of {len(classes)} classes: a probe needs two or more.")
+        raise InputError(f"{args.train} has images of {len(classes)} class: a probe needs at least two classes.")
     y, truth = (np.array([classes.index(name) for name in part]) for part in (train_labels, test_labels))
     results: dict[str, float] = {}
     for k in args.neighbors:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     few: list[dict[str, Any]] = []
     for shots in args.shots:
         found = few_shot_probes(train.vectors, y, test.vectors, truth, shots, repeats=args.repeats, seed=args.seed)
-        # the standard deviation of a sample, which one number does not have
+        # the sample standard deviation is undefined for a single value
         spread = float(np.std(found, ddof=1)) if len(found) > 1 else None
         few.append({"shots": shots, "mean": float(np.mean(found)), "std": spread, "accuracies": found})
     if args.json:
@@ -81,6 +81,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"{accuracy:8.2%}  {name}" + (f", C = {probe.regularization:g}" if name == "linear probe" else ""))
     for row in few:
         name = f"linear probe, {row['shots']} per class"
-        deviation = "" if row["std"] is None else f", standard deviation {row['std']:.2%} of {args.repeats} choices"
+        deviation = "" if row["std"] is None else f", standard deviation {row['std']:.2%} over {args.repeats} subsets"
         print(f"{row['mean']:8.2%}  {name}{deviation}")
     return 0

@@ -1,4 +1,4 @@
-"""`glmix report`: write a report on stored predictions."""
+"""`glmix report`: write a report from stored predictions."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run folder or a folder of predictions (RUN/reports/val); or a CSV file with the columns target, "
         "optionally name, and one column of probabilities per class; or detections in COCO's results format (JSON)",
     )
-    parser.add_argument("--split", choices=("val", "test"), help="which predictions of a run folder (default: val)")
+    parser.add_argument("--split", choices=("val", "test"), help="split to report, for a run folder (default: val)")
     parser.add_argument(
         "-o", "--output", type=Path, help="folder of the report (default: the folder of the predictions)"
     )
@@ -26,12 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fit-on",
         type=Path,
         metavar="FOLDER",
-        help="fit the temperature and the thresholds of a classifier on these predictions (default: on the same)",
+        help="fit the temperature and the thresholds of a classifier on the predictions in FOLDER (default: on the "
+        "reported predictions)",
     )
     parser.add_argument("--multi-label", action="store_true", help="CSV: an image may have several classes, as A|B")
     parser.add_argument("--truth", type=Path, metavar="FILE", help="detections: the COCO JSON with the ground truth")
     parser.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="CSV and detections: show pictures of this folder"
+        "--images", type=Path, metavar="FOLDER", help="CSV and detections: folder of the images, for thumbnails"
     )
     parser.add_argument("--title", help="heading of the report")
     parser.add_argument("--json", action="store_true", help="print the scores and the files of the report as JSON")
@@ -46,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
     folder, open_image = args.predictions, None
     if folder.is_file():
         if args.split is not None:
-            raise InputError(f"--split is for a run folder, but {folder} is a file.")
+            raise InputError(f"--split needs a run folder, but {folder} is a file.")
         if args.output is None:
-            raise InputError(f"{folder} is a file: name the folder of the report with -o.")
+            raise InputError(f"{folder} is a file: set the folder of the report with -o.")
         predictions = _predictions(args)
         if args.images is not None:
             open_image = image_opener(predictions.names, args.images)
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         for name in ("images", "truth", "multi_label"):
             if getattr(args, name):
-                raise InputError(f"--{name.replace('_', '-')} is for a file of predictions, but {folder} is no file.")
+                raise InputError(f"--{name.replace('_', '-')} needs a file of predictions, but {folder} is not a file.")
         run_folder = folder / "reports"
         if run_folder.is_dir() or args.split is not None:
             folder = run_folder / (args.split or "val")
@@ -81,6 +82,6 @@ def _predictions(args: argparse.Namespace) -> "Predictions":
     path = args.predictions
     if path.suffix == ".json":
         if args.truth is None:
-            raise InputError(f"{path} has detections: name the COCO JSON with the ground truth with --truth.")
+            raise InputError(f"{path} contains detections: give the COCO JSON of the ground truth with --truth.")
         return read_detections(path, args.truth)
     return read_table(path, multi_label=args.multi_label)

@@ -65,7 +65,7 @@ def result_names(source: "Source", inputs: Sequence[str], room: int = 0) -> Sequ
 
 
 def _plain(name: str) -> str:
-    """Return an input as it begins the keys of its images."""
+    """Return the prefix that the keys of the images of an input have."""
     return name if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", name) else os.fspath(Path(name))
 
 

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         "max_input_pixels": args.max_input_pixels,
         "max_pixels": args.max_pixels,
         "scratch": args.output / MASKS,
-        "how": Inference(
+        "inference": Inference(
             "slide" if args.slide else "whole",
             args.window,
             args.stride,
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     names = result_names(source, args.images, len(".png"))
 
     def save(position: int, row: dict[str, Any]) -> None:
-        if "mask_file" in row:  # of an image that was read in windows
+        if "mask_file" in row:  # the mask of an image that was read in windows
             row["mask"] = f"{MASKS}/{names[position]}.tif"
             (args.output / row["mask"]).parent.mkdir(parents=True, exist_ok=True)
             os.replace(row["mask_file"], args.output / row["mask"])

@@ -26,14 +26,16 @@ def load_models(args: argparse.Namespace) -> "list[ExplainedModel]":
 
     check_device(args.device)
     if args.untrained and args.checkpoint is not None:
-        raise InputError("--untrained uses random weights: leave --checkpoint out, or --untrained.")
+        raise InputError("--untrained uses random weights: it cannot be combined with --checkpoint.")
     if args.untrained:
         first = _random_model(args.model, args.seed)
         warning = _warning(args.seed)
     elif args.model is None and args.checkpoint is None:
-        raise InputError("give --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained.")
+        raise InputError(
+            "No model was given: use --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained."
+        )
     elif args.checkpoint is None and not args.model.startswith(LOCAL):
-        raise InputError(f"{args.model} has no weights: give --checkpoint, or --untrained to see random ones.")
+        raise InputError(f"No weights were given for {args.model}: use --checkpoint, or --untrained for random ones.")
     else:
         first = _trained(args.model, args.checkpoint)
         warning = None
@@ -67,14 +69,14 @@ def _model(network: "GLNet", title: str, args: argparse.Namespace, warning: str 
 
 
 def _trained(name: str | None, checkpoint: Path | None) -> "GLNet":
-    """Load the GLNet of a checkpoint of any task; it may be the backbone of a larger network."""
+    """Load the GLNet of a checkpoint of any task, which may be the backbone of a larger network."""
     import glmix
     from glmix.errors import InputError
 
     network = load_network(name, checkpoint)
     found = next((module for module in network.modules() if isinstance(module, glmix.GLNet)), None)
     if found is None:
-        raise InputError(f"{checkpoint or name} holds a {type(network).__name__} that contains no GLNet.")
+        raise InputError(f"{checkpoint or name} contains a {type(network).__name__}, which has no GLNet to explain.")
     return found
 
 
@@ -87,7 +89,7 @@ def _random_model(name: str | None, seed: int) -> "GLNet":
     from glmix.models.hub import build_folder
 
     if name is None:
-        raise InputError("--untrained needs the --model to create.")
+        raise InputError("--untrained needs --model NAME or --model local-dir:FOLDER.")
     if not name.startswith(LOCAL) and not timm.is_model(name):
         raise InputError(f"{name} is not a timm model; `glmix models` lists the GLNet models.")
     with torch.random.fork_rng():
@@ -113,7 +115,7 @@ def _warning(seed: int) -> str:
 
 
 def _title(network: "GLNet", source: str | Path | None) -> str:
-    """Return the title of a model: its architecture and the end of the path that its weights come from."""
+    """Return the title of a model: its architecture and the last parts of the path of its weights."""
     name = network.pretrained_cfg.get("architecture", type(network).__name__)
     if source is None or str(source) == name:
         return f"{name}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 HELP = "Score the slots of a model as segmentations, or discover objects with them, and compare with controls."
 SCORE = "Score the slots of each block as segmentations, and compare with controls of the same number of segments."
 DISCOVER = "Discover objects without masks from the slots of a classifier, and compare with controls."
-CONTROLS = ["untrained", "grid", "SLIC", "SLIC blurred", "k-means"]  # copy of the library's, which is slow to import
+CONTROLS = ["untrained", "grid", "SLIC", "SLIC blurred", "k-means"]  # of scoring.py, slow to import
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sign",
         choices=["border", "classes"],
         default="border",
-        help="side of a cut that is the object: the side that is not at the image border, or the side with the class "
+        help="side of a cut that becomes the object: the side away from the image border, or the side with the class "
         "evidence (default: border)",
     )
 
@@ -126,7 +126,7 @@ def _check(args: argparse.Namespace) -> None:
     from glmix.errors import InputError
 
     if args.model is None and args.checkpoint is None:
-        raise InputError("give --checkpoint, or --model local-dir:FOLDER.")
+        raise InputError("No model was given: use --checkpoint, or --model local-dir:FOLDER.")
     stem = "scores" if args.what == "score" else "discovery"
     names = [f"{stem}.{kind}" for kind in ("md", "json", "png")]
     if args.what == "score" and args.segments:

@@ -10,15 +10,15 @@ from studies.ablation.study import Ablation, variants
 
 __all__ = ["IMAGES", "measure_speed"]
 
-IMAGES = 64  # per batch
+IMAGES = 64  # batch size
 
 
 @torch.inference_mode()
 def measure_speed(config: Ablation, rounds: int = 16, batches: int = 3) -> dict[str, float]:
     """Return {variant: images per second}, measured on the fastest of all batches.
 
-    The variants run in alternation, so that other load on the machine affects all of them. Load only makes a batch
-    slower, so the fastest batch is the least disturbed one.
+    The variants run in alternation, so that other load on the machine affects all of them. Other load only makes a
+    batch slower, so the fastest batch is the best estimate.
 
     Args:
         config: the study.

@@ -60,7 +60,7 @@ def build(sources: Sources, packages: Path, root: Path, config: BuildConfig) -> 
     """
     splits = divide(sources, packages, config.seed)
     names = tuple(sorted(sources.objects))
-    # three streams of random numbers: an image with one object is not the beginning of one with several
+    # independent random streams: an image with one object must not reappear with further objects
     one, several, unlabelled = (
         CompositionConfig(names, config.size, objects, 3 * config.seed + stream)
         for stream, objects in enumerate(((1, 1), (1, 3), (0, 3)))

@@ -1,4 +1,4 @@
-"""Segmentation and detection of the groups: a GLNet beside other small backbones, in equal CPU time."""
+"""Segmentation and detection of the groups: a GLNet compared with other small backbones, in equal CPU time."""
 
 from pathlib import Path
 from typing import Any

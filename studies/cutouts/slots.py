@@ -1,4 +1,4 @@
-"""Slots of the best classifier of the study: as segments and as objects, beside the controls of `glmix slots`."""
+"""Slots of the best classifier of the study as segments and as objects, compared with controls by `glmix slots`."""
 
 import json
 from pathlib import Path

@@ -62,7 +62,7 @@ def read_sources(path: Path = TABLE) -> Sources:
 def download(sources: Sources, folder: Path) -> None:
     """Download the Debian packages and unpack each to `folder/PACKAGE`. Packages that are there already are kept.
 
-    Neither installs anything nor needs root.
+    Nothing is installed, and no root permissions are needed.
 
     Raises:
         InputError: if the commands of Debian are missing, or a package cannot be downloaded.

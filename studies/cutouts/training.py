@@ -23,8 +23,8 @@ from glmix.training.task import Task
 
 __all__ = ["Budget", "features_of", "linear_probe", "once", "settings", "train"]
 
-MEASURED_STEPS = 24  # steps of the training that measures the time of a step
-SKIPPED_STEPS = 4  # of these, the first ones are slower and not counted
+MEASURED_STEPS = 24  # steps of the short training that measures the time per step
+SKIPPED_STEPS = 4  # slower first steps, which are not counted
 Features = NDArray[np.float32]
 
 
@@ -55,7 +55,7 @@ def settings(steps: int, seed: int, lr: float = 2e-3) -> dict[str, Any]:
 class Budget:
     """Number of steps that fit into a CPU time, measured once per kind of training and written to a file.
 
-    The number of steps, and not the time, ends a training, so that its learning rate schedule is complete.
+    A training ends after this number of steps, not after the time, so that its learning rate schedule is complete.
 
     Args:
         seconds: CPU time of a training.

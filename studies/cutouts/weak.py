@@ -17,9 +17,9 @@ from glmix.data.scenes import Split
 from glmix.data.segmentation.files import MaskFiles, open_masks
 from glmix.errors import InputError
 from glmix.models import GLNet
-from glmix.slots.cut import oriented, slot_kernel
+from glmix.slots.cut import orient_cut, slot_kernel
 from glmix.slots.grouping.batch import normalised_images
-from glmix.slots.grouping.controls import features_of, kmeans_segments, untrained_like
+from glmix.slots.grouping.controls import kmeans_segments, record_features, untrained_like
 from glmix.slots.grouping.truth import truths_on_disk
 from glmix.tasks.weak_segmentation.methods import SeedConfig, class_maps, seed_maps
 from glmix.tasks.weak_segmentation.metrics import THRESHOLDS, Curve, confusions
@@ -31,17 +31,17 @@ from studies.cutouts.training import once
 __all__ = ["SEEDS", "evaluate_weak", "trained_networks"]
 
 BATCH = 20
-COUNTS: dict[Split, int] = {"val": 100, "test": 200}  # images
+COUNTS: dict[Split, int] = {"val": 100, "test": 200}  # images per split
 SLOTCUT = SeedConfig("slotcut")
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """How the seeds of a row of the table are computed.
+    """Settings of the seeds in a row of the table.
 
     Args:
         config: settings of class maps and cut.
-        cut: what replaces the cut of the trained slots: `untrained` slots, the `centre` box or `k-means` on the
+        cut: replacement for the cut of the trained slots: `untrained` slots, the `centre` box or `k-means` on the
             features that the slots are clustered from.
         untrained: use the untrained network for class maps too.
         output_stride: stride of the last stage, which decides the size of the class maps.
@@ -223,7 +223,7 @@ class _Batch:
         The four clusters are those of k-means on the features of the first block with slots.
         """
         if self._clusters is None:
-            with features_of(self.networks[32, False]) as kept:
+            with record_features(self.networks[32, False]) as kept:
                 self.networks[32, False](self.images)
             features = next(iter(kept.values()))
             found = [torch.from_numpy(kmeans_segments(image, 4, self._size)) for image in features]
@@ -248,8 +248,8 @@ class _Batch:
         centred = evidence - evidence.mean((1, 2), keepdim=True)
         spread = truth.flatten(1).norm(dim=1) * (cut - cut.mean((1, 2), keepdim=True)).flatten(1).norm(dim=1)
         return {
-            "sign by classes": ((oriented(cut, evidence) * truth).sum((1, 2)) > 0).float(),
-            "sign by the border": ((oriented(cut) * truth).sum((1, 2)) > 0).float(),
+            "sign by classes": ((orient_cut(cut, evidence) * truth).sum((1, 2)) > 0).float(),
+            "sign by the border": ((orient_cut(cut) * truth).sum((1, 2)) > 0).float(),
             "class maps": ((F.interpolate(centred[:, None], cut.shape[1:])[:, 0] * truth).sum((1, 2)) > 0).float(),
             "correlation of the cut with the objects": (cut * truth).sum((1, 2)).abs() / spread.clamp_min(1e-9),
         }

@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def distil(args: argparse.Namespace) -> None:
-    """Distil as the arguments say."""
+    """Distil with the parsed arguments, and write the weights and the scores."""
     files = find_photographs(args.photographs)
     if len(files) < 2:
         raise InputError(f"{args.photographs} contains one image; at least two are needed, one of them held out.")

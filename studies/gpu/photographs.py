@@ -128,7 +128,7 @@ class Crops:
     def _mixed(self, images: Tensor) -> Tensor:
         """Replace a rectangle of half of the images by that of another image of the batch (CutMix)."""
         count, size = len(images), self.size
-        share = self._uniform(count, 0.2, 0.7)  # of the side
+        share = self._uniform(count, 0.2, 0.7)  # fraction of the side
         left, top = self._uniform(count) * (1 - share), self._uniform(count) * (1 - share)
         position = (torch.arange(size, device=self.device) + 0.5) / size
         across = (position >= left[:, None]) & (position < (left + share)[:, None])

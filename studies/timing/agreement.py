@@ -3,7 +3,8 @@
     glmix demo && python -m studies.timing.agreement out/demo/model
     python -m studies.timing.agreement out/demo/model --dtypes bfloat16 --int8
 
-With --int8, also those of an int8 file in OpenVINO, with float32 and with bfloat16 for what is not quantised.
+With --int8, also the predictions of an int8 file in OpenVINO, whose layers that are not quantised compute in float32
+or in bfloat16.
 """
 
 import argparse

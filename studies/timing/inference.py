@@ -3,8 +3,8 @@
     python -m studies.timing.inference --count 600 --rounds 3
     python -m studies.timing.inference --precisions --count 64 --rounds 5
 
-With --precisions, the model alone as it is, and optimised in float32 and bfloat16, in CPU time, which other processes
-disturb less.
+With --precisions, only the model is measured: unchanged, and optimised in float32 and bfloat16. The rates are per CPU
+time, which depends less on other processes.
 
 The images are JPEG files of 1000 x 700 pixels, smoothed noise, in a temporary folder.
 """

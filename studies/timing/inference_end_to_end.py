@@ -1,4 +1,4 @@
-"""Images per second of the commands `glmix predict` and `glmix embed`, beside the rates of their two stages.
+"""Images per second of the commands `glmix predict` and `glmix embed`, compared with those of their two stages.
 
     python -m studies.timing.inference_end_to_end --count 5000
 

@@ -90,7 +90,7 @@ def measure_agreement(checkpoint: str, count: int) -> None:
         for overlap in (window // 8, window // 3, window // 2):
             for blend in ("mean", "centre"):
                 how = Inference("slide", window, window - overlap, blend=blend)
-                predict = SegmentationPredictor.from_checkpoint(checkpoint, how=how)
+                predict = SegmentationPredictor.from_checkpoint(checkpoint, inference=how)
                 found = np.stack([predict(image).labels for image, _ in data])
                 same, correct = (found == np.stack(whole)).mean(), (found == truth).mean()
                 print(f"| {window} | {overlap} | {blend} | {same:.2%} | {correct:.2%} |", flush=True)

@@ -24,15 +24,18 @@ from glmix.memory import keep_freed_memory
 from studies.timing.freezing import kept_for_backward
 
 MODELS = ("glnet_stl", "swin_tiny_patch4_window7_224", "convnext_tiny", "glnet_4g")
-# The optimisations of each row: classes of layers, and a fused optimizer.
-WAYS: dict[str, tuple[set[type], bool]] = {
-    "as timm has it": (set(), False),
-    "depthwise": ({DepthwiseConv2d}, False),
-    "attention": ({ShortAttention}, False),
-    "soft clustering": ({CompactSoftBridge}, False),
-    "1x1 convolutions": ({PointwiseConv2d}, False),
-    "fused AdamW": (set(), True),
-    "all": ({DepthwiseConv2d, ShortAttention, CompactSoftBridge, PointwiseConv2d}, True),
+ALL = {DepthwiseConv2d, ShortAttention, CompactSoftBridge, PointwiseConv2d}
+# The optimisations of each row: classes of layers, a fused optimizer, and torch.compile.
+WAYS: dict[str, tuple[set[type], bool, bool]] = {
+    "as timm has it": (set(), False, False),
+    "depthwise": ({DepthwiseConv2d}, False, False),
+    "attention": ({ShortAttention}, False, False),
+    "soft clustering": ({CompactSoftBridge}, False, False),
+    "1x1 convolutions": ({PointwiseConv2d}, False, False),
+    "fused AdamW": (set(), True, False),
+    "all": (ALL, True, False),
+    "compiled": (set(), True, True),
+    "all, compiled": (ALL, True, True),
 }
 
 
@@ -54,7 +57,7 @@ class Training:
 
 def prepare(name: str, way: str, images: Tensor, precision: torch.dtype) -> Training:
     """Return a training of a model with random weights, the same for every way."""
-    kinds, fused = WAYS[way]
+    kinds, fused, compiled = WAYS[way]
     torch.manual_seed(0)
     size = {"img_size": images.shape[-1]} if timm.get_pretrained_cfg(name).fixed_input_size else {}
     model: nn.Module = timm.create_model(name, **size).train()
@@ -63,6 +66,8 @@ def prepare(name: str, way: str, images: Tensor, precision: torch.dtype) -> Trai
     for part, kind in before.items():
         if type(part) not in kinds:
             part.__class__ = kind
+    if compiled:
+        model.compile()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05, fused=fused or None)
     labels = torch.arange(len(images))
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16)

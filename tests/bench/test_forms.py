@@ -69,9 +69,9 @@ def test_model_specifications_are_parsed():
     ("text", "words"),
     [
         ("glnet_stll", "did you mean glnet_stl"),
-        ("test_glnet(8)", "arguments are written as in Python"),
-        ("test_glnet(depths=", "arguments are written as in Python"),
-        ("test_glnet(depths=range(4))", "arguments are written as in Python"),
+        ("test_glnet(8)", "arguments as in Python"),
+        ("test_glnet(depths=", "arguments as in Python"),
+        ("test_glnet(depths=range(4))", "arguments as in Python"),
     ],
 )
 def test_invalid_model_specifications_raise_an_error(text, words):
@@ -148,4 +148,4 @@ def test_an_exported_form_runs(model, form, tmp_path):
     prepared = prepare(ModelSpec.parse(model), chosen, (64, 64), folder=tmp_path, threads=1)
     for batch in (2, 1):
         prepared.passes(batch)()
-    assert prepared.keeps
+    assert prepared.keeps_memory

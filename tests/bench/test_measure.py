@@ -118,13 +118,13 @@ def _busy(pid: int) -> float:
 ADDED = """
 import torch
 from glmix.bench.memory import added_memory
-from glmix.memory import settle_memory
+from glmix.memory import release_memory_at_once
 
 def run():
     kept = torch.ones(16 << 20)  # 64 MiB
     return (kept + 1).sum()  # and as many again
 
-settle_memory()
+release_memory_at_once()
 run()
 print(added_memory(run), added_memory(run))
 """

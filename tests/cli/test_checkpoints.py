@@ -184,7 +184,7 @@ def test_dense_checkpoints_export_features(kind, file, here, tmp_path):
     ("arguments", "words"),
     [
         ([], "No model was given: use --checkpoint"),
-        (["--model", "glnet_4g", "--checkpoint", "multi.ckpt"], "multi.ckpt holds a test_glnet"),
+        (["--model", "glnet_4g", "--checkpoint", "multi.ckpt"], "multi.ckpt contains a test_glnet"),
         (["--model", "local-dir:folder", "--checkpoint", "multi.ckpt"], "already contains weights"),
     ],
 )

@@ -377,7 +377,7 @@ def test_a_checkpoint_of_another_task_is_refused(tmp_path):
 
     trainer(tmp_path / "run", max_epochs=2).fit(task(), data(train_count=4))
     file = next((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
-    with pytest.raises(ValueError, match="holds a network for Classification, not for detection"):
+    with pytest.raises(ValueError, match="contains a network for Classification, not for detection"):
         DetectionPredictor.from_checkpoint(file)
 
 

@@ -230,7 +230,7 @@ def test_compare_models(explain, tmp_path, trained):
     assert code == 0, err
     code, out, err = explain(photo, *trained, *pages, *others)
     assert code == 2
-    assert "compares two models, and --compare names 2 beside the first" in err
+    assert "at most two models, got 3" in err
 
 
 def test_random_weights_are_reproducible_and_labelled(explain, tmp_path):
@@ -289,15 +289,15 @@ def test_lightning_checkpoint_provides_class_names(explain, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "give --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained"),
-        (["--model", "glnet_4g"], "glnet_4g has no weights: give --checkpoint, or --untrained to see random ones"),
+        ([], "use --checkpoint, --model local-dir:FOLDER, or --model NAME with --untrained"),
+        (["--model", "glnet_4g"], "glnet_4g: use --checkpoint, or --untrained"),
         (["--model", "glnet_4g", "--checkpoint", "absent.pth"], "No checkpoint at absent.pth"),
         (["--model", "glnet_5g", "--untrained"], "glnet_5g is not a timm model"),
-        (["--untrained"], "--untrained needs the --model"),
-        (["--model", "test_glnet", "--untrained", "--checkpoint", "x.pth"], "leave --checkpoint out, or --untrained"),
+        (["--untrained"], "--untrained needs --model"),
+        (["--model", "test_glnet", "--untrained", "--checkpoint", "x.pth"], "cannot be combined with --checkpoint"),
         (["--model", "test_resnet", "--untrained"], "ResNet has no block with slots"),
         (["--model", "test_glnet", "--untrained", "--blocks", "9"], "has 3 blocks with slots, numbered 0 to 2"),
-        (["--model", "test_glnet", "--untrained", "--view", "crop", "--size", "96"], "--size applies to --view whole"),
+        (["--model", "test_glnet", "--untrained", "--view", "crop", "--size", "96"], "--size needs --view whole"),
         (["--model", "test_glnet", "--untrained", "--topk", "0"], "--topk must be 1 or more, got 0"),
         (["--model", "test_glnet", "--untrained", "--device", "abacus"], "--device abacus: "),
         (["--model", "test_glnet", "--untrained", "--compare", "absent.pth"], "No checkpoint at absent.pth"),

@@ -271,7 +271,7 @@ def test_a_checkpoint_of_another_task_raises_an_error(run: Here, images: Path, t
     file = next((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
     code, _, errors = run("segment", images, "--checkpoint", file, "-o", "out")
     assert code == 2
-    assert "holds a network for Classification, not for segmentation" in errors
+    assert "contains a network for Classification, not for segmentation" in errors
     code, _, errors = run("segment", images, "--checkpoint", "nothing.ckpt", "-o", "out")
     assert code == 2
     assert "No checkpoint at nothing.ckpt" in errors

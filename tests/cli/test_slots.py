@@ -138,9 +138,7 @@ def test_model_without_weights_and_data_without_background_raise(here, model, tm
     code, _, complaint = here("slots", "score", "--data", "scenes", "--model", "glnet_4g", "-o", "out")
     assert code == 2
     assert "--checkpoint" in complaint
-    assert (
-        "give --checkpoint, or --model local-dir:FOLDER" in here("slots", "score", "--data", "scenes", "-o", "out")[2]
-    )
+    assert "use --checkpoint, or --model local-dir:FOLDER" in here("slots", "score", "--data", "scenes", "-o", "out")[2]
     for kind, suffix in (("images", "jpg"), ("annotations", "png")):
         (tmp_path / "ade" / kind / "validation").mkdir(parents=True)
         Image.new("L", (64, 64), 1).save(tmp_path / "ade" / kind / "validation" / f"a.{suffix}")

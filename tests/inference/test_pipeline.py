@@ -24,6 +24,7 @@ from glmix import inference
 from glmix.data.classification.views import model_input
 from glmix.errors import InputError
 from glmix_cli import main
+from glmix_cli.inputs import check_device
 
 IMAGES = 37
 
@@ -174,6 +175,19 @@ def test_processes_of_torchrun_divide_the_work(root, tmp_path):
     assert [process.exitcode for process in ranks] == [1, 1]
     assert main(command(root, "embed", tmp_path / "one", "--shard-size", "8")) == 1
     assert table(tmp_path / "ranks") == table(tmp_path / "one")
+
+
+@pytest.mark.parametrize(("rank", "gpu"), [("1", 1), ("2", 0)])
+def test_processes_of_torchrun_use_one_gpu_each(monkeypatch, rank, gpu):
+    selected = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", selected.append)
+    monkeypatch.setattr("torch.empty", lambda *size, device: None)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    for device in ("cuda:1", "cpu", "cuda"):
+        check_device(device)
+    assert selected == [gpu]
 
 
 def test_a_killed_run_continues(root, tmp_path):

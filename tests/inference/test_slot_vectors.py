@@ -90,7 +90,7 @@ def test_part_search_equals_brute_force(stored):
         if image > 0 and number in found.slots.maps[image]:
             best[image] = max(best.get(image, (-1, 0)), (score, number))
     expected = sorted(((score, image, number) for image, (score, number) in best.items()), reverse=True)
-    result = inference.nearest_parts(query, found, 2, without=0)
+    result = inference.nearest_parts(query, found, 2, exclude=0)
     assert [hit[1:] for hit in result] == [(image, number) for _, image, number in expected[:2]]
     assert result[0][0] == pytest.approx(expected[0][0], abs=1e-5)
     with pytest.raises(InputError, match="--slots"):

@@ -86,7 +86,7 @@ def test_blocks_run_with_the_authors_weights_and_train_all_of_the_backbone(code,
     names: dict[str, object] = {}
     exec(compile(code, "docs/ecosystem.md", "exec"), names)
 
-    if "see_sizes" in code:
+    if "record_sizes" in code:
         assert_each_image_is_seen_as_if_alone(names["model"])
     built = names.get("detectors") or [names.get("model") or names["task"]]
     for model in built:

@@ -3,13 +3,15 @@
 import copy
 import io
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import timm
 import torch
+from functorch.compile import make_boxed_func
 from timm.layers import Attention
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -129,17 +131,37 @@ def test_only_needed_gradients_are_computed(always: list[int]) -> None:
         assert fast(images(2, 6, 8, 8)).grad_fn is None
 
 
-def test_gradient_checkpointing_and_captured_graphs_work(always: list[int]) -> None:
+def test_gradient_checkpointing_works_and_traced_and_exported_graphs_have_the_plain_layer(always: list[int]) -> None:
     plain, fast = pair()
     x = images(2, 6, 8, 8).requires_grad_()
     checkpoint(fast, x, use_reentrant=False).square().sum().backward()
     plain(x).square().sum().backward()
     torch.testing.assert_close(fast.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-4)
     count = len(always)
-    compiled = torch.compile(fast, backend="eager", fullgraph=True)
-    for captured in (torch.jit.script(fast), torch.jit.trace(fast, (x,)), compiled):
+    for captured in (torch.jit.script(fast), torch.jit.trace(fast, (x,)), torch.export.export(fast, (x,)).module()):
         torch.testing.assert_close(captured(x), plain(x))
     assert len(always) == count == 1
+
+
+def test_a_compiled_model_has_the_faster_gradient_in_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depthwise, "SMALLEST", 1)
+    monkeypatch.setattr(depthwise, "HAS_AVX512", True)
+    plain, fast = pair()
+    x = images(4, 6, 16, 16)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backward(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return make_boxed_func(graph)
+
+    backend = aot_autograd(fw_compiler=lambda graph, inputs: make_boxed_func(graph), bw_compiler=backward)
+    compiled = torch.compile(fast, backend=backend, fullgraph=True)
+    exact = gradients(copy.deepcopy(plain).to(torch.bfloat16).float(), x.bfloat16().float())
+    found, expected = gradients(compiled, x, autocast=True), gradients(plain, x, autocast=True)
+    assert all(map(torch.equal, found[:2], expected[:2]))  # output and gradient of the input
+    assert (found[2] - exact[2]).norm() < (expected[2] - exact[2]).norm() < 1e-2 * exact[2].norm()
+    masks = [node.args[-1] for node in graphs[0].graph.nodes if "convolution_backward" in str(node.target)]
+    assert masks == [[True, False, False]]
 
 
 @pytest.mark.parametrize("name", ["test_glnet", "test_convnext"])
@@ -221,15 +243,15 @@ def test_the_compiled_gradient_agrees_and_missing_compilers_give_the_plain_one(m
     x = images(2, 64, 32, 33)
     assert x.numel() >= depthwise.SMALLEST
     expected = gradients(plain, x)
-    depthwise._weight_gradient.cache_clear()
+    depthwise._compiled_gradient.cache_clear()
     for compiler in (True, False):
         if not compiler:
             monkeypatch.setattr("shutil.which", lambda name: None)
-            depthwise._weight_gradient.cache_clear()
+            depthwise._compiled_gradient.cache_clear()
         for found, wanted in zip(gradients(fast, x), expected, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
         assert (depthwise._weight_gradient(5, torch.float32) is not None) == compiler
-    depthwise._weight_gradient.cache_clear()
+    depthwise._compiled_gradient.cache_clear()
 
 
 @pytest.mark.parametrize("tokens", [49, 300])

@@ -15,7 +15,7 @@ import glmix
 from glmix.deploy import fuse
 from glmix.errors import InputError
 from glmix.models import OFFICIAL_VARIANTS
-from glmix.models.official import read_checkpoint, recognise, to_our_names
+from glmix.models.official import read_checkpoint, recognise, to_glmix_names
 from tests.parity.official_weights import image_batch, official_shapes, official_state_dict
 
 X = image_batch(1, 64, 64)
@@ -29,7 +29,7 @@ def weights():
 @pytest.fixture(scope="module")
 def expected(weights):
     model = timm.create_model("glnet_stl").eval()
-    model.load_state_dict(to_our_names(weights))
+    model.load_state_dict(to_glmix_names(weights))
     with torch.inference_mode():
         return model(X)
 
@@ -44,7 +44,7 @@ def test_each_variant_is_recognised_by_the_names_and_shapes_of_its_weights(varia
     shapes = official_shapes(variant)
     types = {name: torch.int64 if name.endswith("num_batches_tracked") else torch.float32 for name in shapes}
     weights = {name: torch.empty(shape, dtype=types[name], device="meta") for name, shape in shapes.items()}
-    assert recognise(to_our_names(weights)) == variant
+    assert recognise(to_glmix_names(weights)) == variant
 
 
 def with_prefix(weights, prefix):
@@ -56,7 +56,7 @@ LAYOUTS = {
     "plain": lambda w: w,
     "ddp": lambda w: {"model": with_prefix(w, "module.")},
     "compiled": lambda w: with_prefix(w, "_orig_mod."),
-    "ours": to_our_names,
+    "ours": to_glmix_names,
 }
 
 
@@ -65,8 +65,8 @@ def test_every_checkpoint_layout_loads_with_load_official_and_timm(layout, weigh
     path = tmp_path / "glnet_stl.pth"
     torch.save(LAYOUTS[layout](weights), path)
     read = read_checkpoint(path)
-    assert read.keys() == to_our_names(weights).keys()
-    assert all(torch.equal(read[name], tensor) for name, tensor in to_our_names(weights).items())
+    assert read.keys() == to_glmix_names(weights).keys()
+    assert all(torch.equal(read[name], tensor) for name, tensor in to_glmix_names(weights).items())
     if layout not in ("released", "ours"):  # both functions below use read_checkpoint
         return
     assert torch.equal(logits(glmix.load_official(path)), expected)

@@ -152,7 +152,7 @@ def test_a_pass_without_mask_calls_no_padding_function(monkeypatch):
         raise AssertionError("called without a mask")
 
     model = timm.create_model("test_glnet")
-    for name in ("attention_bias", "cells_of", "check_mask", "drop_pixels", "pool_masked"):
+    for name in ("attention_bias", "cells_of", "check_mask", "fill_padding", "pool_masked"):
         monkeypatch.setattr(padding, name, refuse)
         for module in ("slots", "mixer", "stem"):
             if hasattr(getattr(glmix.layers, module), name):

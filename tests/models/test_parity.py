@@ -7,7 +7,7 @@ import torch
 
 from glmix.layers import SoftBridge
 from glmix.models import OFFICIAL_VARIANTS
-from glmix.models.official import to_our_names
+from glmix.models.official import to_glmix_names
 from tests.parity.official_weights import HERE, image_batch, official_state_dict
 
 GOLDEN = np.load(HERE / "golden.npz")
@@ -24,7 +24,7 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.fixture(scope="module", params=OFFICIAL_VARIANTS)
 def loaded(request):
     model = timm.create_model(request.param, device="meta").eval()  # without the time to draw initial weights
-    model.load_state_dict(to_our_names(official_state_dict(request.param)), assign=True)
+    model.load_state_dict(to_glmix_names(official_state_dict(request.param)), assign=True)
     return request.param, model
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import glmix
-from glmix.slots.cut import SlotKernel, oriented, slot_cut, slot_kernel, soft_sign, tempered
+from glmix.slots.cut import SlotKernel, orient_cut, slot_cut, slot_kernel, soft_sign, tempered_softmax
 from glmix.slots.maps import BlockMaps, slot_maps
 from glmix.slots.measures import effective_slots_per_pixel
 
@@ -110,14 +110,14 @@ def test_images_of_a_batch_are_independent() -> None:
 @given(st.integers(5, 20), st.floats(1.2, 4.5), seeds)
 def test_temperature_reaches_the_target(s: int, target: float, seed: int) -> None:
     logits = torch.randn(2, s, 6, generator=torch.Generator().manual_seed(seed))
-    found = effective_slots_per_pixel(tempered(logits, target)).mean(1)
+    found = effective_slots_per_pixel(tempered_softmax(logits, target)).mean(1)
     torch.testing.assert_close(found, torch.full((2,), target), atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize("target", [0.5, float("nan")])
 def test_fewer_than_one_effective_slot_raises(target: float) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        tempered(torch.randn(1, 4, 4), target)
+        tempered_softmax(torch.randn(1, 4, 4), target)
 
 
 @pytest.mark.parametrize(
@@ -154,14 +154,14 @@ def test_hard_assignments_with_empty_slots_are_cut() -> None:
 def test_sign_follows_the_evidence_at_any_resolution() -> None:
     cut = torch.randn(3, 6, 8)
     evidence = torch.rand(3, 3, 4)
-    assert torch.equal(oriented(cut, evidence), oriented(-cut, evidence))
-    assert torch.equal(oriented(cut, -evidence), -oriented(cut, evidence))
+    assert torch.equal(orient_cut(cut, evidence), orient_cut(-cut, evidence))
+    assert torch.equal(orient_cut(cut, -evidence), -orient_cut(cut, evidence))
 
 
 def test_without_evidence_the_border_is_background() -> None:
     cut = torch.zeros(1, 6, 8)
     cut[:, 2:4, 3:6] = -1
-    found = oriented(cut - cut.mean())
+    found = orient_cut(cut - cut.mean())
     assert (found[:, 2:4, 3:6] > 0).all()
     assert (found[:, 0] < 0).all()
 

@@ -162,7 +162,7 @@ def test_checkpoint_of_another_model_is_skipped_with_a_warning(
         archive.writestr("a.txt", "no checkpoint")
     capsys.readouterr()
     with (
-        pytest.warns(UserWarning, match=f"{other.name} holds Classification with glnet_4g"),
+        pytest.warns(UserWarning, match=f"{other.name} contains Classification with glnet_4g"),
         pytest.warns(UserWarning, match=rf"{junk.name} .*checkpoint.* skipped"),
     ):
         assert fit(config, "--checkpoints.keep", "1", "--trainer.max_epochs", "3") == 0

@@ -96,7 +96,7 @@ class Form:
 
     @property
     def needs_glnet(self) -> bool:
-        """Whether the form is supported only for GLNets."""
+        """Whether the form supports only GLNets."""
         return self.network in ("plain", "fused") or "int8" in self.words
 
     @property

@@ -1,4 +1,4 @@
-"""Description of the machine and the library versions of a benchmark."""
+"""Description of the machine and of the library versions for benchmarks."""
 
 import os
 import platform
@@ -41,7 +41,7 @@ def describe_machine(device: str, threads: int) -> dict[str, Any]:
 
 
 def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
-    """Return the versions of glmix and of those of the libraries that are installed."""
+    """Return the versions of glmix and of the given libraries that are installed."""
     found = {"glmix": __version__}
     for library in libraries:
         try:

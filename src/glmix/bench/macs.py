@@ -59,7 +59,7 @@ _FORMULAS: dict[Any, Formula] = {
     aten.linear: _linear,
     aten.scaled_dot_product_attention: _attention,
     aten._native_multi_head_attention: _whole_attention,
-    aten._softmax: _per_element("softmax", 5),  # maximum, difference, exponential, sum, quotient
+    aten._softmax: _per_element("softmax", 5),  # five operations: maximum, difference, exponential, sum, quotient
     aten.native_layer_norm: _per_element("norms", 5),
     aten.native_group_norm: _per_element("norms", 5),
     aten.native_batch_norm: _per_element("norms", 2),

@@ -69,7 +69,7 @@ class Plan:
         if self.device != "cpu" and not torch.cuda.is_available():
             raise InputError(f"device is {self.device}, but PyTorch finds no GPU.")
         specs, forms = self.parsed()
-        if not any(spec.is_ours or not form.needs_glnet for spec in specs for form in forms):
+        if not any(spec.is_glnet or not form.needs_glnet for spec in specs for form in forms):
             raise InputError(
                 f"Nothing to measure: {', '.join(self.forms)} are supported only for GLNets, but "
                 f"{', '.join(self.models)} are not GLNets."
@@ -115,7 +115,7 @@ def measure(plan: Plan, progress: Progress = no_progress) -> dict[str, Any]:
     threads = torch.get_num_threads() if plan.threads is None else plan.threads
     specs, forms = plan.parsed()
     pairs = [(spec, form) for spec in specs for form in forms]
-    measured = [(spec, form) for spec, form in pairs if spec.is_ours or not form.needs_glnet]
+    measured = [(spec, form) for spec, form in pairs if spec.is_glnet or not form.needs_glnet]
     entries = [_entry(plan, spec, form, size) for spec, form in measured for size in plan.sizes_of(spec)]
     precisions = sorted({form.precision for form in forms} - {"int8"}, reverse=True)
     products = [Entry({"do": "build_matmul", "precision": precision}, 1) for precision in precisions]
@@ -151,7 +151,7 @@ def _entry(plan: Plan, spec: ModelSpec, form: Form, size: tuple[int, int]) -> En
     """Return the task of one worker."""
     build: dict[str, Any] = {"do": "build", "model": spec.text, "form": form.text, "size": size}
     build |= {"training": plan.kind == "training", "profiled": plan.kind == "profile"}
-    hooked = spec.is_ours and form.network != "plain" and form.runtime == ""
+    hooked = spec.is_glnet and form.network != "plain" and form.runtime == ""
     return Entry(
         build,
         plan.images,

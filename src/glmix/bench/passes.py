@@ -72,7 +72,7 @@ def prepare(
         def run() -> None:
             with torch.inference_mode():
                 network(x)
-            _finish(device)
+            _synchronize(device)
 
         return run
 
@@ -124,7 +124,7 @@ def prepare_training(spec: ModelSpec, form: Form, size: tuple[int, int], *, devi
                 logits: Tensor = output[0] if isinstance(output, tuple) else output
             nn.functional.cross_entropy(logits.float(), labels).backward()
             optimizer.step()
-            _finish(device)
+            _synchronize(device)
 
         return step
 
@@ -148,12 +148,12 @@ def matmul_passes(precision: str, device: str = "cpu") -> tuple[Prepared, int]:
     def run() -> None:
         with torch.inference_mode():
             torch.mm(a, b, out=out)
-        _finish(device)
+        _synchronize(device)
 
     return Prepared(lambda batch: run), side**3
 
 
-def _finish(device: str) -> None:
+def _synchronize(device: str) -> None:
     """Wait for the GPU, which computes asynchronously."""
     if device != "cpu":
         torch.cuda.synchronize(device)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "need_matplotlib"]
+__all__ = ["draw", "require_matplotlib"]
 
 Row = dict[str, Any]
 
@@ -18,7 +18,7 @@ COLOURS = ("#2f6f9f", "#d98a3d", "#5b9a68", "#b5525c", "#7d6aa8", "#8a7561", "#c
 MARKS = "osD^vP*X"
 
 
-def need_matplotlib() -> None:
+def require_matplotlib() -> None:
     """Raise MissingExtraError if matplotlib is not installed."""
     with needs_extra("slots", "plots"):
         import matplotlib  # noqa: F401
@@ -26,7 +26,7 @@ def need_matplotlib() -> None:
 
 def draw(result: dict[str, Any]) -> bytes:
     """Plot a result other than a profile and return it as the bytes of a PNG file."""
-    need_matplotlib()
+    require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

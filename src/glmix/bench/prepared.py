@@ -18,10 +18,10 @@ class Prepared:
         passes: `passes(batch)` creates a batch of random images and returns a function that runs one pass over it.
         network: the PyTorch module; None for other runtimes.
         release: releases memory that a pass leaves allocated, such as gradients.
-        keeps: whether the runtime keeps the memory of passes, so that only the first pass allocates memory.
+        keeps_memory: whether the runtime keeps the memory of passes, so that only the first pass allocates memory.
     """
 
     passes: Callable[[int], Pass]
     network: nn.Module | None = None
     release: Pass | None = None
-    keeps: bool = False
+    keeps_memory: bool = False

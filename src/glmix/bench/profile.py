@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 __all__ = ["operator_kind", "profile_pass"]
 
-# The first row with a word that the name of an operator contains gives its kind.
+# {kind: words}: an operator has the first kind of which a word occurs in its name.
 KINDS = {
     "generated kernels": ("cpp_fused", "triton_"),
     "convolutions": ("conv",),
@@ -30,14 +30,14 @@ def profile_pass(run: Callable[[], object], device: str = "cpu", rows: int = 20)
     """Profile one pass.
 
     Args:
-        run: the pass, which has run before.
+        run: the pass, which must have run before (warm-up).
         device: cpu or cuda.
         rows: number of operators in the result.
 
     Returns:
-        `operators`: the operators (on a GPU, the kernels) with the most time, without the time of those they call, with
-        `name`, `share` of the time, `calls` and `seconds`. `kinds`: the same sums by kind of operator, for all
-        operators; empty for a GPU, whose kernels have the names of the libraries.
+        `operators`: the operators (on a GPU, the kernels) with the most self time, with `name`, `share` of the time,
+        `calls` and `seconds`. `kinds`: the same sums by kind of operator, for all operators; empty for a GPU, because
+        the names of its kernels depend on the libraries.
     """
     on_cpu = device == "cpu"
     activities = [ProfilerActivity.CPU, *([] if on_cpu else [ProfilerActivity.CUDA])]
@@ -53,7 +53,7 @@ def operator_kind(event: FunctionEventAvg) -> str:
     """Return the kind of an operator, with the kind of convolution if the profile has the shapes of its inputs."""
     name, shapes = str(event.key), event.input_shapes or []
     kind = next((kind for kind, words in KINDS.items() if any(word in name for word in words)), OTHER)
-    # the image, in compiled models perhaps the image that is added to the result, and the weight
+    # the image, sometimes a second image that a compiled model adds to the result, and the weight
     images = [shape for shape in shapes[:3] if len(shape) == 4]
     if kind != "convolutions" or len(images) < 2:
         return kind

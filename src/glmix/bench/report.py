@@ -168,7 +168,7 @@ def _profiles(rows: Sequence[Row]) -> list[str]:
 
 
 def _operator(line: Row) -> str:
-    """Return the name of an operator, at most 100 characters of it."""
+    """Return the name of an operator, cut to 100 characters."""
     name: str = line["name"]
     return name if len(name) <= 100 else f"{name[:97]}..."
 

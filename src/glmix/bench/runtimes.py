@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..deploy import Calibration, export_model
 from ..deploy.export.graph import INPUT
-from ..deploy.export.run import need
+from ..deploy.export.run import require
 from ..deploy.export.write import quiet
 from ..models import GLNet
 from .forms import Form
@@ -39,7 +39,7 @@ def prepare_exported(
         threads: number of CPU threads; None for the default of the library.
     """
     for library in ("onnx", "onnxscript", "onnxruntime", form.runtime):
-        need(library)
+        require(library)
     suffix = ".xml" if form.runtime == "openvino" else ".onnx"
     exported = folder / f"model{suffix}"
     if isinstance(network, GLNet):
@@ -53,7 +53,7 @@ def prepare_exported(
         x = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(0)).numpy()
         return _onnxruntime(path, x, threads) if form.runtime == "onnxruntime" else _openvino(path, x, form, threads)
 
-    return Prepared(passes, keeps=True)
+    return Prepared(passes, keeps_memory=True)
 
 
 def _export(network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
@@ -80,7 +80,7 @@ def _calibration(input_size: tuple[int, int, int]) -> Calibration:
 
 
 def _onnxruntime(path: Path, x: Array, threads: int | None) -> Pass:
-    onnxruntime = need("onnxruntime")
+    onnxruntime = require("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
@@ -94,7 +94,7 @@ def _onnxruntime(path: Path, x: Array, threads: int | None) -> Pass:
 
 
 def _openvino(path: Path, x: Array, form: Form, threads: int | None) -> Pass:
-    openvino = need("openvino")
+    openvino = require("openvino")
     core = openvino.Core()
     model = core.read_model(str(path)) if path.suffix == ".xml" else openvino.convert_model(str(path))
     model.reshape(list(x.shape))

@@ -44,7 +44,7 @@ class ModelSpec:
                 options = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
             except (SyntaxError, ValueError) as error:
                 raise InputError(
-                    f"{text} is no model: arguments are written as in Python, NAME(key=value, ...), with numbers, "
+                    f"{text} is not a model: write arguments as in Python, NAME(key=value, ...), with numbers, "
                     "quoted words, tuples, True, False or None for values."
                 ) from error
         if not name.startswith(FOLDERS) and not timm.is_model(name):
@@ -54,7 +54,7 @@ class ModelSpec:
         return cls(text, name, options)
 
     @property
-    def is_ours(self) -> bool:
+    def is_glnet(self) -> bool:
         """Whether the model is a GLNet according to its name; a folder may contain a GLNet, too."""
         return self.name.startswith(FOLDERS) or self.name.split(".")[0] in MODEL_NAMES
 

@@ -96,7 +96,7 @@ def take_turns(
             built = pool.map(build, entries)
             workers = [pair for _, pair in zip(progress(entries, "building"), built, strict=True)]
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C, the stack ends the workers
+            pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C, the ExitStack ends the workers
         workers = [(entry, worker) for entry, worker in workers if entry.error is None]
         if profile:
             for entry, worker in workers:

@@ -21,7 +21,7 @@ import glmix  # noqa: F401  (registers the models)
 
 from ..compat import compile_for_each_shape, compile_with_cuda_graphs, record_compiled_kernels
 from ..errors import InputError
-from ..memory import release_freed_memory, settle_memory
+from ..memory import release_freed_memory, release_memory_at_once
 from .forms import Form
 from .macs import count_by_kind
 from .memory import added_memory
@@ -105,7 +105,7 @@ class Session:
         """Run two warm-up passes, in which kernels are compiled; return the duration in seconds."""
         start = time.perf_counter()
         run = self.passes[batch] = self.prepared.passes(batch)
-        if self.prepared.keeps:
+        if self.prepared.keeps_memory:
             release_freed_memory()
             self.first_memory[batch] = added_memory(run, self.device)
         else:
@@ -129,13 +129,13 @@ class Session:
         """Return the peak memory of a pass in MiB; time measurements afterwards are not valid."""
         if batch in self.first_memory:
             return self.first_memory[batch]
-        settle_memory()
+        release_memory_at_once()
         if self.prepared.release is not None:
             self.prepared.release()
         self.passes[batch]()
         if self.prepared.release is not None:
             self.prepared.release()
-        settle_memory()
+        release_memory_at_once()
         return added_memory(self.passes[batch], self.device)
 
     def stages(self, batch: int) -> dict[str, float]:

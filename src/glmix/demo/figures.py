@@ -61,7 +61,7 @@ def prediction_sheet(
     worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][: 2 * columns]
     first = np.arange(min(3 * columns, len(scenes)))
     heads = [f"The first {len(first)} held-out scenes", f"{len(wrong)} of {len(scenes):,} are wrong"]
-    heads[1] += ", the surest mistakes first" if len(worst) else ""
+    heads[1] += ", the most confident mistakes first" if len(worst) else ""
     rows = [max(1, -(-len(part) // columns)) for part in (first, worst)]
     figure = Figure(figsize=(1.45 * columns, 1.75 * sum(rows) + 0.9), layout="constrained")
     halves = list(figure.subfigures(2, 1, squeeze=False, height_ratios=rows).flat)

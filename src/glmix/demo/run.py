@@ -140,7 +140,7 @@ def _write_result(demo: Demo, path: Path) -> None:
     write_json(path, contents)
 
 
-# Files beside the model: {file name: (description, function that writes it)}.
+# Files written in addition to the model: {file name: (description, function that writes it)}.
 ARTEFACTS: dict[str, tuple[str, Artefact]] = {
     "curve.png": ("accuracy and loss over epochs", _write_curve),
     "predictions.png": ("predictions on test scenes, right and wrong", _write_sheet),

@@ -78,12 +78,12 @@ class OnnxModel:
         picture = self._open(image)
         task = self.about["task"]
         if task == "classification":
-            (logits,) = self.run(self._feed(self._crop(picture))).values()
+            (logits,) = self.run(self._to_input(self._crop(picture))).values()
             return {"probabilities": _probabilities(logits[0], self.about["multi_label"])}
         if task == "segmentation":
-            scores = self.run(self._feed(self._fit(picture)))["logits"][0]
+            scores = self.run(self._to_input(self._fit(picture)))["logits"][0]
             return {"labels": resize_scores(scores, (picture.height, picture.width)).argmax(0).astype(np.uint8)}
-        found = self.run(self._feed(picture), score=score)
+        found = self.run(self._to_input(picture), score=score)
         if "masks" in found:
             size = (picture.height, picture.width)
             pasted = [paste_mask(m, box, size) for m, box in zip(found["masks"], found["boxes"], strict=True)]
@@ -124,7 +124,7 @@ class OnnxModel:
         width, height = (max(1, int(side * scale + 0.5)) for side in image.size)
         return image.resize((width, height), Image.Resampling.BILINEAR)
 
-    def _feed(self, image: Image.Image) -> Array:
+    def _to_input(self, image: Image.Image) -> Array:
         """Return an image as a batch of one in the format of the graph's input."""
         pixels = np.asarray(image).reshape(1, image.height, image.width, -1)
         if self.about["preprocess"] == "uint8":

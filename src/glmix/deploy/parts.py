@@ -20,7 +20,7 @@ class BoundedBridge(SoftBridge):
     as fast as two softmaxes when compiled for a CPU, and equally fast without compilation.
     """
 
-    LARGEST = 40.0  # the largest supported scale: exp(-80) is a normal number in float32
+    LARGEST = 40.0  # maximum scale: exp(-2 * 40) is still a normal number in float32
 
     def forward(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if mask is not None:

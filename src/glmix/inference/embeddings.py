@@ -18,12 +18,12 @@ __all__ = ["Embeddings", "Slots", "load_embeddings"]
 
 @dataclass(frozen=True, eq=False)
 class Slots:
-    """What belongs to the vectors of slots.
+    """The image, the slot number and the pixels of each vector of slots.
 
     Args:
         images: index of the image of each vector (M,), in increasing order.
         numbers: number of the slot of each vector (M,), from 0.
-        maps: for each image, the number of the strongest slot of each pixel (h, w) of the grid of the block.
+        maps: for each image, the number of the slot with the highest weight at each pixel of the block (h, w).
         regions: for each image, the region that the grid covers: left, top, right, bottom in pixels of the upright
             image (N, 4). It may be a part of the image, or reach beyond it.
         sizes: (width, height) of each upright image (N, 2).
@@ -36,11 +36,11 @@ class Slots:
     sizes: NDArray[np.int64]
 
     def mask(self, image: int, *slots: int) -> NDArray[np.bool_]:
-        """Return the pixels (h, w) of the grid in which one of some slots of an image is the strongest."""
+        """Return a mask (h, w) of the pixels at which one of the given slots of an image has the highest weight."""
         return np.isin(self.maps[image], slots)
 
     def visible(self) -> NDArray[np.bool_]:
-        """Return whether the slot of each vector is the strongest of at least one pixel (M,)."""
+        """Return whether the slot of each vector has the highest weight at any pixel (M,)."""
         starts = np.searchsorted(self.images, np.arange(len(self.maps) + 1))
         visible = np.zeros(len(self.images), bool)
         for image, found in enumerate(self.maps):
@@ -56,12 +56,12 @@ class Slots:
             y: pixels from its top edge.
 
         Raises:
-            InputError: the point is outside the region that the model saw.
+            InputError: the point is outside the part of the image in the model input.
         """
         left, top, right, bottom = self.regions[image]
         if not (left <= x < right and top <= y < bottom):
             raise InputError(
-                f"The point {x:g} {y:g} is outside the part of the image that the model saw, from {left:.0f} {top:.0f} "
+                f"The point {x:g} {y:g} is outside the part of the image in the model input, from {left:.0f} {top:.0f} "
                 f"to {right:.0f} {bottom:.0f}."
             )
         rows, cols = self.maps[image].shape
@@ -71,11 +71,11 @@ class Slots:
         """Return the bounding box of some slots: left, top, right, bottom in pixels of the upright image.
 
         Raises:
-            InputError: the slots are nowhere the strongest.
+            InputError: the slots have the highest weight at no pixel.
         """
         mask = self.mask(image, *slots)
         if not mask.any():
-            raise InputError(f"Slot {', '.join(map(str, slots))} is the strongest in no pixel of the image.")
+            raise InputError(f"Slot {', '.join(map(str, slots))} has the highest weight at no pixel of the image.")
         left, top, right, bottom = self.regions[image]
         sides = []
         for axis, (first, last) in enumerate(((left, right), (top, bottom))):
@@ -91,7 +91,7 @@ class Embeddings:
 
     Args:
         keys: names of the images that have vectors.
-        vectors: their vectors (N, D), float32; or those of all their slots (M, D), as they are stored.
+        vectors: their vectors (N, D) in float32, or the vectors of all their slots (M, D) in the stored dtype.
         errors: names of the images without a vector.
         slots: the image and the slot of each vector; None for one vector per image.
     """

@@ -1,4 +1,4 @@
-"""Decoding of images in worker processes, in batches that never cross the border of two shards."""
+"""Decoding of images in worker processes, in batches that never contain images of two shards."""
 
 import functools
 import os

@@ -1,4 +1,4 @@
-"""What inference computes for an image: class probabilities, an embedding, or the slots of a block."""
+"""Outputs of inference: class probabilities, an embedding, or the slots of a block, for each image."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,8 +19,8 @@ from ..slots.measures import strongest_slots
 __all__ = ["Embedding", "Output", "Predictions", "SlotEmbedding", "label_names"]
 
 Row = dict[str, Any]
-DType = Literal["float32", "float16"]  # of stored vectors
-Precision = Literal["float32", "bfloat16"]  # of the computation
+DType = Literal["float32", "float16"]  # dtype of the stored vectors
+Precision = Literal["float32", "bfloat16"]  # dtype of the forward pass
 
 
 class Output(Protocol):
@@ -30,7 +30,7 @@ class Output(Protocol):
     content, and raises InputError for an unreadable one. It runs in worker processes, so it must be small when it is
     pickled. `columns` are the types of the results, see `ResultFolder`. Other values in the rows, such as arrays, are
     not stored. `options` identify the computation, except for the model, so that results of different computations are
-    not mixed. `any_size` tells that `compute` takes a list of inputs of different sizes, and not a tensor.
+    not mixed. With `any_size`, `compute` takes a list of inputs of different sizes instead of a tensor.
     """
 
     model: nn.Module
@@ -63,7 +63,7 @@ class _Classifier:
         self.options: dict[str, Any] = {"view": view, "max_pixels": max_pixels, "precision": precision}
 
     def _prepare(self) -> None:
-        """Make the network that computes: the model, or a copy that is optimised for its device."""
+        """Set the network of the forward pass: the model, or a copy that is optimised for its device."""
         self.network: Any = self.model
         if self._precision is not None:
             dtype: torch.dtype = getattr(torch, self._precision)
@@ -91,7 +91,7 @@ class Predictions(_Classifier):
     """The most probable classes of an image.
 
     Columns: `classes` (indices), `labels` (names) and `probabilities`, each with `topk` entries; for a multi-label
-    model also `present`, the names of all classes whose probability is at least `threshold`, that of the model.
+    model also `present`, the names of all classes whose probability is at least the `threshold` of the model.
 
     Args:
         model: any classifier of timm, such as a GLNet.
@@ -167,8 +167,8 @@ class Embedding(_Vectors):
 
     Args:
         model: any model of timm, or a network with a GLNet as its backbone.
-        stages: numbers of the stages, from 0; None for the features before the classifier.
-        normalize: divide each vector by its Euclidean norm.
+        stages: indices of the stages, from 0; None for the features before the classifier.
+        normalize: L2-normalise each vector.
         dtype: dtype of the vectors.
         view: see `Predictions`.
         max_pixels: see `Predictions`.
@@ -218,11 +218,12 @@ class SlotEmbedding(_Vectors):
 
     Columns: `slots`, one vector (C,) for each slot, after clustering and before attention between slots; `slot_map`,
     the number of the slot with the highest weight for each pixel of the block, row by row from the top left;
-    `grid_width` and `grid_height`, the pixels of the block. A slot that is nowhere the strongest has no pixels in it.
+    `grid_width` and `grid_height`, the size of the block's grid. A slot that has the highest weight at no pixel does
+    not occur in `slot_map`.
 
     Args:
         model: a GLNet, or a network with a GLNet as its backbone.
-        block: number of the block among those with slots, from 0, or from the end, -1.
+        block: index of the block among those with slots, from 0, or negative from the end.
         normalize: see `Embedding`.
         dtype: see `Embedding`.
         view: see `Predictions`.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Summary", "run", "run_to_folder", "share_of_process"]
 
-SAVING_THREADS = 4  # they mostly compress PNG files, which needs no lock of the interpreter
+SAVING_THREADS = 4  # they mostly compress PNG files, which releases the GIL
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Summary:
     """Result of `run_to_folder`.
 
     Args:
-        images: number of images in the results of this process, with those of earlier runs.
-        errors: number of these that have an error.
+        images: number of images in the results of this process, including earlier runs.
+        errors: number of these images that have an error.
         computed: number of images that this run computed.
         seconds: time of this run, without loading the model.
-        images_per_second: `computed` by `seconds`.
+        images_per_second: `computed` / `seconds`.
     """
 
     images: int
@@ -103,7 +103,7 @@ def compute_batch(output: Output, batch: LoadedBatch) -> list[Row]:
 
 
 def _compute_group(output: Output, places: Sequence[int], inputs: Any) -> Iterator[tuple[Sequence[int], list[Row]]]:
-    """Yield places and their results. If the memory is exhausted, or an input is refused, compute half at a time."""
+    """Yield places and their results. Compute half at a time after an out-of-memory or input error."""
     try:
         with torch.inference_mode():
             results = output.compute(inputs)
@@ -147,7 +147,7 @@ class _ShardWriter:
 
     def add(self, positions: range, rows: list[Row]) -> None:
         """Save the rows of a batch, and write their shard when it is complete."""
-        for future in self._saving:  # of the batch before, so that the memory is bounded
+        for future in self._saving:  # wait for the previous batch, to bound the memory
             future.result()
         tasks = list(zip(positions, rows, strict=True))
         if self.save is not None:

@@ -49,8 +49,8 @@ class LinearProbe:
     """Result of `linear_probe`.
 
     Args:
-        accuracy: accuracy on the test vectors, of the regularisation that was best on the validation vectors.
-        regularization: that inverse regularisation strength C.
+        accuracy: accuracy on the test vectors with the chosen regularisation.
+        regularization: inverse regularisation strength C with the highest accuracy on the validation vectors.
         sweep: accuracy on the validation vectors by C; empty if there are none.
     """
 
@@ -123,9 +123,9 @@ def few_shot_probes(
         labels: their class indices (N,).
         test: vectors (M, D).
         test_labels: their class indices (M,).
-        shots: number of training vectors of each class; all of a class that has fewer.
-        repeats: number of random choices.
-        seed: seed of the first choice; the others have the following numbers.
+        shots: number of training vectors per class; a class with fewer vectors contributes all of them.
+        repeats: number of random subsets of the training vectors.
+        seed: random seed of the first subset; subset i has the seed `seed + i`.
     """
     classes = np.asarray(labels)
     accuracies = []

@@ -22,9 +22,9 @@ from .sources import Source
 
 __all__ = ["RayEngine"]
 
-MOST_TASKS = 10_000  # of decoding, because Ray keeps a record of each
+MOST_TASKS = 10_000  # maximum number of decoding tasks, because Ray keeps a record of each
 
-# No log of Ray's C++ code on the terminal, whose errors are raised as exceptions too.
+# Hide the log of Ray's C++ code, because its errors are also raised as exceptions.
 ENVIRONMENT = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
@@ -32,13 +32,14 @@ ENVIRONMENT = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
 class RayEngine:
     """Computation of an output on Ray: an argument of `run_to_folder`.
 
-    Tasks with one CPU each decode batches, and actors with a copy of the model compute them. The batches are those of
-    the other engine. Ray repeats the work of processes and machines that fail. Only this process writes results, so the
-    machines need no common file system, but each must be able to read the images and to import this package.
+    Tasks with one CPU each decode batches, and actors with a copy of the model compute them. The batches are the same
+    as with the local engine. Ray repeats the work of processes and machines that fail. Only this process writes
+    results, so the machines need no common file system, but each must be able to read the images and to import this
+    package.
 
     Args:
-        address: address of a running cluster, such as `10.0.0.1:6379`. None for the variable RAY_ADDRESS, or a cluster
-            that was started on this machine; if there is none, one is started for the time of the computation.
+        address: address of a running cluster, such as `10.0.0.1:6379`. None for the environment variable RAY_ADDRESS,
+            or a cluster on this machine, which is started for the computation if there is none.
         actors: number of actors, or (smallest, largest) number, between which Ray adds and removes actors; None for as
             many as the GPUs allow or, without GPUs, half of the CPUs.
         cpus: CPUs of an actor without a GPU, and its number of threads.
@@ -105,7 +106,7 @@ class RayEngine:
                         _Actor,
                         fn_constructor_args=(ray.put(output), gpus > 0, self.cpus),
                         compute=ray.data.ActorPoolStrategy(min_size=actors[0], max_size=actors[1]),
-                        memory=size,  # also keeps Ray from joining both stages to one, as their resources differ
+                        memory=size,  # different resources also keep Ray from fusing the two stages
                         **({"num_gpus": gpus} if gpus else {"num_cpus": self.cpus}),
                     )
                 )
@@ -119,7 +120,7 @@ class RayEngine:
         actors = max(1, possible) if self.actors is None else self.actors
         smallest, largest = (actors, actors) if isinstance(actors, int) else actors
         if not 1 <= smallest <= largest:
-            raise InputError(f"The number of Ray actors must be N or MIN-MAX from 1 on, got {smallest}-{largest}.")
+            raise InputError(f"actors must be N or (MIN, MAX) with 1 <= MIN <= MAX, got {smallest}-{largest}.")
         found = {"CPU": cpus, "GPU": resources.get("GPU", 0)}
         needed = {"CPU": 1 + (0 if gpus else smallest * self.cpus), "GPU": smallest * gpus}
         for kind, count in needed.items():
@@ -186,7 +187,7 @@ def _connected(address: str | None) -> Iterator[None]:
 
 
 def _check_reachable(address: str | None) -> None:
-    """Raise OSError if nothing answers at HOST:PORT, because Ray would try for many minutes."""
+    """Raise OSError if HOST:PORT does not accept connections, because Ray would retry for many minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()

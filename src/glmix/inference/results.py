@@ -62,15 +62,15 @@ class ResultFolder:
 
     Args:
         path: the folder. It is created if it does not exist.
-        identity: what identifies the computation: entries of JSON. A folder with another identity is refused.
+        identity: JSON entries that identify the computation. A folder with another identity is an error.
         images: number of images in the source.
         columns: columns of the output and their types, such as `list<float32>` or `float16[768]`.
         format: file format of the shards.
         shard_size: number of images in a shard.
         overwrite: delete earlier results first.
         exclusive: no other process writes to the folder, so temporary files of killed runs can be deleted.
-        subfolder: name of a subfolder for the shards, if the folder has other files, which readers of Parquet refuse.
-        others: names of these files and of subfolders, which `overwrite` deletes, too.
+        subfolder: name of a subfolder for the shards if `path` also gets other files, which Parquet readers reject.
+        others: names of these other files and subfolders; `overwrite` deletes them too.
 
     Raises:
         InputError: the folder contains results of another computation, or other files.
@@ -93,7 +93,7 @@ class ResultFolder:
         if shard_size < 1:
             raise InputError(f"shard_size must be at least 1, got {shard_size}.")
         if format == "parquet":
-            pyarrow()  # before the computation
+            pyarrow()  # report a missing package before the computation
         if format == "csv" and any("[" in kind for kind in columns.values()):
             raise InputError("csv has no column type for vectors: use the format parquet or jsonl.")
         self.path, self.format, self.columns, self.others = Path(path), format, dict(columns), tuple(others)

@@ -176,26 +176,26 @@ def near_duplicates(vectors: NDArray[Any], threshold: float = 0.98, *, device: s
 
 
 def nearest_parts(
-    query: NDArray[Any], collection: Embeddings, k: int = 10, *, without: int | None = None, device: str = "cpu"
+    query: NDArray[Any], collection: Embeddings, k: int = 10, *, exclude: int | None = None, device: str = "cpu"
 ) -> list[tuple[float, int, int]]:
     """Return the images with the slots that are most similar to a vector, with an exact search.
 
     Args:
-        query: vector (D,), such as that of a slot, or the mean of several.
+        query: vector (D,), such as the vector of a slot, or the mean of several.
         collection: vectors of slots. Slots without pixels in the map are left out.
         k: number of images.
-        without: index of an image to leave out.
+        exclude: index of an image to leave out.
         device: torch device of the search.
 
     Returns:
-        The similarity, the index of the image and the number of its most similar slot, the most similar first.
+        For each image, the similarity, its index and the number of its most similar slot, sorted by similarity.
     """
     slots = collection.require_slots()
     _check_dimensions(query[None], collection.vectors)
     blocks = range(0, len(collection.vectors), ROWS)
     wanted = _unit(query[None], device)[0]
     scores = np.concatenate([(_unit(collection.vectors[i : i + ROWS], device) @ wanted).cpu().numpy() for i in blocks])
-    candidates = np.flatnonzero(slots.visible() & (slots.images != (-1 if without is None else without)))
+    candidates = np.flatnonzero(slots.visible() & (slots.images != (-1 if exclude is None else exclude)))
     ordered = candidates[np.argsort(-scores[candidates], kind="stable")]
     _, first = np.unique(slots.images[ordered], return_index=True)  # the best slot of each image
     best = ordered[np.sort(first)[:k]]

@@ -41,7 +41,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def key(self, index: int) -> str:
-        """Return the name of an image, which stands in the results."""
+        """Return the name of an image in the results."""
 
     def read(self, index: int) -> Path | BinaryIO:
         """Return the file of an image, or its content."""
@@ -129,7 +129,7 @@ class Tar:
                             self.problems.append({"file": f"{self.path}/{member.name}", "error": reason})
                         end = -(-(member.offset_data + member.size) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 if names and (file.seek(end) != end or file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE)):
-                    raise tarfile.ReadError("no end mark")  # tarfile takes a damaged header for the end
+                    raise tarfile.ReadError("the end-of-archive marker is missing")  # tarfile stops at a damaged header
             except tarfile.TarError as error:
                 if not names:
                     raise InputError(
@@ -291,6 +291,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def open_url(url: str) -> Any:
+    """Open a file at a URL with fsspec for reading bytes. Raise FileNotFoundError if it does not exist."""
     files, path = file_system(url)
     try:
         return files.open(path, "rb")
@@ -299,6 +300,7 @@ def open_url(url: str) -> Any:
 
 
 def read_url(url: str) -> bytes:
+    """Return the content of a file at a URL; see `open_url`."""
     with open_url(url) as file:
         content: bytes = file.read()
     return content

@@ -60,7 +60,7 @@ class Part:
 
 
 def draw_part(thumbnail: Image.Image, part: Part) -> Image.Image:
-    """Return a thumbnail with the outline of a part and a darker rest."""
+    """Return a thumbnail with a part outlined and the rest darkened."""
     factors = [side / whole for side, whole in zip(thumbnail.size, part.size, strict=True)] * 2
     left, top, right, bottom = (value * factor for value, factor in zip(part.region, factors, strict=True))
     rows, cols = part.mask.shape

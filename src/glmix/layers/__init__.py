@@ -9,7 +9,7 @@ from .kernels import has_cpp_compiler
 from .mixer import GLMix, GridAttention, LocalBranch, self_attention
 from .mlp import ConvMlp
 from .optimize import optimize_for_training
-from .padding import convolve, hide
+from .padding import apply_mask, convolve
 from .pointwise import PointwiseConv2d
 from .residual import ResidualConv2d, without_identity
 from .small_maps import apply_layer, apply_layers
@@ -39,7 +39,7 @@ __all__ = [
     "apply_layers",
     "convolve",
     "has_cpp_compiler",
-    "hide",
+    "apply_mask",
     "is_plain_attention",
     "make_bridge",
     "optimize_for_training",

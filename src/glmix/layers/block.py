@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .mixer import GLMix, GridAttention
 from .mlp import ConvMlp
-from .padding import hide
+from .padding import apply_mask
 from .residual import ResidualConv2d
 
 __all__ = ["Block"]
@@ -74,6 +74,6 @@ class Block(nn.Module):
         """
         block_input = x
         if self.pos_conv is not None:
-            x = self.pos_conv(hide(x, mask))
+            x = self.pos_conv(apply_mask(x, mask))
         x = x + self.drop_path1(self.ls1(self.mixer(self.norm1(x), block_input, mask)))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x), mask)))

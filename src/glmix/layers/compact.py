@@ -18,9 +18,9 @@ from .slots import cosine_logits, pixels_of, soft_pair
 
 __all__ = ["CompactSoftBridge"]
 
-DTYPES = (torch.float32, torch.bfloat16)  # of the compiled functions
-SMALLEST = 1 << 18  # smallest number of elements of a matrix (B * S * N) for which they are used
-LARGEST = 40.0  # the largest scale for shared exponentials: exp(-80) is a normal number in float32
+DTYPES = (torch.float32, torch.bfloat16)  # dtypes that the compiled functions support
+SMALLEST = 1 << 18  # minimum number of elements of a matrix (B * S * N) for the compiled functions
+LARGEST = 40.0  # maximum scale for shared exponentials: exp(-2 * 40) is still a normal number in float32
 EPS = 1e-12  # smallest norm, as in `cosine_logits`
 
 
@@ -55,8 +55,8 @@ class _SoftPair(torch.autograd.Function):
     """The matrices of soft clustering (B, S, N) for seeds (B, S, C) and pixels (B, N, C).
 
     The logits are scale * cos(seed, pixel). A normalised vector v / |v| with the gradient g gives v the gradient
-    (g - (g . v) v / |v|^2) / |v|, so the logits are not needed for the gradients of seeds and pixels. The gradients of
-    the gradients are those of the plain bridge.
+    (g - (g . v) v / |v|^2) / |v|, so the logits are not needed for the gradients of seeds and pixels. Second
+    derivatives are computed by the operations of `SoftBridge`.
     """
 
     @staticmethod
@@ -68,7 +68,7 @@ class _SoftPair(torch.autograd.Function):
             clustering, assignment = soft_pair(cosine_logits(seeds, pixels, scale), dtype)
         else:
             products = _directions(seeds, scale, _norm(seeds)) @ pixels.transpose(1, 2)
-            with torch.autocast("cpu", enabled=False):  # as in compilation
+            with torch.autocast("cpu", enabled=False):  # the functions were compiled without autocast
                 clustering, assignment = ctx.kernels.forward(products, _norm(pixels), scale.detach())
         ctx.save_for_backward(seeds, pixels, scale, clustering, assignment)
         return clustering, assignment
@@ -121,7 +121,7 @@ def _directions(seeds: Tensor, scale: Tensor, norm: Tensor) -> Tensor:
 def _kernels(dtype: torch.dtype) -> _Kernels | None:
     """Return the compiled functions for a dtype; None if they cannot be compiled here."""
     norm = torch.ones(2, 60)
-    matrices = [torch.zeros(2, 48, 60, dtype=dtype) for _ in range(4)]  # not one tensor, which would be special
+    matrices = [torch.zeros(2, 48, 60, dtype=dtype) for _ in range(4)]  # distinct, as aliases would specialise
     pixels = [torch.zeros(2, 60, 40, dtype=dtype) for _ in range(2)]
     forward = compile_kernel(_forward, matrices[0], norm, torch.ones(1))
     if forward is None:

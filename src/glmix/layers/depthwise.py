@@ -5,7 +5,8 @@ large and the memory is channels-last. Here it is a set of reductions, with prod
 
     gradient[c, i, j] = sum over b, h, w of x[b, c, h + i - p, w + j - p] * grad_output[b, c, h, w]
 
-torch.compile compiles the reduction over w for one row of the kernel at a time. The remaining sums are small.
+torch.compile compiles the reduction over w for one row of the kernel at a time. The remaining sums are small. A model
+that is itself compiled has these reductions in its own graph.
 """
 
 import functools
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .capture import is_capturing
-from .kernels import compile_kernel
+from .capture import is_exporting
+from .kernels import HAS_AVX512, compile_kernel
 
 __all__ = ["DepthwiseConv2d", "is_large_depthwise"]
 
@@ -35,13 +36,13 @@ class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution that is an `nn.Conv2d` in every respect but the time of its backward pass on a CPU.
 
     The faster gradient is used for channels-last maps in float32 and bfloat16 on processors with AVX-512 and a C++
-    compiler, if the map is large enough. In captured graphs (torch.compile, torch.export, TorchScript) and everywhere
-    else, this is `nn.Conv2d`. It has no parameters or attributes of its own, so a convolution is converted by changing
-    its `__class__`.
+    compiler, if the map is large enough, also under torch.compile. In traced, scripted and exported graphs and
+    everywhere else, this is `nn.Conv2d`. It has no parameters or attributes of its own, so a convolution is converted
+    by changing its `__class__`.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if not torch.jit.is_scripting() and not is_capturing():
+        if not torch.jit.is_scripting() and not torch.jit.is_tracing() and not is_exporting():
             dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
             needed = torch.is_grad_enabled() and self.weight.requires_grad
             suitable = input.device.type == "cpu" and input.is_contiguous(memory_format=torch.channels_last)
@@ -71,7 +72,7 @@ class _Depthwise(torch.autograd.Function):
     """A depthwise convolution with stride 1 and the padding (kernel - 1) / 2.
 
     The weight may have another dtype than the input, as in autocast. Its gradient is then not rounded to the dtype of
-    the input. The gradients of the gradients are those of `F.conv2d`.
+    the input. Second derivatives are computed by `F.conv2d`.
     """
 
     @staticmethod
@@ -107,12 +108,16 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv2d(x, weight.to(x.dtype), bias, padding=weight.shape[2] // 2, groups=len(weight))
 
 
-@functools.cache
 def _weight_gradient(kernel: int, dtype: torch.dtype) -> WeightGradient | None:
-    """Return the compiled gradient for a kernel size and dtype; None if it is not faster or cannot be compiled here.
+    """Return the gradient for a kernel size and dtype; None if it is not faster or cannot be compiled here."""
+    if torch.compiler.is_compiling():  # the graph of the model gets the reductions
+        return functools.partial(_reduce, kernel, _reduce_row) if HAS_AVX512 else None
+    return _compiled_gradient(kernel, dtype)
 
-    It is compiled once, for all sizes.
-    """
+
+@functools.cache
+def _compiled_gradient(kernel: int, dtype: torch.dtype) -> WeightGradient | None:
+    """Compile the gradient, once for all sizes."""
     example = torch.zeros(2, 12, 20, 48, dtype=dtype)
     padded = F.pad(example, (0, 0, *[kernel // 2] * 4))[:, :12]  # rows of a larger map, as in _reduce
     reduce_row = compile_kernel(_reduce_row, padded, example, kernel)

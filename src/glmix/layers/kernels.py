@@ -11,9 +11,11 @@ from torch import Tensor
 
 from ..compat import compiler_errors
 
-__all__ = ["compile_kernel", "has_cpp_compiler"]
+__all__ = ["HAS_AVX512", "compile_kernel", "has_cpp_compiler"]
 
 ResultT = TypeVar("ResultT")
+
+HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"  # a constant, as torch.compile cannot trace the call
 
 
 def has_cpp_compiler() -> bool:
@@ -27,7 +29,7 @@ def compile_kernel(function: Callable[..., ResultT], *example: Tensor | int) -> 
     A kernel is compiled on processors with AVX-512 if there is a C++ compiler. The example has a fixed size, because
     the result must not depend on the first input: a resumed training repeats the bits of an uninterrupted one.
     """
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not has_cpp_compiler():
+    if not HAS_AVX512 or not has_cpp_compiler():
         return None
     _import_compiler()
     compiled: Callable[..., ResultT] = torch.compile(function, dynamic=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .bridge import Bridge
 from .checkpointing import checkpoint_activations
-from .padding import attention_bias, hide
+from .padding import apply_mask, attention_bias
 from .slots import cluster, dispatch, pixels_of
 
 __all__ = ["GLMix", "GridAttention", "LocalBranch", "self_attention"]
@@ -40,7 +40,7 @@ class LocalBranch(nn.Module):
         self.pointwise_out = nn.Conv2d(dim, dim, 1, **dd)
 
     def forward(self, y: Tensor, mask: Tensor | None = None) -> Tensor:
-        h = hide(self.pointwise_in(y), mask)
+        h = apply_mask(self.pointwise_in(y), mask)
         if self.training and not torch.jit.is_scripting():
             # an adapter in place of the layer may have dropout
             return checkpoint_activations(self.project, h, random=not isinstance(self.pointwise_out, nn.Conv2d))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpointing import checkpoint_activations
-from .padding import hide
+from .padding import apply_mask
 from .residual import ResidualConv2d
 
 __all__ = ["ConvMlp"]
@@ -39,7 +39,7 @@ class ConvMlp(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         h = self.fc1(x)
         if self.depthwise is not None:
-            h = self.depthwise(hide(h, mask))
+            h = self.depthwise(apply_mask(h, mask))
         if self.training and not torch.jit.is_scripting():
             # an adapter in place of the layer may have dropout
             return checkpoint_activations(self.project, h, random=not isinstance(self.fc2, nn.Conv2d))

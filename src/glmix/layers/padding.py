@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .small_maps import apply_layer
 
-__all__ = ["attention_bias", "cells_of", "check_mask", "convolve", "drop_pixels", "hide", "pool_masked"]
+__all__ = ["attention_bias", "cells_of", "check_mask", "convolve", "fill_padding", "apply_mask", "pool_masked"]
 
 
 def check_mask(mask: Tensor, x: Tensor) -> Tensor:
@@ -28,16 +28,16 @@ def check_mask(mask: Tensor, x: Tensor) -> Tensor:
     return mask
 
 
-def hide(x: Tensor, mask: Tensor | None) -> Tensor:
+def apply_mask(x: Tensor, mask: Tensor | None) -> Tensor:
     """Return x (B, C, H, W) with zeros in the padding; without a mask (B, H, W) return x."""
-    # not masked_fill, whose result is always NCHW
+    # torch.where keeps the memory format; masked_fill returns NCHW
     return x if mask is None else torch.where(mask.unsqueeze(1), x, x.new_zeros(1))
 
 
-def drop_pixels(rows: Tensor, mask: Tensor, value: float = -3e4) -> Tensor:
-    """Set the padding pixels of (B, S, N) to `value`, according to a mask (B, H, W).
+def fill_padding(rows: Tensor, mask: Tensor, value: float = -3e4) -> Tensor:
+    """Set the padding pixels of rows (B, S, N) to `value`, given a mask (B, H, W) that is true for image pixels.
 
-    The default value is for logits: it has no weight in a softmax. It is finite in float16 too, so that a softmax over
+    The default value gives logits no weight in a softmax. It is finite in float16 too, so that a softmax over
     padding only does not give NaN.
     """
     return rows.masked_fill(~mask.flatten(1).unsqueeze(1), value)
@@ -46,7 +46,7 @@ def drop_pixels(rows: Tensor, mask: Tensor, value: float = -3e4) -> Tensor:
 def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the bias for attention logits that excludes padding pixels: (B, H, W) -> (B, 1, 1, N)."""
     pixels = mask.shape[1] * mask.shape[2]
-    return drop_pixels(torch.zeros(mask.shape[0], 1, pixels, device=mask.device, dtype=dtype), mask).unsqueeze(1)
+    return fill_padding(torch.zeros(mask.shape[0], 1, pixels, device=mask.device, dtype=dtype), mask).unsqueeze(1)
 
 
 def convolve(layers: nn.Sequential, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +68,7 @@ def convolve(layers: nn.Sequential, x: Tensor, mask: Tensor) -> tuple[Tensor, Te
         if (
             isinstance(layer, nn.Conv2d | nn.ZeroPad2d) and x.shape[2:] == mask.shape[1:]
         ):  # sizes differ after a ZeroPad2d
-            x = hide(x, mask)
+            x = apply_mask(x, mask)
         x = apply_layer(layer, x)
         if isinstance(layer, nn.Conv2d) and layer.stride != (1, 1):
             down, across = (
@@ -105,7 +105,7 @@ def pool_masked(x: Tensor, mask: Tensor, rows: int, cols: int) -> Tensor:
     """Pool the pixels of each image to a regular grid: (B, C, H, W), (B, H, W) -> (B, S, C)."""
     down = _windows(mask.any(2), rows).to(x.dtype)  # (B, G, H)
     across = _windows(mask.any(1), cols).to(x.dtype)  # (B, K, W)
-    sums = across.unsqueeze(1) @ hide(x, mask).permute(0, 2, 3, 1)  # (B, H, K, C)
+    sums = across.unsqueeze(1) @ apply_mask(x, mask).permute(0, 2, 3, 1)  # (B, H, K, C)
     sums = (down @ sums.flatten(2)).unflatten(2, (cols, -1))  # (B, G, K, C)
     counts = down @ mask.to(x.dtype) @ across.transpose(1, 2)  # (B, G, K)
     return (sums / counts.clamp_min(1.0).unsqueeze(3)).flatten(1, 2)

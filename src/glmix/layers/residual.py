@@ -6,7 +6,7 @@ __all__ = ["ResidualConv2d", "without_identity"]
 
 
 class ResidualConv2d(nn.Conv2d):
-    """x + convolution(x). The parameters are those of the convolution.
+    """x + convolution(x), with the parameters of the convolution.
 
     The sum equals a single convolution with 1 added to the centre of the kernel; `glmix.fuse` makes this replacement.
     """

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .capture import is_capturing, is_exporting, must_be_deterministic
-from .padding import cells_of, drop_pixels, pool_masked
+from .padding import cells_of, fill_padding, pool_masked
 
 __all__ = [
     "cluster",
@@ -110,14 +110,14 @@ def cosine_logits(seeds: Tensor, pixels: Tensor, scale: Tensor) -> Tensor:
 
 def soft_pair(logits: Tensor, dtype: torch.dtype, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the matrices of soft clustering (as in the paper): two softmaxes of the same logits (B, S, N)."""
-    masked = logits if mask is None else drop_pixels(logits, mask)
+    masked = logits if mask is None else fill_padding(logits, mask)
     return masked.softmax(dim=2).to(dtype), logits.softmax(dim=1).to(dtype)
 
 
 def hard_assignment(logits: Tensor, dtype: torch.dtype, mask: Tensor | None = None) -> Tensor:
     """Return the one-hot assignment of each pixel to its most similar slot, (B, S, N); zeros for padding pixels."""
     one_hot = torch.zeros_like(logits, dtype=dtype).scatter(1, logits.argmax(dim=1, keepdim=True), 1.0)
-    return one_hot if mask is None else drop_pixels(one_hot, mask, 0.0)
+    return one_hot if mask is None else fill_padding(one_hot, mask, 0.0)
 
 
 def hard_pair(assignment: Tensor) -> tuple[Tensor, Tensor]:

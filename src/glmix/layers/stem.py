@@ -86,14 +86,14 @@ class Stem(nn.Module):
         self.layers = nn.Sequential(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(self._enter(x))
+        return self.layers(self._to_channels_last(x))
 
     @torch.jit.unused
     def forward_padded(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Apply the stem to a padded batch; return the pixels and the mask (B, H, W) for their grid."""
-        return convolve(self.layers, self._enter(x), check_mask(mask, x))
+        return convolve(self.layers, self._to_channels_last(x), check_mask(mask, x))
 
-    def _enter(self, x: Tensor) -> Tensor:
+    def _to_channels_last(self, x: Tensor) -> Tensor:
         x = check_image(x, self.in_chans, self.min_size)
         if not torch.jit.is_scripting():
             check_dtype(x, self.layers[0].weight)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from ..layers import (
     Stem,
     StemStyle,
     TransitionOrder,
-    hide,
+    apply_mask,
     make_bridge,
     self_attention,
     slot_grid_of,
@@ -315,12 +315,12 @@ class GLNet(nn.Module):
                 else:
                     x, mask = stage.forward_padded(x, mask)  # type: ignore[operator]
                 if i in take:
-                    intermediates.append(hide(self.norm(x) if norm and i == final else x, mask))
+                    intermediates.append(apply_mask(self.norm(x) if norm and i == final else x, mask))
         if intermediates_only:
             return intermediates
         if stop == final:
             x = self.norm(x)
-        return hide(x, mask), intermediates
+        return apply_mask(x, mask), intermediates
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True

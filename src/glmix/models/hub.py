@@ -55,9 +55,9 @@ tags:
 ---
 # {name}
 
-A GLNet image classifier ({parameters:.1f}M parameters, {classes} classes, images of {width} x {height} pixels with
-{in_chans} channels): convolutions on a grid of pixels and self-attention among a few semantic slots, side by side in
-every layer.
+A GLNet image classifier with {parameters:.1f}M parameters and {classes} classes, for images of {width} x {height}
+pixels with {in_chans} channels. GLNet combines two parallel branches: convolutions on a grid of pixels, and
+self-attention among a small set of semantic slots.
 {accuracy}
 ```python
 import glmix, timm
@@ -85,8 +85,8 @@ def model_card(model: GLNet, folder: str) -> str:
     accuracy = ""
     if name in PUBLISHED_TOP1 and model.num_classes == 1000:
         accuracy = (
-            f"\nThe authors publish {PUBLISHED_TOP1[name]} % top-1 on ImageNet-1k for their weights of this model; "
-            "converting changes none of them.\n"
+            f"\nThe authors publish an ImageNet-1k top-1 accuracy of {PUBLISHED_TOP1[name]} % for their weights of "
+            "this model. The conversion does not change the weights.\n"
         )
     return _CARD.format(
         name=name,

@@ -77,7 +77,7 @@ def is_official(state_dict: StateDict) -> bool:
     return any(name.startswith("downsample_layers.") for name in state_dict)
 
 
-def to_our_names(state_dict: StateDict) -> StateDict:
+def to_glmix_names(state_dict: StateDict) -> StateDict:
     """Rename and reshape the authors' tensors: scales from () to (1,), layer scales from (1, C, 1, 1) to (C,)."""
     renames = (_PATCH_RENAMES if "downsample_layers.0.0.weight" in state_dict else _CONV_RENAMES) + _RENAMES
     renamed = {}
@@ -126,7 +126,7 @@ def weights_in(checkpoint: dict[str, Any], path: Path, use_ema: bool | None = No
     ema = _entry(checkpoint, "model_ema", "state_dict_ema")
     if raw is None and ema is None:
         raw = checkpoint
-    candidates = [_under_our_names(state_dict_in(weights, path)) for weights in (raw, ema) if weights is not None]
+    candidates = [_with_glmix_names(state_dict_in(weights, path)) for weights in (raw, ema) if weights is not None]
     if len(candidates) == 1:
         return candidates[0]
     raw, ema = candidates
@@ -144,8 +144,8 @@ def _looks_like_16g(state_dict: StateDict) -> bool:
     return stem is not None and stem.shape[:1] == (128,)
 
 
-def _under_our_names(state_dict: StateDict) -> StateDict:
-    return to_our_names(state_dict) if is_official(state_dict) else state_dict
+def _with_glmix_names(state_dict: StateDict) -> StateDict:
+    return to_glmix_names(state_dict) if is_official(state_dict) else state_dict
 
 
 def _skeleton(variant: str, state_dict: StateDict) -> nn.Module:
@@ -218,7 +218,7 @@ def checkpoint_filter_fn(state_dict: StateDict, model: GLNet) -> StateDict:
     Classifiers with another number of classes and stems with another number of channels are not checked, because timm
     adapts them.
     """
-    state_dict = _under_our_names(state_dict)
+    state_dict = _with_glmix_names(state_dict)
     cfg = model.pretrained_cfg
     classifiers = cfg.get("classifier") or ()
     replaced = []

@@ -29,7 +29,7 @@ def random_box(rows: int, cols: int) -> Box:
 
 
 def swap_in_box(x: Tensor, box: Box, scale: int = 1) -> Tensor:
-    """Replace the content of a box in each image with that of its partner, the image at the mirrored batch position.
+    """Exchange the content of a box between each image and its partner at the mirrored batch position.
 
     A second call with the same box undoes the first one.
 

@@ -13,11 +13,11 @@ from ..pages import escaped
 
 __all__ = ["bars", "confusion_matrix", "curves", "legend", "reliability_diagram"]
 
-CELLS = 40  # up to this number of classes, the matrix is a chart with numbers, beyond an image
-BLOCKS = 250  # side of the image of a large matrix in blocks of cells
+CELLS = 40  # maximum number of classes of a matrix drawn as a chart with numbers; larger ones are images
+BLOCKS = 250  # maximum side in pixels of the image of a large matrix; each pixel is a block of cells
 CELL = 46  # side of a cell in pixels
 SIDE = 260  # side of the plots in pixels
-LABEL = 18  # letters of a class name beside a matrix
+LABEL = 18  # maximum number of letters of a class name next to a matrix
 
 
 def confusion_matrix(counts: NDArray[Any], class_names: Sequence[str], *, normalised: bool) -> str:

@@ -73,7 +73,7 @@ def _outcome(predictions: ClassPredictions) -> _Outcome:
         column = targets.astype(np.int64)[:, None]
         predicted[rows], confidence[rows] = logits.argmax(1), scores.max(1)
         of_target[rows] = np.take_along_axis(scores, column, 1)[:, 0]
-        # of equal logits, the first class ranks first, as in argmax
+        # in a tie, the class with the lower index ranks first, as in argmax
         own = np.take_along_axis(logits, column, 1)
         before = (logits == own) & (np.arange(logits.shape[1]) < column)
         rank[rows] = ((logits > own) | before).sum(1)

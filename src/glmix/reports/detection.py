@@ -15,8 +15,8 @@ from .predictions import BoxPredictions
 
 __all__ = ["detection"]
 
-OVERLAP = 0.5  # IoU from which a detection belongs to an object
-CONFIDENT = 0.5  # score from which detections count in the confusion matrix
+OVERLAP = 0.5  # minimum IoU of a detection and its object
+CONFIDENT = 0.5  # minimum score of detections in the confusion matrix
 BACKGROUND = "background"
 CURVES = 12  # classes whose precision-recall curves are drawn
 
@@ -105,8 +105,8 @@ def _boxes(items: list[dict[str, Any]], label: dict[int, int], value: str) -> _B
 def _matched(predictions: BoxPredictions) -> tuple[NDArray[np.int64], list[dict[str, Any]]]:
     """Match detections to objects by boxes.
 
-    In each image, detections choose by descending score: the object of their class with the highest IoU, otherwise one
-    of another class. An object is chosen once. Detections inside of crowds are ignored.
+    In each image, detections are matched in the order of descending scores, each with the unmatched object of its class
+    that has the highest IoU, or otherwise with one of another class. Detections inside crowds are ignored.
 
     Returns:
         The confusion matrix (K + 1, K + 1) of the detections with a score of at least `CONFIDENT`, and the wrong

@@ -36,7 +36,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """One or more pictures of the same thing, of which the page shows one at a time. Markdown has none of them.
+    """Alternative views of one figure, which the page shows one at a time. The Markdown report has no figures.
 
     Args:
         title: the caption.

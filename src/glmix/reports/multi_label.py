@@ -68,7 +68,7 @@ def _scores_of(predictions: ClassPredictions, k: int) -> tuple[NDArray[np.float6
 def best_threshold(scores: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
     """Return the threshold with the highest F1 if classes with a probability of at least the threshold are predicted.
 
-    It lies in the middle between two probabilities that occur, and is 0.5 without any positive target.
+    It is the midpoint between two neighbouring probabilities, or 0.5 if there is no positive target.
 
     Args:
         scores: the probabilities of a class (N,).
@@ -81,7 +81,7 @@ def best_threshold(scores: NDArray[np.float64], targets: NDArray[np.int64]) -> f
     best = int(f1.argmax())
     below = float(thresholds[best - 1]) if best else 0.0
     middle = (float(thresholds[best]) + below) / 2
-    # two neighbouring floats have no middle
+    # there is no float between two adjacent floats
     return middle if below < middle else float(thresholds[best])
 
 

@@ -1,4 +1,4 @@
-"""Thumbnails of the images that a report shows. They are stored beside the predictions as `pictures/SAMPLE.jpg`."""
+"""Thumbnails of the images that a report shows. They are stored with the predictions as `pictures/SAMPLE.jpg`."""
 
 import base64
 from collections.abc import Callable, Mapping
@@ -84,7 +84,7 @@ def _beside(
     """Return an image, its ground truth and its prediction side by side. Ignored pixels are black."""
     sheet = Image.new("RGB", (3 * thumbnail.width + 16, thumbnail.height), "white")
     sheet.paste(thumbnail, (0, 0))
-    # a prediction is not compared where there is no ground truth
+    # predictions on ignored pixels are not evaluated
     for place, labels in enumerate((truth, np.where(truth == 255, truth, predicted)), start=1):
         coloured = palette_image(labels, class_names).resize(thumbnail.size, Image.Resampling.NEAREST)
         sheet.paste(coloured.convert("RGB"), (place * (thumbnail.width + 8), 0))
@@ -104,7 +104,7 @@ def image_opener(names: list[str], folder: Path) -> Callable[[int], Image.Image 
         from ..data.core.image_files import read_upright
 
         path = (folder / names[sample]).resolve()
-        # a name from a file of predictions must not reach out of the folder
+        # a name in a file of predictions must not lead outside the folder
         inside = path.is_relative_to(folder.resolve())
         return read_upright(path) if inside and path.is_file() else None
 

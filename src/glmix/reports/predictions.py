@@ -23,17 +23,17 @@ __all__ = ["BoxPredictions", "ClassPredictions", "PixelPredictions", "Prediction
 DESCRIPTION, ARRAYS = "predictions.json", "predictions.npz"
 TRUTH, DETECTIONS = "ground_truth.json", "detections.json"
 PICTURES = "pictures"  # folder of the thumbnails of a report
-EXACT_CLASSES = 100  # up to this number of classes, logits are stored in float32, beyond in float16
+EXACT_CLASSES = 100  # maximum number of classes whose logits are stored in float32; otherwise in float16
 
 
 @dataclass(kw_only=True)
 class Predictions:
-    """What the predictions of all tasks have in common.
+    """Base class of the predictions of all tasks.
 
     Args:
         class_names: the names of the K classes, in the order of their indices.
         names: the name of each sample, such as its file.
-        about: what is known about the evaluation: weights, network, model, data, split, created, versions, scores.
+        about: metadata of the evaluation: weights, network, model, data, split, created, versions, scores.
     """
 
     class_names: list[str]
@@ -50,9 +50,9 @@ class Predictions:
             raise InputError("Predictions need at least one class name.")
 
     def save(self, folder: Path) -> None:
-        """Write the predictions to a folder. The description is written last: without it, the folder has none."""
+        """Write the predictions to a folder. A folder without the description, which is written last, is incomplete."""
         (folder / DESCRIPTION).unlink(missing_ok=True)
-        shutil.rmtree(folder / PICTURES, ignore_errors=True)  # those of other predictions
+        shutil.rmtree(folder / PICTURES, ignore_errors=True)  # thumbnails of earlier predictions
         self._save_contents(folder)
         description = {
             "task": self.task,
@@ -236,7 +236,7 @@ def load_predictions(folder: str | Path) -> Predictions:
 
 
 def load_about(folder: Path) -> dict[str, Any]:
-    """Return what is known about the predictions of a folder; an empty dictionary if it has none."""
+    """Return the metadata of the predictions in a folder; an empty dictionary if it has no predictions."""
     path = folder / DESCRIPTION
     description = read_json(path) if path.is_file() else None
     about = description.get("about") if isinstance(description, dict) else None

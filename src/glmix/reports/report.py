@@ -19,13 +19,13 @@ from .predictions import BoxPredictions, ClassPredictions, PixelPredictions, Pre
 __all__ = ["NUMBERS", "PAGE", "TEXT", "analyse", "write_report"]
 
 NUMBERS, TEXT, PAGE = "report.json", "report.md", "report.html"
-FULL_MATRIX = 100  # up to this number of classes, the JSON has the whole confusion matrix
+FULL_MATRIX = 100  # maximum number of classes whose confusion matrix is stored in the JSON
 
 
 def analyse(
     predictions: Predictions, fit_on: Predictions | None = None, fitted_on: str | None = None
 ) -> dict[str, Any]:
-    """Return the numbers of a report: those of `report.json`, with the confusion matrix as an array.
+    """Return the numbers of a report, as in `report.json`, with the confusion matrix as an array.
 
     Args:
         predictions: the predictions.
@@ -84,7 +84,7 @@ def write_report(
         output: the folder of the report; None for `folder`.
         fit_on: another folder of predictions, on which a classifier's temperature and thresholds are fitted; None fits
             them on the same predictions.
-        open_image: function that returns the image of a sample, or None without one. The thumbnails are stored beside
+        open_image: function that returns the image of a sample, or None without one. The thumbnails are stored with
             the predictions; without this function, the stored ones are shown.
         maps: {sample: (ground truth, prediction)} of images that the thumbnails of a segmentation network show.
         title: the heading; None names the task and the split.

@@ -11,7 +11,7 @@ from .predictions import BoxPredictions, ClassPredictions, read_json
 __all__ = ["read_detections", "read_table"]
 
 NAME, TARGET, SEPARATOR = "name", "target", "|"
-LOWEST = 1e-12  # probabilities below are taken as this one, because 0 has no logarithm
+LOWEST = 1e-12  # lower probabilities are raised to this value, because 0 has no logarithm
 
 
 def read_table(path: str | Path, *, multi_label: bool = False) -> ClassPredictions:
@@ -56,7 +56,7 @@ def read_table(path: str | Path, *, multi_label: bool = False) -> ClassPredictio
         try:
             scores[k] = [float(row[column]) for column in columns]
         except ValueError as error:
-            raise InputError(f"{where} has a probability that is no number ({error}).") from error
+            raise InputError(f"{where} has a probability that is not a number ({error}).") from error
         if not ((scores[k] >= 0) & (scores[k] <= 1)).all():
             raise InputError(f"{where} has a probability outside 0 to 1.")
         if not multi_label and abs(float(scores[k].sum()) - 1) > 0.01:
@@ -69,7 +69,7 @@ def read_table(path: str | Path, *, multi_label: bool = False) -> ClassPredictio
         )
         for label in labels:
             if label not in numbers:
-                raise InputError(f"{where} has the target {label!r}, which is no class.{nearest(label, classes)}")
+                raise InputError(f"{where} has the target {label!r}, which is not a class.{nearest(label, classes)}")
         if multi_label:
             targets[k, [numbers[label] for label in labels]] = 1
         else:

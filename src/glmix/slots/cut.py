@@ -20,14 +20,14 @@ from ..errors import InputError
 from .maps import BlockMaps
 from .measures import assignment_logits, effective_slots_per_pixel
 
-__all__ = ["SlotKernel", "dense_cut", "oriented", "slot_cut", "slot_kernel", "soft_sign", "tempered"]
+__all__ = ["SlotKernel", "dense_cut", "orient_cut", "slot_cut", "slot_kernel", "soft_sign", "tempered_softmax"]
 
 SHARPEST, STEPS = 8.0, 16  # log2 of the largest factor on the logits, and the number of bisection steps
 EMPTY = 1e-6  # square root of the smallest size in pixels of a slot that is not empty
 NOTHING = 1e-5  # smaller eigenvalues are rounding errors: such assignments do not separate pixels
 
 
-def tempered(logits: Tensor, effective: float) -> Tensor:
+def tempered_softmax(logits: Tensor, effective: float) -> Tensor:
     """Return the softmax over slots at the temperature that gives `effective` effective slots per pixel on average.
 
     The temperature is found by bisection, per image. The factor on the logits is limited to 2^-8 to 2^8, so the number
@@ -124,7 +124,7 @@ def slot_kernel(
         if block.grid != (rows, cols):
             on_grid = logits.unflatten(2, block.grid)
             logits = F.interpolate(on_grid, (rows, cols), mode="bilinear", align_corners=False).flatten(2)
-        parts.append(logits.softmax(1) if effective is None else tempered(logits, effective))
+        parts.append(logits.softmax(1) if effective is None else tempered_softmax(logits, effective))
     return SlotKernel(torch.cat(parts, 1) / len(parts), (rows, cols))
 
 
@@ -139,7 +139,7 @@ def dense_cut(kernel: Tensor) -> Tensor:
     return second * degrees
 
 
-def oriented(cut: Tensor, evidence: Tensor | None = None) -> Tensor:
+def orient_cut(cut: Tensor, evidence: Tensor | None = None) -> Tensor:
     """Return the cut (B, h, w) with the sign that is positive on the object.
 
     Args:
@@ -172,4 +172,4 @@ def slot_cut(kernel: SlotKernel, evidence: Tensor | None = None) -> Tensor:
         evidence: (B, h', w'), larger on the object, such as the highest class activation. None: the border of the image
             is background.
     """
-    return soft_sign(oriented(kernel.cuts()[1][:, 0], evidence))
+    return soft_sign(orient_cut(kernel.cuts()[1][:, 0], evidence))

@@ -58,7 +58,7 @@ class ConfigFile(ActionConfigFile):
 class Parser(LightningArgumentParser):
     """A parser that accepts `null` at any depth.
 
-    jsonargparse passes nested options on as text and writes None for null.
+    jsonargparse passes nested options on as text, with None instead of null.
     """
 
     def parse_args(self, args: Any = None, *more: Any, **options: Any) -> Any:
@@ -193,7 +193,7 @@ class CLI(LightningCLI):
             trainer.default_root_dir = "out/run"
         self.root = Path(trainer.default_root_dir)
         self.finds_lr = bool(config.get("find_lr"))
-        if self.finds_lr:  # a short training without validation that leaves the run folder as it is
+        if self.finds_lr:  # a short training without validation, in a temporary folder
             trainer.default_root_dir = self.resources.enter_context(tempfile.TemporaryDirectory())
             trainer.max_epochs, trainer.max_steps, trainer.check_val_every_n_epoch = 10**6, -1, 10**6
             trainer.logger = False
@@ -270,7 +270,7 @@ class CLI(LightningCLI):
     def _describe_weights(self, subcommand: str, path: Path) -> str:
         """Return a message about the evaluated weights and the names of their metrics."""
         if path.suffix != ".ckpt":
-            self.model.ema_decay = None  # such a file has one set of weights
+            self.model.ema_decay = None  # files other than .ckpt have one set of weights
             return f"Evaluating the weights of {path}"
         if self.model.ema_decay is None:
             return f"Evaluating the raw weights of {path}"

@@ -41,7 +41,8 @@ __all__ = ["Recorder"]
 class Recorder(L.Callback):
     """Store the predictions of an evaluation and write a report on the network with the better validation score.
 
-    Each process keeps the predictions of its own samples on the CPU. At the end, the first process gets those of all.
+    Each process keeps the predictions of its own samples on the CPU. At the end, the first process gathers the
+    predictions of all processes.
 
     Args:
         folder: the folder of the predictions and of the report.
@@ -68,7 +69,7 @@ class Recorder(L.Callback):
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         self._record(trainer, pl_module, outputs, batch)
 
-    # Lightning calls the hooks of callbacks before those of the module, which resets the lists of a detector's scores
+    # Lightning calls these hooks before those of the module, which reset the collected predictions of a detector
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._gather(pl_module)
 
@@ -85,7 +86,7 @@ class Recorder(L.Callback):
 
     def _start(self, trainer: L.Trainer, loader: Any) -> None:
         if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)  # fails before the evaluation rather than after it
+            self.folder.mkdir(parents=True, exist_ok=True)  # fail before the evaluation rather than after it
         self.began = time.perf_counter()
         self.split = "test" if trainer.testing else "val"
         self.indices: list[int] = []
@@ -106,11 +107,11 @@ class Recorder(L.Callback):
                 for index, labels, mask in zip(indices, predictions, batch[1], strict=True):
                     parts.append(_pixel_counts(labels, mask, len(self._class_names(task))))
                     self._keep_worst(suffix, index, labels, mask, parts[-1])
-            elif not isinstance(task, Detection):  # a detector's scores keep its predictions
+            elif not isinstance(task, Detection):  # the metric of a detector keeps its predictions
                 logits = predictions.float().cpu().numpy()
                 multi_label = bool(getattr(task, "multi_label", False))
                 targets = batch[1].cpu().numpy()
-                if targets.ndim == 2 and not multi_label:  # scores of the classes
+                if targets.ndim == 2 and not multi_label:  # soft labels
                     targets = targets.argmax(1)
                 parts.append((compact(logits, multi_label), targets.astype(np.int64)))
 
@@ -120,7 +121,7 @@ class Recorder(L.Callback):
             first = len(self.indices)
             return [(first + k) * trainer.world_size + trainer.global_rank for k in range(count)]
         indices = next(self.batches)
-        if len(indices) > count:  # evaluation leaves out the files that cannot be read
+        if len(indices) > count:  # evaluation skips unreadable files
             data = datamodule_of(trainer)
             indices = [index for index in indices if data.sample_picture(self.split, index) is not None]
         if len(indices) != count:
@@ -177,7 +178,7 @@ class Recorder(L.Callback):
                 maps={position[index]: (truth, labels) for _, index, truth, labels in worst},
             )
             self.written = True
-        except InputError as error:  # such as predictions that are not finite: the scores are printed nevertheless
+        except InputError as error:  # for example predictions that are not finite; the scores are printed all the same
             rank_zero_warn(f"There is no report: {error}")
 
     def _predictions(
@@ -187,7 +188,7 @@ class Recorder(L.Callback):
 
         Args:
             task: the task.
-            parts: what `_record` kept.
+            parts: the predictions that `_record` kept.
             places: the place in `parts` of each sample.
             common: the arguments that all predictions have in common.
             data: the data module.
@@ -214,7 +215,7 @@ class Recorder(L.Callback):
         return list(names) if names else [f"class {k + first}" for k in range(task.num_classes or 0)]
 
     def _about(self, trainer: L.Trainer, task: Task, suffix: str) -> dict[str, Any]:
-        """Return what is known about the evaluation."""
+        """Return the metadata of the evaluation."""
         scores: dict[str, dict[str, float]] = {}
         for name, value in trainer.callback_metrics.items():
             split, *rest = name.split("/")

@@ -28,8 +28,10 @@ class AtomicCheckpointIO(CheckpointIO):
         self.error = None
         try:
             with atomic_write(target, flush=True) as part, part.open("wb") as file:
-                torch.save(checkpoint, file)  # given a path, torch would store the temporary name in the archive
-        except (OSError, RuntimeError) as error:  # torch raises either for a full disk
+                torch.save(
+                    checkpoint, file
+                )  # given a path instead of a file, torch would store the temporary name in the archive
+        except (OSError, RuntimeError) as error:  # torch raises one or the other for a full disk
             self.error = error
             warnings.warn(f"{target} could not be written ({error}); earlier checkpoints are unchanged.", stacklevel=2)
 

@@ -60,7 +60,7 @@ class Checkpoints(Checkpoint):
         self._received_at = 0.0
         self.failed: Exception | None = None
         self.best: float | None = None
-        self.unvalidated = False  # whether the last batch of the epoch is done but its validation is not
+        self.unvalidated = False  # whether the epoch has ended but its validation has not
         self.began = False
         self._saved_step = -1
         self._loops: dict[str, Any] | None = None
@@ -172,7 +172,7 @@ class Checkpoints(Checkpoint):
         self.failed = checkpoint_io.error if isinstance(checkpoint_io, AtomicCheckpointIO) else None
         self._saved_step = -1 if self.failed else trainer.global_step
         if trainer.is_global_zero and self.failed is None:
-            # checkpoints of later steps are not from this training: resume has skipped them
+            # keep checkpoints of later steps: they are not from this training, and resume skipped them
             earlier = [file for file in step_files(path.parent) if file.name <= path.name]
             for old in earlier[self.keep :]:
                 old.unlink(missing_ok=True)
@@ -191,8 +191,8 @@ class Checkpoints(Checkpoint):
         self.best, self.unvalidated = state_dict["best"], state_dict["unvalidated"]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        # Lightning resumes correctly from the state after the last batch of an epoch. From the state after validation
-        # it does not restore the state of the data loader. So both checkpoints store the loop state of the former.
+        # Lightning does not restore the data loader from a state that was saved after a validation. Checkpoints after a
+        # validation therefore store the state of the loops from before it, after the last batch of the epoch.
         if self._loops is not None:
             checkpoint["loops"] = self._loops
 

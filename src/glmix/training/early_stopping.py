@@ -15,7 +15,7 @@ class StopEarly(EarlyStopping):
     """Callback that ends the training when the best validation score of the task no longer improves.
 
     The score is that of the raw or of the EMA weights, whichever is better. The count of validations is part of the
-    checkpoints, so a resumed run stops at the same epoch, and a stopped run stays stopped.
+    checkpoints, so a resumed run stops at the same epoch, and resuming a stopped run does not continue it.
 
     Args:
         patience: number of validations in a row without a better score.
@@ -48,6 +48,6 @@ class StopEarly(EarlyStopping):
     def message(self) -> str:
         """Return one sentence about why the training has ended."""
         return (
-            f"Stopped early: {self.monitor} did not get better than {float(self.best_score):.4f} in {self.wait_count} "
+            f"Stopped early: {self.monitor} did not improve on {float(self.best_score):.4f} in {self.wait_count} "
             "validations."
         )

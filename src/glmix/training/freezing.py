@@ -14,7 +14,7 @@ __all__ = ["Freezing", "backbone_of", "classifiers_of", "frozen_parameters", "se
 
 
 class Freezing:
-    """The choice of the parameters that are trained, a pure function of the epoch.
+    """Selection of the trained parameters, as a pure function of the epoch.
 
     Args:
         stages: number of stages of the backbone, from the end, to train besides the head; None trains everything.
@@ -32,17 +32,19 @@ class Freezing:
                 f"model.lora freezes all weights of the backbone, so model.trainable_stages must be null, got {stages}."
             )
         if head_epochs and stages == 0:
-            raise InputError("model.head_epochs needs layers to train later: leave out model.trainable_stages 0.")
+            raise InputError(
+                "model.head_epochs must be 0 with model.trainable_stages=0, which never trains other layers."
+            )
         self.stages, self.head_epochs, self.lora = stages, head_epochs, lora
         self._trained: list[nn.Parameter] = []
         self._head: list[nn.Parameter] = []
 
     def __bool__(self) -> bool:
-        """Return whether anything is frozen at any time."""
+        """Return whether any parameter is frozen in any epoch."""
         return self.stages is not None or self.head_epochs > 0 or self.lora is not None
 
     def prepare(self, network: nn.Module, *, sharded: bool = False) -> None:
-        """Add the adapters, and freeze what is frozen in all epochs."""
+        """Add the adapters, and freeze the parameters that are frozen in all epochs."""
         if not self:
             return
         if sharded:
@@ -71,7 +73,7 @@ class Freezing:
             )
 
     def checkpoint_info(self) -> dict[str, Any]:
-        """Return what a checkpoint must state so that its adapters can be merged."""
+        """Return the metadata that a checkpoint needs so that its adapters can be merged."""
         return {"lora": self.lora.plain()} if self.lora is not None else {}
 
     def start_epoch(self, network: nn.Module, epoch: int) -> None:
@@ -89,7 +91,7 @@ def backbone_of(network: nn.Module) -> nn.Module:
     for module in network.modules():
         if hasattr(module, "group_matcher") or isinstance(module, FeatureListNet):
             return module
-    raise InputError(f"{type(network).__name__} has no backbone whose layers can be frozen: it is no model of timm.")
+    raise InputError(f"{type(network).__name__} has no backbone whose layers can be frozen: it is not a timm model.")
 
 
 def frozen_parameters(network: nn.Module, last_stages: int) -> list[nn.Parameter]:
@@ -155,14 +157,14 @@ def set_trainable(network: nn.Module, parameters: Iterable[nn.Parameter]) -> Non
     for module in network.modules():
         vars(module).pop("train", None)
     network.train(network.training)
-    _hold(network)
+    _keep_frozen_in_evaluation_mode(network)
 
 
-def _hold(module: nn.Module) -> None:
+def _keep_frozen_in_evaluation_mode(module: nn.Module) -> None:
     flags = [p.requires_grad for p in module.parameters()]
     if any(flags):
         for child in module.children():
-            _hold(child)
+            _keep_frozen_in_evaluation_mode(child)
     elif flags:
         module.train = MethodType(_stay_in_evaluation_mode, module)  # type: ignore[method-assign]
         module.eval()

@@ -17,9 +17,9 @@ from ..files import write_atomically
 __all__ = ["LOGGERS", "log_config", "make_loggers"]
 
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
-PROJECT = "glmix"  # of Weights & Biases; the experiment of MLflow
+PROJECT = "glmix"  # project of Weights & Biases and experiment of MLflow
 WANDB_ID, MLFLOW_ID = "wandb-id", "mlflow-id"  # files in `logs/` with the ids of the runs
-_PACKAGES = {"wandb": ("wandb", "wandb"), "mlflow": ("mlflow", "mlflow")}  # module, name for pip
+_PACKAGES = {"wandb": ("wandb", "wandb"), "mlflow": ("mlflow", "mlflow")}  # {logger: (module, name for pip)}
 
 
 def make_loggers(names: Sequence[str], root: Path, resources: ExitStack) -> list[Logger]:

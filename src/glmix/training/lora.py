@@ -15,7 +15,7 @@ from ..models.restore import checked_arguments
 __all__ = ["LoraConfig", "add_lora", "lora_parameters", "merge_lora", "write_adapter"]
 
 StateDict = dict[str, Tensor]
-BASE, A, B = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"  # names that peft gives
+BASE, A, B = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"  # parameter names of peft
 ENTRIES: dict[str, Any] = {"rank": int, "alpha": float, "dropout": float, "targets": Sequence[str]}
 
 
@@ -72,7 +72,7 @@ def add_lora(backbone: nn.Module, config: LoraConfig, excluded: Sequence[nn.Modu
         excluded: layers without adapters.
 
     Raises:
-        InputError: if a target names no linear layer or 1x1 convolution of the backbone.
+        InputError: if a target does not name a linear layer or 1x1 convolution of the backbone.
         MissingExtraError: if peft is not installed.
     """
     peft = _peft()
@@ -82,7 +82,7 @@ def add_lora(backbone: nn.Module, config: LoraConfig, excluded: Sequence[nn.Modu
     if unused and (len(unused) == len(chosen) or config.targets != LoraConfig.targets):
         names = sorted({name.rpartition(".")[2] for name in found})
         raise InputError(
-            f"lora.targets has {', '.join(unused)}, which is no linear layer or 1x1 convolution of "
+            f"lora.targets has {', '.join(unused)}, which is not a linear layer or 1x1 convolution of "
             f"{type(backbone).__name__}: these end with {', '.join(names)}."
         )
     before = {id(p): p.requires_grad for p in backbone.parameters()}

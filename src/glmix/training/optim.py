@@ -30,7 +30,7 @@ class OptimizerConfig:
         name: name of an optimizer in timm.
         lr: learning rate at an effective batch size of `base_batch`. It is scaled linearly with the effective batch
             size.
-        base_batch: effective batch size (per process x processes x accumulation) that `lr` is meant for. None uses
+        base_batch: effective batch size (per process x processes x accumulation) for which `lr` was tuned. None uses
             `lr` without scaling.
         weight_decay: weight decay. Norms, biases, layer scales, slot scales and learned seeds have none.
         official_weight_decay: also apply weight decay to slot scales and learned seeds, as the reference

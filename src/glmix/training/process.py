@@ -34,7 +34,7 @@ def quiet() -> Iterator[None]:
         for message in (
             ".*does not have many workers.*",
             ".*smaller than the logging interval.*",
-            ".*in eval mode at the start of training.*",  # the EMA model is
+            ".*in eval mode at the start of training.*",  # the EMA model is in evaluation mode
             ".*set_vital.*",
             ".*sync_dist=True.*",  # the metrics synchronise themselves
             ".*LeafSpec.*",

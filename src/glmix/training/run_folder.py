@@ -78,7 +78,7 @@ def _problem(path: Path, task: Task) -> str | None:
         return f"{path} is not a checkpoint of `glmix fit`."
     if (info.get("task"), info.get("model")) != (task.task_name, task.model_name):
         return (
-            f"{path} holds {info.get('task')} with {info.get('model')}, but the configuration has {task.task_name} "
+            f"{path} contains {info.get('task')} with {info.get('model')}, but the configuration has {task.task_name} "
             f"with {task.model_name}."
         )
     return None
@@ -150,8 +150,7 @@ def weights_to_evaluate(root: Path, weights: str, task: Task) -> Path:
             raise InputError(f"--weights takes 'auto' or a file of weights; there is no file {weights!r}.")
         if Path(weights).suffix != ".ckpt" and task.model_is_backbone:
             raise InputError(
-                f"--weights for {task.task_name} takes a .ckpt of `glmix fit`; {weights} has weights of a backbone "
-                "at most."
+                f"--weights for {task.task_name} takes a .ckpt of `glmix fit`; {weights} can only contain a backbone."
             )
         return _checked(Path(weights), task)
     folder = Checkpoints.folder(root)

@@ -119,7 +119,7 @@ class Task(L.LightningModule):
             return
         self.num_classes = self.resolve_classes()
         self.check_data(self._datamodule())
-        torch.manual_seed(self.seed)  # independent of earlier random numbers, such as those of the data module
+        torch.manual_seed(self.seed)  # independent of earlier random numbers, for example in the data module
         self.model = self.build(self.num_classes)
         self.freezing.prepare(self.model, sharded=self.device_mesh is not None)
         if self.optimize_training:
@@ -293,7 +293,7 @@ class Task(L.LightningModule):
         return loss
 
     def learning_rate(self) -> float:
-        """Return the learning rate of the next step. With layer decay this is the highest one, that of the head."""
+        """Return the learning rate of the next step. With layer decay, return the highest one, that of the head."""
         return max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
 
     def _is_log_step(self) -> bool:

@@ -132,9 +132,9 @@ def _adapt_first_conv(weights: StateDict, own: StateDict, name: str, path: Path)
         return weights
     if channels != 1:
         rank_zero_warn(
-            f"{path} is for images of 3 channels and the model for {channels}: the weights of the first convolution "
-            "are repeated over the channels, which costs accuracy where these do not resemble red, green and blue. "
-            "Train all layers, and for more epochs."
+            f"{path} is for 3 input channels and the model for {channels}: the weights of the first convolution "
+            "are repeated over the channels, which reduces the accuracy if these do not resemble red, green and blue: "
+            "train all layers, for more epochs."
         )
     return {**weights, name: timm.models.adapt_input_conv(channels, weights[name])}
 

@@ -196,7 +196,7 @@ def change(index: int, **values: Any) -> Callable[[], list[dict[str, Any]]]:
         (change(3, file=""), {}, "line 5 has no path in the column 'file'"),
         (change(3, name=" "), {}, "line 5 has no label in the column 'name'"),
         (change(0, name="pink"), {}, r"line 2 has the class 'pink', which is not among the 3 classes .* 'blue'|'pink'"),
-        (change(3, part="fold 2"), {}, "line 5 has 'fold 2' in the column 'part'; accepted are train, val and test"),
+        (change(3, part="fold 2"), {}, "line 5 has 'fold 2' in the column 'part'; expected train, val or test"),
         (change(3, file="photos/red0.png"), {}, "line 5 has the image photos/red0.png of .*line 2 again"),
         (lambda: ROWS, {"label": "nam"}, "has no column 'nam'. Did you mean 'name'.* set list.label"),
         (lambda: ROWS, {"path": "path"}, "has no column 'path'"),
@@ -227,7 +227,7 @@ def test_an_invalid_row_or_column_is_named(
         ("a.jsonl", b'{"file": "x"}\n{"file"\n', "a.jsonl, line 2 is not JSON"),
         ("a.jsonl", b"[1]\n", "line 1 is not a JSON object, but list"),
         ("a.parquet", b"PAR1", "cannot be read as a Parquet file"),
-        ("a.txt", b"", "not a list of a known format: accepted are .csv, .tsv, .jsonl, .parquet"),
+        ("a.txt", b"", "accepted suffixes: .csv, .tsv, .jsonl, .parquet"),
     ],
 )
 def test_an_unreadable_list_is_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
@@ -250,9 +250,12 @@ def test_contradicting_options(tmp_path: Path) -> None:
     listed = ListConfig(str(tmp_path / "a.csv"), split="part")
     for options, words in (
         ({"reader": "list"}, "needs list.file"),
-        ({"root": "x", "list": listed}, "list needs the reader list"),
+        ({"root": "x", "list": listed}, "source.list needs source.reader 'list'"),
         ({"reader": "list", "list": listed, "split": SplitConfig()}, "split needs list.file"),
-        ({"root": "x", "reader": "tar", "split": SplitConfig()}, "split needs the reader folder or list"),
+        (
+            {"root": "x", "reader": "tar", "split": SplitConfig()},
+            "source.split needs source.reader 'folder' or 'list', got 'tar'",
+        ),
     ):
         with pytest.raises(InputError, match=words):
             ImageSource(**options)  # type: ignore[arg-type]

@@ -166,7 +166,7 @@ def test_too_few_shards(shards: Path) -> None:
     data = ImageData(ImageSource(str(shards), "wds", num_classes=4), num_workers=5)
     with pytest.raises(ValueError, match="4 shards are too few for 5 workers"):
         data.setup("fit")
-    with pytest.raises(ValueError, match="wds needs num_classes"):
+    with pytest.raises(ValueError, match=r"needs source\.num_classes"):
         ImageSource(str(shards), "wds")
 
 

@@ -216,8 +216,8 @@ def test_colour_clustering_does_not_find_the_objects() -> None:
     ("options", "message"),
     [
         ({"size": 15}, "size must be at least 16 pixels, got 15"),
-        ({"shapes": ("disc", "blob")}, "shapes has no 'blob'; accepted are disc, cross, ring"),
-        ({"textures": ("plaid",)}, "textures has no 'plaid'; accepted are stripes, checks"),
+        ({"shapes": ("disc", "blob")}, "shapes has no 'blob'; accepted names: disc, cross, ring"),
+        ({"textures": ("plaid",)}, "textures has no 'plaid'; accepted names: stripes, checks"),
         ({"shapes": "disc"}, "shapes must be a sequence, got the single string 'disc'"),
         ({"shapes": ()}, "shapes must be one or more different names"),
         ({"textures": ("dots", "dots")}, "textures must be one or more different names"),

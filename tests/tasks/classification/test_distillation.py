@@ -213,7 +213,7 @@ def test_invalid_teachers(photographs: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"set model\.num_classes"):
         trainer(tmp_path, max_epochs=1).fit(task(teacher=features), unlabelled(photographs))
     found = Teacher(features)
-    with pytest.raises(InputError, match="Linear gives no feature maps"):
+    with pytest.raises(InputError, match="Linear has no feature maps"):
         Distillation(found, torch.nn.Linear(1, 1), False, found.mean, found.std)
     torch.save(timm.create_model("test_efficientnet", num_classes=5).state_dict(), tmp_path / "five.pth")
     with pytest.raises(InputError, match=r"not for 1000 classes: set teacher\.num_classes"):
@@ -227,7 +227,7 @@ def test_folder_without_images_and_options_without_meaning(tmp_path: Path) -> No
     module = unlabelled(tmp_path)
     with pytest.raises(InputError, match="train has no image"):
         module.setup("fit")
-    with pytest.raises(InputError, match="reads no classes"):
+    with pytest.raises(InputError, match="reads no labels"):
         ImageSource(str(tmp_path), reader="images", num_classes=3)
 
 

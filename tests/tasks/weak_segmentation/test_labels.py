@@ -156,7 +156,7 @@ def test_read_labels_from_csv_json_and_json_lines(name: str, text: str, tmp_path
         ("labels.csv", "file,labels\na.png,cat\na.png,dog\n", ["line 3", "a.png is listed twice"]),
         ("labels.csv", "file,labels\n../a.png,cat\n", ["line 2", "below the folder"]),
         ("labels.json", '{"a.png": "cat"}', ["a.png", "list of class names"]),
-        ("labels.json", '["a.png"]', ["holds a list"]),
+        ("labels.json", '["a.png"]', ["contains a list"]),
         ("labels.json", "{", ["not valid JSON"]),
         (
             "labels.jsonl",

@@ -150,7 +150,7 @@ def test_seeds_with_other_settings_raise(done: Path, capsys: pytest.CaptureFixtu
     for change in (["seeds.views", "1"], ["threshold", "0.5"]):
         assert run(done / "config.yaml", "seeds", options=["--set", *change]) == [2]
         error = capsys.readouterr().err
-        assert "seeds of other settings" in error
+        assert "seeds with other settings" in error
         assert "--name" in error
 
 
@@ -163,13 +163,13 @@ def test_stale_outputs_of_earlier_steps_raise(done: Path, tmp_path: Path, capsys
 
     path.write_text(json.dumps({**chosen, "threshold": 0.9}))
     assert run(config, "evaluate", options=options) == [2]
-    assert "segmenter.ckpt is from other pseudo masks or other settings" in capsys.readouterr().err
+    assert "segmenter.ckpt was trained with other pseudo masks or settings" in capsys.readouterr().err
     path.write_text(json.dumps({**chosen, "classifier": 0}))
     for step in ("seeds", "evaluate"):
         assert run(config, step, options=options) == [2]
-        assert "made.json is from another classifier" in capsys.readouterr().err
+        assert "made.json was computed with another classifier" in capsys.readouterr().err
     path.unlink()
-    for step, words in (("seeds", "is unknown how the masks"), ("evaluate", "no seeds named slotcut")):
+    for step, words in (("seeds", "settings of the masks"), ("evaluate", "no seeds named slotcut")):
         assert run(config, step, options=options) == [2]
         assert words in capsys.readouterr().err
 
@@ -253,7 +253,7 @@ def test_unknown_methods_and_seeds_are_reported_with_the_existing_ones(
         assert run(done / "config.yaml", "seeds", options=options) == [2]
         assert words in capsys.readouterr().err
     assert run(done / "config.yaml", "evaluate", options=["--method", "dense"]) == [2]
-    assert "there are: " in capsys.readouterr().err
+    assert "existing seeds: " in capsys.readouterr().err
     assert run(done / "config.yaml", "evaluate", options=["--method", "slots", "cam"]) == [2]
     assert "one name without --seeds-only" in capsys.readouterr().err
 

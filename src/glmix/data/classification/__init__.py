@@ -1,1 +1,1 @@
-"""Images with labels: folders, tar files, WebDataset shards and Hugging Face data sets. Data modules need `train`."""
+"""Labelled images in folders, tar files, WebDataset shards and Hugging Face data sets. Needs the extra `train`."""

@@ -56,7 +56,7 @@ class ScenesData(SceneData):
         augment: rotate and flip training scenes randomly, with all eight combinations equally likely.
         mean: mean of each channel, for values from 0 to 1.
         std: standard deviation of each channel, for values from 0 to 1.
-        kwargs: arguments of `SceneData` and `DataModule`. `seed` is that of the sample order and of the augmentation;
+        kwargs: arguments of `SceneData` and `DataModule`. `seed` sets the sample order and the augmentation;
             `scenes` has the seed of the scenes.
     """
 
@@ -130,12 +130,12 @@ class ImageData(DataModule):
         super().__init__(batch_size=batch_size, num_workers=num_workers, **kwargs)
         if source.streams and self.repeats > 1:
             raise InputError(
-                f"repeats of {self.repeats} need random access, but the reader {source.reader} streams its data."
+                f"repeats={self.repeats} needs random access, but source.reader {source.reader!r} streams its data."
             )
         if source.streams and token_labels is not None:
-            raise InputError(f"token_labels need file names, but the reader {source.reader} has none.")
+            raise InputError(f"token_labels need file names, but source.reader {source.reader!r} has none.")
         if token_labels is not None and not source.labelled:
-            raise InputError("token_labels need images with labels, but the reader images has none.")
+            raise InputError("token_labels need labelled images, but source.reader 'images' reads no labels.")
         channels = 3 if source.channels is None else source.channels
         if transforms.mean is not None and len(transforms.mean) != channels:
             raise InputError(
@@ -143,11 +143,11 @@ class ImageData(DataModule):
                 "(source.channels): give one value per channel, or null."
             )
         if token_labels is not None and (source.channels is not None or source.targets != "class"):
-            raise InputError("token_labels need RGB images with one label each: leave source.channels and list out.")
+            raise InputError("token_labels need RGB images with one label: leave out source.channels and source.list.")
         if balanced and source.streams:
-            raise InputError(f"balanced needs random access, but the reader {source.reader} streams its data.")
+            raise InputError(f"balanced needs random access, but source.reader {source.reader!r} streams its data.")
         if balanced and not source.labelled:
-            raise InputError("balanced needs images with labels, but the reader images has none.")
+            raise InputError("balanced needs labelled images, but source.reader 'images' reads no labels.")
         self.source, self.transforms, self.token_labels = source, transforms, token_labels
         self.balanced = balanced
         self.input_size: tuple[int, int, int] = (channels, transforms.size, transforms.size)
@@ -196,7 +196,7 @@ class ImageData(DataModule):
         """Number of training images of each class (K,), or the sum of its scores.
 
         Raises:
-            InputError: if the reader does not know it.
+            InputError: if the number is unknown before all data are read.
         """
         targets = self.splits["train"].targets
         if targets.ndim == 1:

@@ -22,7 +22,7 @@ def checked_label(label: Any, num_classes: int, name: str) -> int:
     """Return the label as an int. Raise InputError if it is not in [0, num_classes)."""
     if not 0 <= int(label) < num_classes:
         raise InputError(
-            f"{name} has the label {label}, but num_classes is {num_classes}: accepted are 0 to {num_classes - 1}."
+            f"{name} has the label {label}, but num_classes is {num_classes}: expected 0 to {num_classes - 1}."
         )
     return int(label)
 
@@ -67,7 +67,7 @@ class ImageSamples(Dataset[Any]):
         if not isinstance(place, Draw):
             return self._read(place)
         for step in range(len(self)):
-            # 2 selects another random stream than those of the sample order and of the scenes
+            # stream 2 is independent of the random streams for the sample order and for the scenes
             with seeded(self.seed, place.epoch, place.position, 2):
                 sample = self._read((place.sample + step) % len(self))
             if sample is not None:

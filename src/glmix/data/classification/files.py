@@ -103,7 +103,14 @@ class FileReader(Reader):  # type: ignore[misc]
 
 
 def check_trained(targets: Targets, splits: NDArray[np.str_], class_to_idx: Mapping[str, int], source: str) -> None:
-    """Raise InputError if a class has validation or test images but no training images."""
+    """Raise InputError if a class has validation or test images but no training images.
+
+    Args:
+        targets: class (N,), or a value per class (N, K), of each image.
+        splits: split of each image (N,).
+        class_to_idx: number of each class.
+        source: description of the data, for messages.
+    """
     shown = np.eye(len(class_to_idx), dtype=bool)[targets] if targets.ndim == 1 else targets > 0
     in_train = shown[splits == "train"].any(0)
     for name, index in class_to_idx.items():

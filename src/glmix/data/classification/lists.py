@@ -159,7 +159,7 @@ def _splits(table: Table, config: ListConfig) -> list[str] | None:
         split = split_of_name(str(value).strip())
         if split is None:
             raise InputError(
-                f"{table.place(index)} has {value!r} in the column {config.split!r}; accepted are train, val and test."
+                f"{table.place(index)} has {value!r} in the column {config.split!r}; expected train, val or test."
             )
         found.append(split)
     return found
@@ -202,7 +202,7 @@ def _labels(table: Table, config: ListConfig) -> list[tuple[str, ...]]:
         if is_list and not several:
             raise InputError(f"{table.place(index)} has a list of labels: set list.targets to classes.")
         if isinstance(value, dict):
-            raise InputError(f"{table.place(index)} has an object as label; accepted are texts and numbers.")
+            raise InputError(f"{table.place(index)} has an object as label; expected a text or a number.")
         if not is_list and _is_empty(value):
             if not several:
                 raise InputError(f"{table.place(index)} has no label in the column {config.label!r}.")
@@ -244,7 +244,7 @@ def _values(table: Table, columns: list[str], targets: TargetKind) -> Targets:
             except (TypeError, ValueError):
                 number = math.nan
             if not (number in (0, 1) if targets == "classes" else 0 <= number < math.inf):
-                raise InputError(f"{table.place(index)} has {value!r} in the column {name!r}; accepted are {accepted}.")
+                raise InputError(f"{table.place(index)} has {value!r} in the column {name!r}; expected {accepted}.")
             values[index, place] = number
     if targets == "scores":
         sums = values.sum(1, keepdims=True)

@@ -40,7 +40,7 @@ class OpenSplit:
         self.labels: TokenLabels | None = None
 
     def __len__(self) -> int:
-        """Return the number of images, which streams do not know."""
+        """Return the number of images. It is unknown for streams."""
         return len(self.reader)
 
     @property

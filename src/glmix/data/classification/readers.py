@@ -20,7 +20,7 @@ __all__ = ["ReaderKind", "open_folder", "open_hfds", "open_hfds_streaming", "ope
 ReaderKind = Literal["folder", "list", "images", "tar", "wds", "hfds", "hfds-streaming"]
 
 
-OTHER_SUFFIXES = (".bmp", ".tif", ".tiff", ".webp")  # of images, besides those of timm
+OTHER_SUFFIXES = (".bmp", ".tif", ".tiff", ".webp")  # suffixes of images, in addition to those of timm
 
 
 def _suffixes(arrays: bool) -> set[str]:
@@ -96,7 +96,7 @@ class _TarReader(ReaderImageInTar):  # type: ignore[misc]
     targets: Any
 
     def __init__(self, path: Path, class_map: Mapping[str, int] | str | None) -> None:
-        # not cached: workers that share an open file would move each other's read position
+        # no cached file: workers that share an open file would change each other's read position
         super().__init__(str(path), class_map=class_map or "", cache_tarfiles=False)
         # the order of timm for files of the same name depends on the directory listing
         order = sorted(range(len(self)), key=lambda i: (str(self.samples[i][1]), self.samples[i][0].path))
@@ -140,7 +140,19 @@ def open_hfds_streaming(
     seed: int,
     shuffle_buffer: int | None,
 ) -> Any:
-    """Open a Hugging Face data set in streaming mode."""
+    """Open a Hugging Face data set in streaming mode.
+
+    Args:
+        name: name or folder of the data set.
+        root: cache folder.
+        split: split to open.
+        input_key: key of the image.
+        target_key: key of the label.
+        training: shuffle the samples.
+        num_samples: number of training samples, for data sets that do not contain it.
+        seed: seed of the shuffling.
+        shuffle_buffer: size of the shuffle buffer; None for the default of timm.
+    """
     require("datasets")
     from timm.data.readers.reader_hfids import ReaderHfids
 
@@ -168,7 +180,22 @@ def open_wds(
     shuffle_buffer: int | None,
     processes: int,
 ) -> Any:
-    """Open WebDataset shards: a split of `_info.json`, or a pattern of file names such as `train-{000..127}.tar`."""
+    """Open WebDataset shards.
+
+    Args:
+        root: folder of the shards, or its URL.
+        split: split in `_info.json`, or a pattern of file names such as `train-{000..127}.tar`.
+        training: shuffle the samples.
+        num_samples: number of samples, for shards without `_info.json`.
+        seed: seed of the shuffling.
+        target_key: field of the json part with the label; None for the cls part.
+        shuffle_buffer: size of the shuffle buffer; None for the default of timm.
+        processes: number of training processes times the number of workers, each of which needs a shard.
+
+    Raises:
+        FileNotFoundError: if the folder or a shard is missing.
+        InputError: if there are fewer shards than workers in training.
+    """
     require("webdataset")
     from timm.data.readers.reader_wds import ReaderWds
 

@@ -66,7 +66,7 @@ class ImageSource:
             images with 8 bits per channel, to which other images are converted.
         draft: decode training JPEGs at 1/2, 1/4 or 1/8 of their size if even the smallest crop keeps the resolution of
             the network input. This is faster for photographs of many megapixels; the pixels differ slightly.
-        upright: turn images as their EXIF orientation says. The published models were trained and evaluated without it,
+        upright: apply the EXIF orientation. The published models were trained and evaluated without it,
             as timm does.
     """
 
@@ -92,27 +92,27 @@ class ImageSource:
     def __post_init__(self) -> None:
         if self.reader.startswith("hfds"):
             if self.name is None:
-                raise InputError(f"The reader {self.reader} needs name, the name of a data set.")
+                raise InputError(f"source.reader {self.reader!r} needs source.name, the name of a data set.")
         elif self.reader == "list":
             if self.root is None and (self.list is None or self.list.file is None):
                 raise InputError(
-                    "The reader list needs list.file, the list, or root, the folder of one list per split."
+                    "source.reader 'list' needs list.file, one list of all splits, or root, a folder of one per split."
                 )
         elif self.root is None:
-            raise InputError(f"The reader {self.reader} needs root, the folder of the data.")
+            raise InputError(f"source.reader {self.reader!r} needs source.root, the folder of the data.")
         if self.reader == "wds" and self.num_classes is None:
-            raise InputError("The reader wds needs num_classes, because shards do not contain the number of classes.")
+            raise InputError("source.reader 'wds' needs source.num_classes, which shards do not contain.")
         if self.reader == "images" and (self.num_classes is not None or self.class_map is not None):
-            raise InputError("The reader images reads no classes: leave out num_classes and class_map of the source.")
+            raise InputError("source.reader 'images' reads no labels: leave out source.num_classes and class_map.")
         if self.class_map is not None and not Path(self.class_map).is_file():
             raise FileNotFoundError(f"There is no class_map file {self.class_map}.")
         if self.list is not None and self.reader != "list":
-            raise InputError(f"list needs the reader list, got {self.reader}.")
+            raise InputError(f"source.list needs source.reader 'list', got {self.reader!r}.")
         if self.split is not None:
             if self.reader not in ("folder", "list"):
-                raise InputError(f"split needs the reader folder or list, got {self.reader}.")
+                raise InputError(f"source.split needs source.reader 'folder' or 'list', got {self.reader!r}.")
             if self.reader == "list" and (self.list is None or self.list.file is None or self.list.split is not None):
-                raise InputError("split needs list.file, a list without list.split: the other lists have their splits.")
+                raise InputError("source.split needs list.file and no list.split: the other lists are already split.")
         if self.channels is not None and (self.channels < 1 or self.streams):
             raise InputError(
                 f"channels must be 1 or more and needs random access, got {self.channels} with the reader "
@@ -247,7 +247,7 @@ class ImageSource:
         return reader, splits
 
     def _select(self, split: Split) -> FileReader:
-        """Return the reader of a split of `_undivided`. Without test images, testing uses those of validation."""
+        """Return the reader of a split of `_undivided`. Without test images, return the validation images."""
         reader, splits = self._undivided
         if split == "test" and "test" not in splits:
             split = "val"

@@ -46,7 +46,8 @@ def read_wds(reader: Any, seed: int, epoch: int, pass_index: int) -> Iterator[Ra
     reader.worker_seed = seed_of(seed, epoch, pass_index, rank, reader.worker_id)
     reader.set_epoch(epoch)
     open_stream(reader)
-    undecoded = reader.ds.pipeline[:-2]  # without timm's decoding, whose errors do not name the file, and its renaming
+    # skip the last two steps of timm: decoding, whose errors do not name the file, and renaming
+    undecoded = reader.ds.pipeline[:-2]
     for sample in require("webdataset").DataPipeline(*undecoded).iterator1():
         name = f"{sample['__key__']} in {sample['__url__']}"
         content = next((sample[key] for key in reader.input_key.split(";") if key in sample), None)

@@ -33,8 +33,8 @@ class TransformConfig:
             mean colour.
         interpolation: interpolation of all resizes.
         crop: centre crop of evaluation as a fraction of the shorter side (timm's crop_pct). The crop has `size` pixels.
-        mean: mean of each channel, for values from 0 to 1. None: that of ImageNet for RGB images; `ImageData` measures
-            it for other numbers of channels.
+        mean: mean of each channel, for values from 0 to 1. None: the mean of ImageNet for RGB images;
+            `ImageData` measures the mean for other numbers of channels.
         std: standard deviation of each channel, for values from 0 to 1; None as for `mean`.
     """
 
@@ -75,7 +75,7 @@ class TransformConfig:
             raise InputError(f"std must be above 0 for each channel, got {self.std}.")
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return mean and std, by default those of ImageNet."""
+        """Return mean and std, by default the values of ImageNet."""
         if self.mean is None or self.std is None:
             return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
         return self.mean, self.std

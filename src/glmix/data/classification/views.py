@@ -82,7 +82,7 @@ def whole_size(image: Image.Image | tuple[int, int], model: nn.Module, shorter: 
 def seen_region(
     size: tuple[int, int], input_size: tuple[int, int], view: View, crop_pct: float, crop_mode: str = "center"
 ) -> tuple[float, float, float, float]:
-    """Return the part of an image that a model input shows: left, top, right, bottom in pixels of the image.
+    """Return the part of an image that a model input covers: left, top, right, bottom in pixels of the image.
 
     Args:
         size: (width, height) of the upright image.

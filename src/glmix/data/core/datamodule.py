@@ -14,8 +14,8 @@ try:
 except ImportError as error:
     raise MissingExtraError(f"Data modules need {error.name}: pip install 'glmix[train]'") from error
 
-from ..scenes import Split
 from .loaders import eval_loader, train_loader
+from .splits import Split
 
 __all__ = ["DataModule", "already_collated"]
 

@@ -48,7 +48,7 @@ def decode(source: bytes | BinaryIO, at_least: int | None = None, upright: bool 
         source: content of the file, or the open file, which is closed.
         at_least: decode a JPEG at 1/2, 1/4 or 1/8 of its size if no side gets shorter than this many pixels. This is
             faster, but the pixels differ.
-        upright: turn the image as its EXIF orientation says.
+        upright: apply the EXIF orientation.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else source as file, Image.open(file) as image:
         if at_least is not None:

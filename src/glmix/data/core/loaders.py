@@ -29,7 +29,7 @@ class TrainLoader(StatefulDataLoader):  # type: ignore[misc]
     that the epoch has ended, and would resume with an empty epoch.
     """
 
-    # a private method, because torchdata has no public one that sees every new iterator
+    # a private method, because torchdata has no public hook for every new iterator
     def _get_iterator(self) -> Any:
         iterator = super()._get_iterator()
         restart_finished_iterator(iterator, len(self))
@@ -89,7 +89,7 @@ def train_loader(
             worker_init_fn=init_worker,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            # without it, the loader would draw from the global generator, which belongs to the task, in every epoch
+            # otherwise, the loader would draw a random number from the global generator of the task in every epoch
             generator=torch.Generator(),
         )
 

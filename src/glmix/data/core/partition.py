@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ..scenes import Split
+from .splits import Split
 
 __all__ = ["SplitConfig", "partition"]
 
@@ -147,7 +147,7 @@ def _grouped(strata: Ints, groups: NDArray[np.str_], counts: Ints, random: np.ra
     pairs, frequency = np.unique(np.stack([of, stratum_of]), axis=1, return_counts=True)
     most = np.empty(len(sizes), np.int64)
     rising = np.argsort(frequency, kind="stable")
-    most[pairs[0, rising]] = pairs[1, rising]  # the last assignment is that of the most frequent stratum
+    most[pairs[0, rising]] = pairs[1, rising]  # the most frequent stratum is assigned last
     order = random.permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
     held = np.zeros((stratum_of.max() + 1, 3))

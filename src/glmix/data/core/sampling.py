@@ -63,7 +63,7 @@ class EpochSampler(Sampler[Draw]):
     """Sampler of shuffled full batches for one process, in an order that only depends on (seed, epoch).
 
     Positions are distributed to the processes in turn. Batch b of all processes together has the positions from
-    b * batch_size * world, so that two processes with half the batch size see the same samples as one process. An
+    b * batch_size * world, so that two processes with half the batch size get the same samples as one process. An
     incomplete last batch is dropped.
 
     Args:

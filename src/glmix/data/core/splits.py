@@ -2,17 +2,18 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
-from ..scenes import Split
+__all__ = ["Split", "find_split", "split_names", "split_of_name", "split_path"]
 
-__all__ = ["find_split", "split_names", "split_of_name", "split_path"]
+Split = Literal["train", "val", "test"]
 
 _SYNONYMS = (("train", "training"), ("val", "valid", "validation", "eval"), ("test", "testing"))
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def split_of_name(name: str) -> Split | None:
-    """Return the split that a name or a synonym of it stands for, in any case; None if there is none."""
+    """Return the split with this name or synonym, in upper or lower case; None if there is none."""
     found = zip(_SPLITS, _SYNONYMS, strict=True)
     return next((split for split, names in found if name.lower() in names), None)
 

@@ -61,7 +61,7 @@ def read_table(path: Path) -> Table:
         MissingExtraError: for a Parquet file, if pyarrow is not installed.
     """
     if path.suffix not in TABLE_SUFFIXES:
-        raise InputError(f"{path} is not a list of a known format: accepted are {', '.join(TABLE_SUFFIXES)}.")
+        raise InputError(f"{path} is not a list in a known format; accepted suffixes: {', '.join(TABLE_SUFFIXES)}.")
     if not path.is_file():
         raise FileNotFoundError(f"There is no list {path}.")
     if path.suffix == ".parquet":

@@ -14,10 +14,10 @@ from .arrays import DAMAGED, NPY, TIFF
 
 __all__ = ["ImageWindows", "open_windows", "write_label_map"]
 
-GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)  # where a GeoTIFF lies
+GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)  # the TIFF tags that georeference an image
 TILE = 256  # side of the tiles of label maps
 MAX_SEGMENT = 1 << 26  # bytes of the largest tile or strip that is decoded for a window
-MIN_IS_BLACK, RGB, YCBCR = 1, 2, 6  # how a TIFF file encodes colours
+MIN_IS_BLACK, RGB, YCBCR = 1, 2, 6  # photometric interpretations of TIFF files
 
 
 class ImageWindows:
@@ -48,7 +48,7 @@ class ImageWindows:
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
     def geo_tags(self) -> list[tuple[int, int, int, Any, bool]]:
-        """Return the tags of a GeoTIFF that say where it lies, as `extratags` of tifffile."""
+        """Return the georeferencing tags of a GeoTIFF in the format of tifffile's `extratags`."""
         if not _starts_with(self.path, TIFF):
             return []
         with _tifffile().TiffFile(self.path) as tiff:

@@ -28,7 +28,7 @@ def init_worker(worker_id: int) -> None:
 def _report_unless_disconnected(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """Print an exception of a background thread. Those of the data set are raised in the main process instead."""
+    """Print an exception of a background thread. Exceptions of the data set are raised in the main process."""
     if not isinstance(error, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, traceback)
 

@@ -28,7 +28,7 @@ class CocoData(DataModule):
 
     Args:
         root: the folder that all other paths are relative to.
-        train_images, val_images, test_images: image folders; testing uses those of validation by default.
+        train_images, val_images, test_images: image folders; testing uses the validation images by default.
         train_annotations, val_annotations, test_annotations: annotation files (COCO JSON).
         masks: load instance masks as well as boxes.
         keep_empty: also train on images without objects. Evaluation always includes them.
@@ -110,8 +110,8 @@ class DetectionScenes(SceneData):
         masks: include instance masks in the targets.
         cache: keep generated scenes in memory.
         flip: flip training scenes horizontally and vertically, each with probability 0.5.
-        kwargs: arguments of `SceneData` and `DataModule`. `seed` is that of the sample order and of augmentation; the
-            content of the scenes has its own seed in `scenes`.
+        kwargs: arguments of `SceneData` and `DataModule`. `seed` sets the sample order and the augmentation;
+            `scenes` has the seed of the scenes.
     """
 
     collate = staticmethod(collate_objects)

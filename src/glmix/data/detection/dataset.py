@@ -153,7 +153,7 @@ class DetectionSamples(Dataset[tuple[Tensor, dict[str, Any]]]):
         index = int(self.indices[item.sample if isinstance(item, Draw) else item])
         image, target = self.source.image(index), self.source.target(index)
         if isinstance(item, Draw):
-            # 2: a random stream that differs from those of the sample order and of the scenes
+            # stream 2 is independent of the random streams for the sample order and for the scenes
             with seeded(self.seed, item.epoch, item.position, 2):
                 return self._training_sample(image, target)
         eval_target = {name: target[name] for name in ("image_id", "size")}

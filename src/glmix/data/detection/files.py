@@ -221,9 +221,9 @@ def read_stored(
 ) -> Image.Image:
     """Load an image as RGB in the orientation of its annotations.
 
-    COCO annotations refer to the pixels as they are stored, whatever the EXIF tag. Annotation tools that show images
-    upright write the upright size: if `size` is the size of the upright image and not of the stored one, the image is
-    rotated. CMYK, 8- and 16-bit greyscale, palettes and transparency are supported.
+    COCO annotations refer to the pixels as they are stored, independent of the EXIF tag. Annotation tools that show
+    images upright write the upright size: if `size` is the size of the upright image and not of the stored one, the
+    image is rotated. CMYK, 8- and 16-bit greyscale, palettes and transparency are supported.
 
     Args:
         path: the image file, or its content.
@@ -245,7 +245,7 @@ def read_stored(
         raise InputError(f"The image {name} cannot be read ({type(error).__name__}: {error}).") from error
     if size is not None and rgb.size != size:
         raise InputError(
-            f"The image {name} is {stored_size[0]} x {stored_size[1]} pixels (width x height), but {source} says "
+            f"The image {name} is {stored_size[0]} x {stored_size[1]} pixels (width x height), but in {source} it is "
             f"{size[0]} x {size[1]}."
         )
     return rgb

@@ -1,8 +1,9 @@
 """Built-in synthetic data set for all tasks: procedural images with exact masks, boxes and labels."""
 
+from ..core.splits import Split
 from .baselines import baseline_accuracies
 from .dataset import SceneDataset, Target, collate_instances
-from .draw import LabelledImage, Labelling, Scene, SceneConfig, Split, draw_scene
+from .draw import LabelledImage, Labelling, Scene, SceneConfig, draw_scene
 from .patterns import SHAPES, TEXTURES
 from .sheet import class_colours, contact_sheet
 from .write import Layout, atomic_folder, write_layout, write_scenes

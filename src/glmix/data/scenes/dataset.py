@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ...errors import InputError
-from .draw import Scene, SceneConfig, Split, draw_scene
+from ..core.splits import Split
+from .draw import Scene, SceneConfig, draw_scene
 
 __all__ = ["SceneDataset", "Target", "collate_instances"]
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ..core.splits import Split
 from .patterns import SHAPES, TEXTURES, Floats, power_law_noise, rotate_axes, unit_grid
 
-__all__ = ["LabelledImage", "Labelling", "Scene", "SceneConfig", "Split", "draw_scene"]
+__all__ = ["LabelledImage", "Labelling", "Scene", "SceneConfig", "draw_scene"]
 
-Split = Literal["train", "val", "test"]
 Labelling = Literal["pair", "latin"]
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -64,7 +64,7 @@ class SceneConfig:
             chosen = getattr(self, name)
             unknown = [item for item in chosen if item not in known]
             if unknown:
-                raise InputError(f"{name} has no {unknown[0]!r}; accepted are {', '.join(known)}.")
+                raise InputError(f"{name} has no {unknown[0]!r}; accepted names: {', '.join(known)}.")
             if not chosen or len(set(chosen)) < len(chosen):
                 raise InputError(f"{name} must be one or more different names, got {chosen}.")
         if self.labelling not in get_args(Labelling):

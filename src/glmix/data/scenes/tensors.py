@@ -129,7 +129,7 @@ class SceneTensors(Dataset[tuple[Tensor, ...]]):
         """Return the rotation and flip of each draw, from one table per epoch."""
         if self._epoch != draws[0].epoch:
             self._epoch = draws[0].epoch
-            # 1 selects another random stream than that of the sampler, which has the same seed
+            # stream 1 is independent of the random stream of the sampler, which has the same seed
             generator = torch.Generator().manual_seed(seed_of(self.seed, self._epoch, 1))
             self._codes = torch.randint(8, (len(self),), generator=generator)
         return self._codes[[draw.position for draw in draws]]

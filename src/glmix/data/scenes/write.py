@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import InputError
-from .draw import LabelledImage, Scene, SceneConfig, Split, draw_scene
+from ..core.splits import Split
+from .draw import LabelledImage, Scene, SceneConfig, draw_scene
 
 __all__ = ["Layout", "atomic_folder", "run_lengths", "write_layout", "write_scenes"]
 
@@ -22,7 +23,7 @@ Layout = Literal["imagefolder", "segmentation", "voc", "coco"]
 
 
 class ImageSet(Protocol):
-    """What the writers need to know of a set of images, such as a `SceneConfig`."""
+    """Properties of a set of images that the writers need, such as those of a `SceneConfig`."""
 
     @property
     def size(self) -> int: ...
@@ -49,8 +50,9 @@ def write_scenes(
 ) -> None:
     """Write the first scenes of some splits. The folder is created atomically, when all files are complete.
 
-    `imagefolder`: `train/00_disc_stripes/00000000.png`, `val/...`. The numbers in the folder names make the
-    alphabetical order, by which readers number classes, that of the configuration. Only for scenes of one object.
+    `imagefolder`: `train/00_disc_stripes/00000000.png`, `val/...`. The numbers in the folder names keep
+    the classes in the order of the configuration, because readers number them alphabetically. Only for scenes of one
+    object.
 
     `segmentation`, the format of the ADE20K scene parsing benchmark: `images/training/scene_train_00000001.jpg`,
     `annotations/training/scene_train_00000001.png`, the same in `validation`, and `objectInfo.txt`. Annotations are

@@ -126,8 +126,8 @@ class SceneMaskData(SceneData):
         batch_size: training scenes per batch and process.
         augment: rotate training scenes by multiples of 90 degrees and flip them, all eight variants equally often.
         mean, std: channel statistics for normalisation, for pixel values from 0 to 1.
-        kwargs: arguments of `SceneData` and `DataModule`. `seed` is that of the sample order and of augmentation; the
-            content of the scenes has its own seed in `scenes`.
+        kwargs: arguments of `SceneData` and `DataModule`. `seed` sets the sample order and the augmentation;
+            `scenes` has the seed of the scenes.
     """
 
     collate = staticmethod(already_collated)

@@ -54,7 +54,7 @@ class MaskSamples(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int | Draw) -> tuple[Tensor, Tensor]:
         if not isinstance(index, Draw):
             return self.transform(self.files.image(index), self.files.mask(index))
-        # 2: a random stream that differs from those of the sample order and of the scenes
+        # stream 2 is independent of the random streams for the sample order and for the scenes
         with seeded(self.seed, index.epoch, index.position, 2):
             return self.transform(self.files.image(index.sample), self.files.mask(index.sample))
 

@@ -18,14 +18,14 @@ import torch
 
 from ...errors import InputError
 
-__all__ = ["ABOUT", "is_compiled", "read_program"]
+__all__ = ["METADATA_KEY", "is_compiled", "read_program"]
 
-ABOUT = "glmix.json"  # the metadata: a member of a .pt2, and a metadata key in the other formats
+METADATA_KEY = "glmix.json"  # the metadata: a member of a .pt2, and a metadata key in the other formats
 
 _MEMBERS = re.compile(
     r"archive_format|archive_version|version|byteorder|\.data/(version|serialization_id)|models/model\.json"
     r"|data/sample_inputs/model\.pt|data/(weights/model_weights|constants/model_constants)_config\.json"
-    rf"|data/weights/weight_\d+|data/constants/tensor_\d+|extra/{re.escape(ABOUT)}"
+    rf"|data/weights/weight_\d+|data/constants/tensor_\d+|extra/{re.escape(METADATA_KEY)}"
 )
 _OPERATORS = re.compile(
     r"torch\.ops\.aten\.\w+\.\w+|torch\.sym_(min|max|float|int|not|ite|sum)|math\.(ceil|floor|trunc|sqrt)"
@@ -84,15 +84,17 @@ def read_program(path: Path) -> tuple[torch.export.ExportedProgram, dict[str, An
         InputError: the file is damaged, or contains anything that `export_model` does not write.
     """
     try:
-        extra = {ABOUT: ""}
+        extra = {METADATA_KEY: ""}
         program = torch.export.load(io.BytesIO(_checked(path)), extra_files=extra)
-        about = json.loads(extra[ABOUT])
+        about = json.loads(extra[METADATA_KEY])
     except InputError:
         raise
     except _DAMAGED as error:
         raise InputError(f"{path} is not a .pt2 of `glmix export`, or is damaged: {str(error)[:200]}") from error
     if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):
-        raise InputError(f"{path} is not a .pt2 of `glmix export`: its {ABOUT} is not an object with string values.")
+        raise InputError(
+            f"{path} is not a .pt2 of `glmix export`: its {METADATA_KEY} is not an object with string values."
+        )
     return program, about
 
 

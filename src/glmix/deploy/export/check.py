@@ -20,7 +20,7 @@ __all__ = [
     "check",
     "check_sizes",
     "largest_error",
-    "own_size",
+    "input_size_of",
     "relative_error",
 ]
 
@@ -41,15 +41,15 @@ class Check:
     error: float
 
 
-def own_size(deployed: Deployed, smallest: int) -> tuple[int, int]:
+def input_size_of(deployed: Deployed, smallest: int) -> tuple[int, int]:
     """Return the input height and width of the model, or `smallest` if that is larger."""
     _, height, width = deployed.config["input_size"]
     return max(height, smallest), max(width, smallest)
 
 
 def check_sizes(deployed: Deployed, smallest: int) -> list[tuple[int, int]]:
-    """Return five (height, width): the smallest, a wide one, a high one, the model's input size and an odd one."""
-    height, width = own_size(deployed, smallest)
+    """Return five (height, width): the smallest, a wide one, a tall one, the model's input size and an odd one."""
+    height, width = input_size_of(deployed, smallest)
     return [(smallest, smallest), (97, 130), (200, 72), (height, width), (height + 43, width + 15)]
 
 
@@ -81,7 +81,7 @@ def _batches(deployed: Deployed, sizes: Sequence[tuple[int, int]], pictures: Ten
                 continue
             chosen = pictures[torch.arange(batch) % len(pictures)].float()
             resized = nn.functional.interpolate(chosen, size=(height, width), mode="bilinear", antialias=True)
-            yield deployed.feed(resized.round().clamp(0, 255).to(torch.uint8))
+            yield deployed.to_input(resized.round().clamp(0, 255).to(torch.uint8))
 
 
 def check(
@@ -109,7 +109,7 @@ def check(
         InputError: the graph does not run, or its outputs differ from those of the model.
     """
     measure = relative_error if pictures is None else mean_error
-    height_dim, width_dim = (dim for dim, name in deployed.free_dims.items() if name != "batch")
+    height_dim, width_dim = (dim for dim, name in deployed.dynamic_dims.items() if name != "batch")
     checks = []
     for images in _batches(deployed, sizes, pictures):
         batch, height, width = images.shape[0], images.shape[height_dim], images.shape[width_dim]

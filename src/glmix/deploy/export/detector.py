@@ -22,7 +22,7 @@ from torchvision.models.detection.image_list import ImageList
 from ...errors import InputError
 from .check import TOLERANCE, Check, Run
 from .graph import INPUT, Preprocess, backbone_of, description, pictures
-from .run import need
+from .run import require
 from .write import quiet
 
 __all__ = ["DeployedDetector", "check_detector", "is_detector", "write_detector"]
@@ -75,12 +75,12 @@ class DeployedDetector(nn.Module):
         self.about[SCORE] = str(self.score)
 
     @property
-    def free_dims(self) -> dict[int, str]:
+    def dynamic_dims(self) -> dict[int, str]:
         """Return the dynamic dimensions of the input as {dimension: name}."""
         first = 1 if self.preprocess == "uint8" else 2
         return {first: "height", first + 1: "width"}
 
-    def feed(self, pixels: Tensor) -> Tensor:
+    def to_input(self, pixels: Tensor) -> Tensor:
         """Convert uint8 images (1, 3, H, W) to inputs of this module."""
         return pixels.permute(0, 2, 3, 1).contiguous() if self.preprocess == "uint8" else pixels.float() / 255
 
@@ -188,8 +188,8 @@ def _resize_matrix(size: Tensor, new: Tensor) -> Tensor:
 
 def write_detector(deployed: DeployedDetector, path: Path) -> None:
     """Write an ONNX file with weights, metadata, and the score threshold of the detector as default of the input."""
-    onnx = need("onnx")
-    image = deployed.feed(pictures(1, 3, deployed.min_side, deployed.min_side + 8))
+    onnx = require("onnx")
+    image = deployed.to_input(pictures(1, 3, deployed.min_side, deployed.min_side + 8))
     with quiet(), torch.no_grad():
         torch.onnx.export(
             deployed,
@@ -199,7 +199,7 @@ def write_detector(deployed: DeployedDetector, path: Path) -> None:
             opset_version=OPSET,
             input_names=[INPUT, SCORE],
             output_names=list(deployed.names),
-            dynamic_axes={INPUT: deployed.free_dims, **{name: {0: "detections"} for name in deployed.names}},
+            dynamic_axes={INPUT: deployed.dynamic_dims, **{name: {0: "detections"} for name in deployed.names}},
         )
     model = onnx.load(str(path))
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(deployed.score, np.float32), SCORE))
@@ -237,7 +237,7 @@ def check_detector(run: Run, deployed: DeployedDetector, tolerance: float = TOLE
         if not len(expected["scores"]) or not all(np.isfinite(value).all() for value in expected.values()):
             raise InputError(f"The model detects nothing in {where} at any score: its weights are invalid.")
         try:
-            found = run(deployed.feed(pixels).numpy(), **{SCORE: np.array(score, np.float32)})
+            found = run(deployed.to_input(pixels).numpy(), **{SCORE: np.array(score, np.float32)})
         except Exception as error:  # each runtime has its own exceptions
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"No file was written, because the exported graph fails for {where}: {reason}") from error

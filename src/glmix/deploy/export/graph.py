@@ -117,12 +117,12 @@ class Deployed(nn.Module):
         return tuple(f"stage{index}" for index in range(len(backbone.stages)))
 
     @property
-    def free_dims(self) -> dict[int, str]:
+    def dynamic_dims(self) -> dict[int, str]:
         """Return the dynamic dimensions of the input as {dimension: name}."""
         first = 1 if self.preprocess == "uint8" else 2
         return {0: "batch", first: "height", first + 1: "width"}
 
-    def feed(self, pixels: Tensor) -> Tensor:
+    def to_input(self, pixels: Tensor) -> Tensor:
         """Convert uint8 images (B, C, H, W) to inputs of this module."""
         if self.preprocess == "uint8":
             return pixels.permute(0, 2, 3, 1).contiguous()
@@ -130,13 +130,13 @@ class Deployed(nn.Module):
         if self.preprocess == "float":
             return scaled
         mean, std = (torch.tensor(self.config[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
-        if mean.numel() != self.channels:  # for example RGB statistics and a grey-scale model
+        if mean.numel() != self.channels:  # for example RGB statistics for a greyscale model
             mean, std = mean.mean(), std.mean()
         return (scaled - mean) / std
 
     def example(self, batch: int, height: int, width: int, seed: int = 0) -> Tensor:
         """Return random smooth images with noise as inputs of this module."""
-        return self.feed(pictures(batch, self.channels, height, width, seed))
+        return self.to_input(pictures(batch, self.channels, height, width, seed))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs in the order of `names`."""
@@ -227,7 +227,9 @@ def capture(deployed: Deployed) -> ExportedProgram:
             "The slot grid of this model follows the aspect ratio of the image, so that each image shape needs a "
             "different graph. Set a fixed slot grid with model.set_slot_grid((8, 8)) before the export."
         )
-    sizes = {dim: Dim("batch", min=1) if name == "batch" else Dim.DYNAMIC for dim, name in deployed.free_dims.items()}
+    sizes = {
+        dim: Dim("batch", min=1) if name == "batch" else Dim.DYNAMIC for dim, name in deployed.dynamic_dims.items()
+    }
     try:
         with torch.no_grad():
             return torch.export.export(deployed, (deployed.example(2, 96, 128),), dynamic_shapes=(sizes,))
@@ -245,7 +247,7 @@ def smallest_size(program: ExportedProgram, deployed: Deployed) -> int:
     """
     (image,) = (node for node in program.graph.nodes if node.op == "placeholder" and node.name == INPUT)
     found = []
-    for dim, name in deployed.free_dims.items():
+    for dim, name in deployed.dynamic_dims.items():
         size = image.meta["val"].shape[dim]
         if not isinstance(size, torch.SymInt):
             raise InputError(f"The {name} of the images is constant in the graph: {size}.")

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ...errors import InputError
 from .check import Run, mean_error
 from .graph import INPUT, Deployed, backbone_of
-from .run import need
+from .run import require
 from .write import quiet
 
 __all__ = ["BATCH", "Calibration", "Int8Report", "compare", "quantise"]
@@ -145,9 +145,9 @@ def quantise(source: Path, target: Path, deployed: Deployed, images: Tensor) -> 
         deployed: the model, which converts the images to its inputs.
         images: calibration images, uint8 (B, C, H, W).
     """
-    onnx = need("onnx")
-    quantization = need("onnxruntime.quantization")
-    prepare = need("onnxruntime.quantization.shape_inference").quant_pre_process
+    onnx = require("onnx")
+    quantization = require("onnxruntime.quantization")
+    prepare = require("onnxruntime.quantization.shape_inference").quant_pre_process
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -155,7 +155,7 @@ def quantise(source: Path, target: Path, deployed: Deployed, images: Tensor) -> 
 
         def get_next(self) -> dict[str, NDArray[Any]] | None:
             batch = next(self.batches, None)
-            return None if batch is None else {INPUT: deployed.feed(batch).numpy()}
+            return None if batch is None else {INPUT: deployed.to_input(batch).numpy()}
 
     with tempfile.TemporaryDirectory() as folder, quiet(), _without_warnings():
         prepared = Path(folder) / "prepared.onnx"
@@ -198,7 +198,7 @@ def compare(float32: Run, int8: Run, deployed: Deployed, images: Tensor, rounds:
         images: evaluation images, uint8 (B, C, H, W).
         rounds: number of timed runs of each graph.
     """
-    batches = [deployed.feed(batch).numpy() for batch in images.split(BATCH)]
+    batches = [deployed.to_input(batch).numpy() for batch in images.split(BATCH)]
     outputs = [(float32(batch), int8(batch)) for batch in batches]
 
     def concatenated(index: int, name: str) -> NDArray[Any]:
@@ -208,7 +208,7 @@ def compare(float32: Run, int8: Run, deployed: Deployed, images: Tensor, rounds:
     if deployed.names == ("logits",):
         agreement = float((concatenated(0, "logits").argmax(1) == concatenated(1, "logits").argmax(1)).mean())
     error = max(mean_error(concatenated(1, name), concatenated(0, name)) for name in deployed.names)
-    timed = deployed.feed(images[:8]).numpy()
+    timed = deployed.to_input(images[:8]).numpy()
     seconds: dict[str, list[float]] = {"float32": [], "int8": []}
     for _ in range(rounds):
         for name, run in (("float32", float32), ("int8", int8)):

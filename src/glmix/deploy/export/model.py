@@ -13,11 +13,11 @@ from torch import nn
 from ...compat import uncompiled
 from ...errors import InputError
 from ...files import check_writable, publish
-from .check import TOLERANCE, Check, check, check_sizes, largest_error, own_size
+from .check import TOLERANCE, Check, check, check_sizes, input_size_of, largest_error
 from .detector import DeployedDetector, check_detector, is_detector, write_detector
 from .graph import Deployed, Outputs, Preprocess, capture, smallest_size
 from .int8 import Calibration, Int8Report, compare, quantise
-from .run import Exported, need
+from .run import Exported, require
 from .write import write_compiled, write_onnx, write_openvino, write_pt2
 
 __all__ = ["ExportReport", "Format", "export_model", "export_targets"]
@@ -147,7 +147,7 @@ def export_model(
             log(f"Comparing the quantised graph with the model, and on {len(calibration.held_out)} held-out images.")
             quantised_run, tolerance = Exported(output), INT8_TOLERANCE
             # calibration uses the model's input size; at other sizes the graph must run, and the error is only reported
-            limits = dict.fromkeys(sizes, sys.float_info.max) | {own_size(deployed, smallest): tolerance}
+            limits = dict.fromkeys(sizes, sys.float_info.max) | {input_size_of(deployed, smallest): tolerance}
             checks = [
                 each
                 for size, limit in limits.items()
@@ -256,10 +256,10 @@ def export_targets(
     if runner and chosen != "onnx":
         raise InputError(f"A runner is only written for onnx, got format {chosen}.")
     if chosen == "openvino":
-        need("openvino")
+        require("openvino")
     if chosen != "pt2":
         for library in ("onnx", "onnxscript", "onnxruntime"):
-            need(library)
+            require(library)
     targets = [target.with_suffix(".bin"), target] if chosen == "openvino" else [target]
     if runner:
         targets.insert(0, target.with_name(RUNNER.name))

@@ -14,14 +14,14 @@ from torch.export import ExportedProgram
 
 from ...compat import load_compiled_package
 from ...errors import InputError, MissingExtraError
-from .archive import ABOUT, is_compiled, read_program
+from .archive import METADATA_KEY, is_compiled, read_program
 
-__all__ = ["Exported", "load_exported", "need"]
+__all__ = ["Exported", "load_exported", "require"]
 
 Array = NDArray[Any]
 
 
-def need(library: str) -> Any:
+def require(library: str) -> Any:
     """Import an optional library, or raise MissingExtraError with the command that installs it.
 
     OpenVINO is not part of any extra of this package.
@@ -90,7 +90,7 @@ def _value(text: str) -> Any:
 
 
 def _open_onnx(path: Path, threads: int | None) -> tuple[Callable[..., list[Array]], dict[str, str]]:
-    need("onnxruntime")
+    require("onnxruntime")
     from ..onnx_model import OnnxModel
 
     model = OnnxModel(path, threads)
@@ -112,11 +112,11 @@ def _open_pt2(path: Path, trusted: bool) -> tuple[Callable[..., list[Array]], di
         if not trusted:
             raise InputError(f"{path} contains machine code: load it with trusted=True if you compiled it yourself.")
         function = load_compiled_package(str(path))
-        about = json.loads(function.get_metadata()[ABOUT])
+        about = json.loads(function.get_metadata()[METADATA_KEY])
     elif trusted:
-        extra = {ABOUT: ""}
+        extra = {METADATA_KEY: ""}
         function = _callable(torch.export.load(str(path), extra_files=extra))
-        about = json.loads(extra[ABOUT])
+        about = json.loads(extra[METADATA_KEY])
     else:
         program, about = read_program(path)
         function = _callable(program)
@@ -131,7 +131,7 @@ def _open_pt2(path: Path, trusted: bool) -> tuple[Callable[..., list[Array]], di
 def _open_openvino(
     path: Path, threads: int | None, bfloat16: bool
 ) -> tuple[Callable[..., list[Array]], dict[str, str]]:
-    openvino = need("openvino")
+    openvino = require("openvino")
     # float32 is the precision of the check at export; OpenVINO's default is bfloat16 on newer processors
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32"}
     if threads is not None:
@@ -151,5 +151,5 @@ def _open_openvino(
         local.request.infer([images])
         return [np.array(local.request.get_output_tensor(index).data) for index in range(len(compiled.outputs))]
 
-    info = model.get_rt_info(ABOUT).value if model.has_rt_info(ABOUT) else "{}"
+    info = model.get_rt_info(METADATA_KEY).value if model.has_rt_info(METADATA_KEY) else "{}"
     return run, json.loads(info)

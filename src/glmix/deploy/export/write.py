@@ -14,9 +14,9 @@ from torch.export import ExportedProgram
 
 from ...compat import compiler_errors, save_compiled_package
 from ...errors import InputError
-from .archive import ABOUT
+from .archive import METADATA_KEY
 from .graph import INPUT, Deployed
-from .run import need
+from .run import require
 
 __all__ = ["write_compiled", "write_onnx", "write_openvino", "write_pt2"]
 
@@ -40,14 +40,14 @@ def quiet() -> Iterator[None]:
 def write_onnx(program: ExportedProgram, deployed: Deployed, path: Path) -> None:
     """Write an ONNX file with weights, named dynamic dimensions and metadata."""
     for library in ("onnx", "onnxscript", "onnxruntime"):
-        need(library)
+        require(library)
     with quiet():
         exported = torch.onnx.export(
             program,
             dynamo=True,
             input_names=[INPUT],
             output_names=list(deployed.names),
-            dynamic_shapes=(deployed.free_dims,),
+            dynamic_shapes=(deployed.dynamic_dims,),
             verbose=False,
         )
         assert exported is not None
@@ -57,12 +57,12 @@ def write_onnx(program: ExportedProgram, deployed: Deployed, path: Path) -> None
 
 def write_pt2(program: ExportedProgram, deployed: Deployed, path: Path) -> None:
     """Write a .pt2 file for `torch.export.load`."""
-    torch.export.save(program, str(path), extra_files={ABOUT: json.dumps(_about(deployed))})
+    torch.export.save(program, str(path), extra_files={METADATA_KEY: json.dumps(_about(deployed))})
 
 
 def write_compiled(program: ExportedProgram, deployed: Deployed, path: Path) -> None:
     """Write a .pt2 package for `torch._inductor.aoti_load_package`: machine code for processors like this one."""
-    metadata: dict[str, Any] = {"aot_inductor.metadata": {ABOUT: json.dumps(_about(deployed))}}
+    metadata: dict[str, Any] = {"aot_inductor.metadata": {METADATA_KEY: json.dumps(_about(deployed))}}
     try:
         with quiet():
             save_compiled_package(program, str(path), metadata)
@@ -76,13 +76,13 @@ def write_openvino(onnx_file: Path, deployed: Deployed, smallest: int, path: Pat
     Smaller images are not supported, because OpenVINO 2026.4 returns wrong results for larger images after it has
     processed a feature map of one pixel.
     """
-    openvino = need("openvino")
+    openvino = require("openvino")
     model = openvino.convert_model(str(onnx_file))
     shape = model.input(0).partial_shape
-    for dim, name in deployed.free_dims.items():
+    for dim, name in deployed.dynamic_dims.items():
         shape[dim] = openvino.Dimension(1 if name == "batch" else smallest, -1)
     model.reshape({model.input(0): shape})
-    model.set_rt_info(json.dumps(_about(deployed)), ABOUT)
+    model.set_rt_info(json.dumps(_about(deployed)), METADATA_KEY)
     openvino.save_model(model, str(path), compress_to_fp16=False)
 
 

@@ -24,9 +24,9 @@ __all__ = ["MapSummary", "write_map"]
 
 SIZES = (160, 96, 64, 48, 32)  # longer sides of thumbnails in pixels
 SCRIPTS = ("draw.js", "controls.js")  # in the order of their dependencies
-COLUMNS = 10  # thumbnails are in tiles of sheets with this many columns and rows
-SIMILAR = 8  # similar images that are shown for a selected one
-SAMPLE = 50  # thumbnails that are encoded to choose the size of all
+COLUMNS = 10  # columns and rows of thumbnails in a sheet
+SIMILAR = 8  # similar images shown for a selected image
+SAMPLE = 50  # thumbnails encoded to estimate the total size
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def write_map(
         labels: their labels.
         title: title of the page.
         method: see `project`.
-        max_points: maximum number of images on the map, of which a random choice is shown.
-        max_bytes: maximum size of all thumbnails in the page, which determines their sides.
-        seed: seed of the choice and of the projection.
+        max_points: maximum number of images on the map; a larger collection is sampled at random.
+        max_bytes: maximum total size of the thumbnails in the page, which determines their resolution.
+        seed: random seed of the sample and of the projection.
         thumbnails: reader of the thumbnails; None to read the keys as paths.
         progress: show a progress bar.
 
@@ -107,7 +107,7 @@ def write_map(
         "projection": description,
         "left": len(keys) - len(names),
         "x": places[:, 0].round().astype(int).tolist(),
-        "y": (65535 - places[:, 1]).round().astype(int).tolist(),  # downwards on the screen
+        "y": (65535 - places[:, 1]).round().astype(int).tolist(),  # the y axis of the screen points down
         "keys": names,
         "labels": order,
         "label": [numbers[labels[index]] for index in chosen],

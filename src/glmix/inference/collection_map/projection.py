@@ -11,11 +11,11 @@ __all__ = ["METHODS", "Method", "project"]
 
 Method = Literal["pca", "tsne", "umap"]
 METHODS: tuple[Method, ...] = ("pca", "tsne", "umap")
-FEWEST = 5  # vectors that t-SNE and UMAP need
+MIN_VECTORS = 5  # minimum number of vectors for t-SNE and UMAP
 
 
 def project(vectors: NDArray[Any], method: Method = "pca", seed: int = 0) -> tuple[NDArray[np.float64], str]:
-    """Project vectors to two dimensions. They are divided by their norms first, as in a search by cosine similarity.
+    """Project vectors to two dimensions. They are L2-normalised first, as in a search by cosine similarity.
 
     Args:
         vectors: vectors (N, D).
@@ -32,8 +32,8 @@ def project(vectors: NDArray[Any], method: Method = "pca", seed: int = 0) -> tup
     """
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
-    if len(vectors) < (2 if method == "pca" else FEWEST):
-        raise InputError(f"{method} needs at least {2 if method == 'pca' else FEWEST} images, got {len(vectors)}.")
+    if len(vectors) < (2 if method == "pca" else MIN_VECTORS):
+        raise InputError(f"{method} needs at least {2 if method == 'pca' else MIN_VECTORS} images, got {len(vectors)}.")
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     if method == "umap":
         return _umap(unit, seed), "UMAP"
@@ -48,7 +48,7 @@ def project(vectors: NDArray[Any], method: Method = "pca", seed: int = 0) -> tup
         )
         return np.asarray(tsne.fit_transform(few), np.float64), "t-SNE"
     pca = PCA(min(2, smaller), random_state=seed)
-    with np.errstate(invalid="ignore"):  # equal vectors have no variance
+    with np.errstate(invalid="ignore"):  # the variance of equal vectors is 0
         points = np.asarray(pca.fit_transform(unit), np.float64)
     points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
     return points, f"PCA, {np.nan_to_num(pca.explained_variance_ratio_).sum():.0%} of the variance"
@@ -59,6 +59,6 @@ def _umap(unit: NDArray[Any], seed: int) -> NDArray[np.float64]:
         import umap  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError as error:
         raise MissingExtraError("A map with UMAP needs its package: pip install umap-learn") from error
-    # one job, because several give another result in every run
+    # several jobs would make the result differ between runs
     reducer = umap.UMAP(n_neighbors=min(15, len(unit) - 1), metric="cosine", random_state=seed, n_jobs=1)
     return np.asarray(reducer.fit_transform(unit), np.float64)

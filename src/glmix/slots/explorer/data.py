@@ -26,7 +26,7 @@ __all__ = ["MAX_PIXELS", "Labels", "gather", "shown_maps"]
 
 Labels = Callable[[int], str]
 
-MAX_PIXELS = 64 * 64  # of a map on the page; finer maps are averaged, to limit the size of the page
+MAX_PIXELS = 64 * 64  # maximum size of a map; finer maps are averaged, to limit the size of the page
 
 
 def gather(
@@ -39,7 +39,7 @@ def gather(
     top: int = 5,
     multi_label: bool = False,
 ) -> dict[str, Any]:
-    """Return the data of the page as a dictionary that can be written as JSON. The arguments are those of `explore`."""
+    """Return the data of the page as a dictionary that can be written as JSON. See `explore` for the arguments."""
     if not 1 <= len(models) <= 2:
         raise InputError(f"The explorer shows one or two models, got {len(models)}.")
     if top < 1:

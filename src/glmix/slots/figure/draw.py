@@ -31,7 +31,7 @@ PICTURE = 1.75  # height of the image in the page header
 TITLE = 0.62  # height of the header of a model's column
 HEAD, FOOT = 0.52, 0.42  # space above and below the panels of a block
 BETWEEN_COLUMNS = 0.7
-WORDS = 7.2  # width of the legend text beside the image
+LEGEND_WIDTH = 7.2  # width of the legend text next to the image
 FINEST = 28  # minimum side of a map in the grid in pixels
 
 HOW_TO_READ = (
@@ -63,7 +63,7 @@ class Column:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Sizes of a band, which draws one block: the grid of all maps, pairs of representatives, two summary panels."""
+    """Sizes of the panels of one block: the grid of all maps, pairs of representatives, two summary panels."""
 
     height: float
     grid: float  # width of the grid of all maps
@@ -103,7 +103,7 @@ def slot_figure(
         image: picture of the model input, possibly at a higher resolution.
         columns: models, each with the same number of blocks; the maps in one row share one colour scale.
         size: height and width of the model input in pixels; None for the size of `image`.
-        view: view of the image that the models see, printed beside the size.
+        view: view of the image that the models get, printed next to the size.
         title: title of the figure, such as the name of the image file.
         own_scale: give each map its own colour scale, from its minimum to its maximum.
         representatives: number of slots that are drawn over the image, 1 to 8. None: 6 for one model, 4 for several.
@@ -126,7 +126,7 @@ def slot_figure(
     heights = [HEAD + max(size.height for size in row) + FOOT for row in sizes]
 
     page = Page(
-        2 * MARGIN + max(sum(widths) + BETWEEN_COLUMNS * (len(columns) - 1), _picture_size(canvas)[0] + WORDS),
+        2 * MARGIN + max(sum(widths) + BETWEEN_COLUMNS * (len(columns) - 1), _picture_size(canvas)[0] + LEGEND_WIDTH),
         2 * MARGIN + PICTURE + TITLE + sum(heights),
     )
     _draw_head(page, canvas, describe_view(view, size or (image.height, image.width)), title, own_scale)
@@ -247,7 +247,7 @@ def _draw_representatives(
         one = block.slots[slot]
         ends = (0.0, high) if high is not None else (float(one.min()), float(one.max()))
         where = (x + place % pairs * (size[0] + GAP), y + place // pairs * (size[1] + GAP))
-        axes = page.panel(*where, size, block.spotlight(slot, *ends), frame=colour)
+        axes = page.panel(*where, size, block.highlight(slot, *ends), frame=colour)
         badge(axes, -0.5, -0.5, LETTERS[place], colour)
 
 

@@ -25,7 +25,7 @@ __all__ = ["COLOURS", "Block", "canvas_of", "hex_to_rgb"]
 
 Array = NDArray[np.float32]
 
-# Colours of representative slots, which most people can distinguish; letters identify the slots for everybody.
+# Colours of representative slots. Their letters identify them for readers who cannot distinguish the colours.
 COLOURS = ("#d1495b", "#e5a11a", "#3c9d5f", "#2ba3bf", "#7d55b5", "#e077a8", "#8a6d3b", "#64748b")
 SMALLEST, LARGEST = 256, 512  # limits of the longer side of a canvas in pixels
 MANY = 64  # number of slots above which canvases are smaller, to limit the memory
@@ -130,15 +130,15 @@ class Block:
         found: NDArray[np.int64] = strongest_slots(self._fine[None])[0].numpy()
         return found
 
-    def spotlight(self, slot: int, low: float, high: float) -> Array:
-        """Return the image where the slot is strong, and a pale grey version of it elsewhere (H, W, 3).
+    def highlight(self, slot: int, low: float, high: float) -> Array:
+        """Return the image (H, W, 3) where the slot has a high weight, and a pale grey version of it elsewhere.
 
         Args:
             slot: index of the slot.
             low, high: ends of the slot's colour scale.
         """
         weight = (self._fine[slot] - low).div(max(high - low, 1e-12)).clamp(0, 1).unsqueeze(2).numpy()
-        return _blend(weight, self.canvas, _ghost(self.canvas))
+        return _blend(weight, self.canvas, _faded(self.canvas))
 
     def segments(self) -> Array:
         """Return the segments of the strongest slots in their mean colours, with thin boundaries.
@@ -164,7 +164,7 @@ def _blend(weight: Array, above: Array, below: Array) -> Array:
     return below + weight * (above - below)
 
 
-def _ghost(canvas: Array) -> Array:
+def _faded(canvas: Array) -> Array:
     """Return a pale grey version of the image."""
     grey = canvas.mean(2, keepdims=True, dtype=np.float32) * np.float32(0.12) + np.float32(0.86)
     return np.repeat(grey, 3, 2)

@@ -14,7 +14,7 @@ from ..cut import slot_kernel
 from ..maps import BlockMaps, slot_maps
 from ..measures import effective_slots_per_image, effective_slots_per_pixel, resize_assignment, strongest_slots
 from . import scores
-from .controls import BLUR, Superpixels, features_of, kmeans_segments, regular_cells
+from .controls import BLUR, Superpixels, kmeans_segments, record_features, regular_cells
 from .truth import Truth
 
 __all__ = [
@@ -106,7 +106,7 @@ class Batch:
         self.truths, self.controls, self.seed = truths, controls, seed
         self.size = (truths[0].image.shape[0], truths[0].image.shape[1])
         images = normalised_images(model, truths)
-        with features_of(model) as features:
+        with record_features(model) as features:
             self.maps = slot_maps(model, images, blocks)
         self.features = [features[maps.name] for maps in self.maps]
         self.untrained = slot_maps(fresh, images, blocks) if fresh is not None else []

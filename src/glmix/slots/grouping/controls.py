@@ -22,7 +22,15 @@ from ...models import GLNet
 from ..cut import dense_cut
 from ..maps import blocks_with_slots
 
-__all__ = ["BLUR", "Superpixels", "features_cut", "features_of", "kmeans_segments", "regular_cells", "untrained_like"]
+__all__ = [
+    "BLUR",
+    "Superpixels",
+    "features_cut",
+    "record_features",
+    "kmeans_segments",
+    "regular_cells",
+    "untrained_like",
+]
 
 Labels = NDArray[np.int64]
 BLUR = 1 / 32  # for superpixels: the best of 1/64, 1/32, 3/64 and 1/16 on training scenes
@@ -39,7 +47,7 @@ def untrained_like(model: GLNet, seed: int = 0) -> GLNet:
 
 
 @contextmanager
-def features_of(model: GLNet) -> Iterator[dict[str, Tensor]]:
+def record_features(model: GLNet) -> Iterator[dict[str, Tensor]]:
     """Record the features from which slots are clustered, in every forward pass inside a `with` block.
 
     Yields:

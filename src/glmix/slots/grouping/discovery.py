@@ -20,12 +20,12 @@ from torch.nn import functional as F
 
 from ...errors import InputError, needs_extra
 from ...models import GLNet
-from ..cut import oriented, slot_kernel
+from ..cut import orient_cut, slot_kernel
 from ..evidence import class_activation
 from ..maps import BlockMaps, recording
 from . import scores
 from .batch import batches, concat_features, normalised_images, sqrt_assignments
-from .controls import BLUR, Superpixels, features_cut, features_of, kmeans_segments, regular_cells, untrained_like
+from .controls import BLUR, Superpixels, features_cut, kmeans_segments, record_features, regular_cells, untrained_like
 from .truth import Truth
 
 __all__ = ["CONTROLS", "METHODS", "METRICS", "Discovered", "components", "discover", "on_side"]
@@ -42,10 +42,10 @@ CONTROLS = {
     "untrained k-means": "k-means with an untrained network of the same architecture",
     "features cut": "a normalised cut on the cosine between the features that slots are clustered from",
     "features k-means": "k-means on the features that slots are clustered from",
-    "class evidence": "no slots: where all classes together have more evidence than in the mean of the image",
+    "class evidence": "no slots: pixels whose evidence for all classes together is above the mean of the image",
     "superpixels": "no network: as many superpixels of the blurred image; objects lie mostly in the centre box",
-    "centre box": "a box of half the image's sides in its middle, whatever the image shows",
-    "2 x 2 grid": "the four quarters of the image, whatever it shows",
+    "centre box": "a centred box with half the sides of the image, independent of its content",
+    "2 x 2 grid": "the four quarters of the image, independent of its content",
 }
 METRICS = {
     "foreground_iou": "foreground IoU",
@@ -127,7 +127,7 @@ def discover(
     for batch in batches(truths, batch_size):
         images = normalised_images(model, batch)
         size = (batch[0].image.shape[0], batch[0].image.shape[1])
-        with features_of(model) as kept:
+        with record_features(model) as kept:
             maps, evidence = _maps_and_evidence(model, images, blocks)
         others, _ = _maps_and_evidence(fresh, images, blocks)
         features = concat_features([kept[block.name] for block in maps])
@@ -136,7 +136,7 @@ def discover(
             "untrained cut": slot_kernel(others).cuts()[1][:, 0],
             "features cut": features_cut(features),
         }
-        sides = {name: oriented(cut, evidence if sign == "classes" else None) for name, cut in cuts.items()}
+        sides = {name: orient_cut(cut, evidence if sign == "classes" else None) for name, cut in cuts.items()}
         sides["class evidence"] = evidence - evidence.mean((1, 2), keepdim=True)
         points = {"": sqrt_assignments(maps), "untrained ": sqrt_assignments(others), "features ": features}
         masks = {name: (_resize(side, size) > 0).cpu().numpy() for name, side in sides.items()}

@@ -37,7 +37,7 @@ class GroupingData:
         layout: layout of the folder; None for scenes.
         split: train, val, test or the name of a VOC image list.
         count: number of images; None for 200 scenes, or all images of the folder.
-        size: shorter side of the images in pixels; None for that of the model's input size.
+        size: shorter side of the images in pixels; None for the model's input size.
         objects: minimum and maximum number of objects per scene.
 
     Raises:
@@ -276,7 +276,7 @@ def _settings(
         raise InputError(f"batch_size must be 1 or more, got {batch_size}.")
     size: int = data.size or min(model.pretrained_cfg["input_size"][1:])
     if size < SMALLEST:
-        raise InputError(f"size must be at least {SMALLEST} pixels, and that of the model is {size}.")
+        raise InputError(f"size must be at least {SMALLEST} pixels, but the input size of the model is {size}.")
     settings = {
         "data": data.source,
         "layout": data.layout,

@@ -196,7 +196,7 @@ def _panel(axes: "Axes", blocks: Sequence[BlockScores], metric: str) -> None:
     places = [block.place for block in blocks]
     for method in [name for name in STYLES if name in blocks[0].values]:
         means = np.array([block.mean(method, metric) for block in blocks])
-        axes.plot(places, means, label=method, **STYLES[method])  # even if all values are NaN, for the legend
+        axes.plot(places, means, label=method, **STYLES[method])  # also if all values are NaN, for the legend
         if method == SLOTS:
             half = np.array([interval(block.values[SLOTS][metric]) for block in blocks])
             axes.fill_between(places, means - half, means + half, color=STYLES[SLOTS]["color"], alpha=0.13, lw=0)

@@ -23,9 +23,8 @@ Outputs = tuple[Tensor, Tensor | None]  # logits (B, K) and the last feature map
 class TeacherConfig:
     """Configuration of distillation: the teacher and the terms of the loss.
 
-    The loss is `label_weight` * loss of the labels + `soft_weight` * loss of the soft targets + `feature_weight` *
-    distance of the features. The data of a training may have no labels (`data.source.reader: images`); then there is no
-    loss of the labels.
+    The loss is `label_weight` * label loss + `soft_weight` * soft-target loss + `feature_weight` *
+    feature distance. Training data without labels (`data.source.reader: images`) have no label loss.
 
     Args:
         checkpoint: weights of the teacher: a `.ckpt` of `glmix fit`, a folder for timm, or a file with the weights of
@@ -36,8 +35,8 @@ class TeacherConfig:
         size: height and width of the teacher's input, which images are resized to; None for its own input size.
         temperature: temperature of the soft targets. Logits are divided by it; the loss is multiplied by its square,
             so that the size of the gradient does not depend on it.
-        label_weight: weight of the loss of the labels.
-        soft_weight: weight of the loss of the soft targets, for which student and teacher need the same classes.
+        label_weight: weight of the label loss.
+        soft_weight: weight of the soft-target loss; student and teacher need the same classes for it.
         feature_weight: weight of the distance between the last feature maps of student and teacher.
     """
 
@@ -66,10 +65,10 @@ class TeacherConfig:
 class Teacher:
     """Network with fixed weights, and the preprocessing that it needs.
 
-    It is no module, so that its weights are neither trained nor stored in checkpoints.
+    It is not an nn.Module, so that its weights are neither trained nor stored in checkpoints.
 
     Args:
-        config: which network.
+        config: configuration of the teacher.
 
     Raises:
         InputError: if the checkpoint does not fit the model, or is not that of a classifier.
@@ -89,7 +88,7 @@ class Teacher:
                 "teacher.feature_weight above 0 to distil its features."
             )
         if config.feature_weight and not hasattr(self.network, "forward_intermediates"):
-            raise InputError(f"The teacher {config.checkpoint} gives no feature maps: set teacher.feature_weight to 0.")
+            raise InputError(f"The teacher {config.checkpoint} has no feature maps: set teacher.feature_weight to 0.")
 
     @torch.no_grad()
     def __call__(self, images: Tensor, mean: Any, std: Any) -> Outputs:
@@ -157,7 +156,7 @@ class Distillation(nn.Module):
         if teacher.config.feature_weight:
             if not hasattr(student, "forward_intermediates"):
                 raise InputError(
-                    f"The student {type(student).__name__} gives no feature maps: set feature_weight to 0."
+                    f"The student {type(student).__name__} has no feature maps: set teacher.feature_weight to 0."
                 )
             self.projection = nn.Conv2d(_feature_channels(student), _feature_channels(teacher.network), 1)
 
@@ -183,7 +182,7 @@ class Distillation(nn.Module):
         Args:
             outputs: result of `student_outputs`.
             targets: result of `targets`.
-            label_loss: function from logits to the loss of the labels; None for images without labels.
+            label_loss: function from logits to the label loss; None for images without labels.
         """
         config = self.teacher.config
         logits, features = outputs
@@ -237,7 +236,7 @@ def _load(config: TeacherConfig) -> nn.Module:
 
 
 def soft_target_loss(logits: Tensor, targets: Tensor, temperature: float, multi_label: bool) -> Tensor:
-    """Return the loss of logits (B, K) for the logits of a teacher (B, K).
+    """Return the soft-target loss of logits (B, K), given the logits of a teacher (B, K).
 
     With one label per image it is the Kullback-Leibler divergence of the softmax distributions, with several labels the
     binary cross-entropy for the sigmoid probabilities, both of logits divided by the temperature, and times its square.

@@ -22,8 +22,8 @@ PROBE = (128, 96)  # rows and columns of the image that checks the sizes of the 
 class TimmPyramid(nn.Module):
     """The feature maps of a timm model, with the interface of `Pyramid`.
 
-    Such models accept no mask. As in torchvision's detectors, the padding of a batch is an area of the mean colour to
-    them, so features near the border of an image may depend on how far it is padded.
+    Such models accept no mask. As in torchvision's detectors, the padding of a batch has the mean colour, so features
+    near the border of an image may depend on the amount of padding.
 
     Args:
         model: a timm model with `features_only=True`, from `build_backbone`.
@@ -39,7 +39,7 @@ class TimmPyramid(nn.Module):
         name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture", type(model).__name__)
         if not set(strides) <= set(found) or found[-1] != strides[-1]:
             raise InputError(
-                f"The backbone of this detector needs feature maps of the strides {_listed(strides)}, but those of "
+                f"The backbone of this detector needs feature maps of the strides {_listed(strides)}, but the maps of "
                 f"{name} have {_listed(found)}."
             )
         # of several maps with the same stride, the last one is returned
@@ -96,7 +96,7 @@ def build_backbone(name: str, model_args: dict[str, Any]) -> nn.Module:
 
 @torch.no_grad()
 def _check_sizes(model: nn.Module) -> None:
-    """Check that a model accepts images of any size, with feature maps of exactly the size that their strides say."""
+    """Check that a model accepts images of any size and that its feature maps have the sizes of their strides."""
     modes = {module: module.training for module in model.modules()}
     maps = model.eval()(torch.zeros(1, 3, *PROBE))
     for module, mode in modes.items():

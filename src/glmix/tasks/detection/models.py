@@ -24,7 +24,7 @@ from .padding import (
     PaddedRetinaNetHead,
     PaddedRPNHead,
     RegionPool,
-    hide_padding,
+    apply_mask,
     split_mask,
 )
 
@@ -32,7 +32,7 @@ __all__ = ["DetectorConfig", "DetectorKind", "FeaturePyramid", "build_detector"]
 
 DetectorKind = Literal["retinanet", "mask_rcnn"]
 RATIOS = (0.5, 1.0, 2.0)
-STRIDES = {"retinanet": (8, 16, 32), "mask_rcnn": (4, 8, 16, 32)}  # of the feature maps of the backbone
+STRIDES = {"retinanet": (8, 16, 32), "mask_rcnn": (4, 8, 16, 32)}  # strides of the backbone's feature maps
 RGB = 3  # channels of the images
 # arguments of torchvision's detectors that this module sets
 RESERVED = {"backbone", "num_classes", "min_size", "max_size", "image_mean", "image_std", "head", "box_roi_pool"}
@@ -43,7 +43,7 @@ RESERVED |= {"box_detections_per_img"}
 
 @dataclass
 class DetectorConfig:
-    """Configuration of a detector. The defaults are those of the published recipes.
+    """Configuration of a detector. The defaults are the published recipes.
 
     Args:
         kind: `retinanet` (boxes) or `mask_rcnn` (boxes and masks).
@@ -134,7 +134,7 @@ class FeaturePyramid(nn.Module):
             if mask is None:
                 return features
             stride = self.strides[level]
-            return hide_padding(features, mask[:, None, ::stride, ::stride])
+            return apply_mask(features, mask[:, None, ::stride, ::stride])
 
         maps = [hide(features, k) for k, features in enumerate(self.pyramid(images, mask))]
         merged: list[Tensor] = []
@@ -156,7 +156,7 @@ class FeaturePyramid(nn.Module):
 
 
 class _Trainable:
-    """Mixin with the methods that a task needs of its model."""
+    """Mixin with the methods that a task calls on its model."""
 
     backbone: FeaturePyramid
     task = "detection"  # what the outputs are, for exported files

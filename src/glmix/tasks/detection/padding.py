@@ -31,12 +31,12 @@ __all__ = [
     "PaddedRPNHead",
     "PaddedRetinaNetHead",
     "RegionPool",
-    "hide_padding",
+    "apply_mask",
     "split_mask",
 ]
 
 
-def hide_padding(x: Tensor, image: Tensor) -> Tensor:
+def apply_mask(x: Tensor, image: Tensor) -> Tensor:
     """Return x (B, C, H, W) with zeros outside of the image mask (B, 1, H, W)."""
     return x.masked_fill(~image, 0.0)
 
@@ -108,7 +108,7 @@ class MaskedSequential(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         image = image_mask(x)
         for layer in self:
-            x = hide_padding(layer(x), image)
+            x = apply_mask(layer(x), image)
         return x
 
 

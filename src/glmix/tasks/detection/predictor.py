@@ -23,12 +23,12 @@ from ...errors import InputError
 from ...weights import load
 from .detections import Detections
 from .padding import DetectorTransform
-from .tiles import Tiles, merged, placed
+from .tiles import Tiles, merge_detections, rles_in_image
 
 __all__ = ["Detections", "DetectionPredictor", "overlay"]
 
-MAX_TILES = 16  # tiles that are read at once
-MAX_PADDING = 1.3  # pixels of a padded batch by those of its images
+MAX_TILES = 16  # maximum number of tiles that are read at once
+MAX_PADDING = 1.3  # maximum ratio of the pixels of a padded batch to those of its images
 
 
 class DetectionPredictor:
@@ -51,8 +51,8 @@ class DetectionPredictor:
             makes every mask in the size of its input image. Larger images are scaled down to this number of pixels.
             None has no limit.
         max_pixels: maximum number of pixels of an image that `glmix.inference` reads.
-        tiles: detect objects in larger images by overlapping tiles, and not in the image scaled down. `.npy` and TIFF
-            files with more than `max_input_pixels` are then read in tiles, with any number of pixels.
+        tiles: detect objects in larger images with overlapping tiles instead of scaling the images down. `.npy` and
+            TIFF files with more than `max_input_pixels` are then read in tiles, with any number of pixels.
     """
 
     any_size = True
@@ -112,7 +112,7 @@ class DetectionPredictor:
         loaded = load(path)
         info = loaded.info
         if loaded.task != "Detection":
-            raise InputError(f"{path} holds a network for {loaded.task or 'classification'}, not for detection.")
+            raise InputError(f"{path} contains a network for {loaded.task or 'classification'}, not for detection.")
         names = info["class_names"] or [f"class {k}" for k in range(1, info["num_classes"] + 1)]
         return cls(loaded.network, names, info.get("category_ids"), **options)
 
@@ -132,7 +132,7 @@ class DetectionPredictor:
         return self.predict_batch([pil_to_tensor(as_image(image))])[0]
 
     def predict_batch(self, images: Sequence[Tensor | ImageWindows]) -> list[Detections]:
-        """Detect the objects in images; those of similar shapes share forward passes.
+        """Detect the objects in images. Images of similar shapes share forward passes.
 
         Args:
             images: pixels (3, H, W) of type uint8, of any sizes, or files to read in tiles.
@@ -182,11 +182,11 @@ class DetectionPredictor:
             chosen = tiles[start : start + step]
             for tile, found in zip(chosen, self._detect([tile.pixels(image) for tile in chosen]), strict=True):
                 boxes = found.boxes + np.array([tile.left, tile.top] * 2, np.float32)
-                kept = self.tiles.keeps(boxes, tile, size)
+                kept = self.tiles.kept_detections(boxes, tile, size)
                 found = found.select(kept)
-                rles = placed(found, tile, size) if self.has_masks else None
+                rles = rles_in_image(found, tile, size) if self.has_masks else None
                 parts.append(Detections(boxes[kept], found.labels, found.scores, None, size, rles))
-        return merged(parts, size, self._nms)
+        return merge_detections(parts, size, self._nms)
 
     @torch.inference_mode()
     def _detect(self, originals: Sequence[Tensor]) -> list[Detections]:

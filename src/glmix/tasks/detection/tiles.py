@@ -15,7 +15,7 @@ from ...data.detection.rle import encode_part
 from ...errors import InputError
 from .detections import Detections
 
-__all__ = ["Tile", "Tiles", "merged", "placed"]
+__all__ = ["Tile", "Tiles", "merge_detections", "rles_in_image"]
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Tile:
 
     Args:
         top, left, bottom, right: its borders in pixels of the image.
-        alone: borders of the part that no neighbour contains, in the same order.
+        exclusive: borders of the part that is in no other tile, in the same order.
     """
 
     top: int
     left: int
     bottom: int
     right: int
-    alone: tuple[int, int, int, int]
+    exclusive: tuple[int, int, int, int]
 
     def pixels(self, image: Tensor | ImageWindows) -> Tensor:
         """Return the pixels (3, h, w) of the tile in an image."""
@@ -66,7 +66,7 @@ class Tiles:
             yield Tile(top, left, bottom, right, (above, before, below, after))
 
     def _ranges(self, length: int) -> list[tuple[int, int, int, int]]:
-        """Return start and end of each tile along one side, and of its part that no neighbour contains."""
+        """Return start and end of each tile along one side, and of its part that is in no other tile."""
         last = max(length - self.side, 0)
         starts = [*range(0, last, self.side - self.overlap), last]
         ends = [min(start + self.side, length) for start in starts]
@@ -75,18 +75,18 @@ class Tiles:
             for start, end, before, after in zip(starts, ends, [0, *ends], [*starts[1:], length], strict=False)
         ]
 
-    def keeps(self, boxes: NDArray[np.float32], tile: Tile, size: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return which detections of a tile to keep: not those that a border cuts where a neighbour sees all of them.
+    def kept_detections(self, boxes: NDArray[np.float32], tile: Tile, size: tuple[int, int]) -> NDArray[np.bool_]:
+        """Return a mask (n,) of the detections to keep: all but those that the tile cuts and a neighbour contains.
 
         Args:
             boxes: (n, 4), x1 y1 x2 y2 in pixels of the image.
             tile: the tile.
             size: (H, W) of the image.
         """
-        margin = max(2, self.overlap // 16)  # a detector places the border of a cut object inexactly
+        margin = max(2, self.overlap // 16)  # a detector localises the edge of a cut object inexactly
         x1, y1, x2, y2 = boxes.T
-        above, before, below, after = tile.alone
-        # per border: whether it is inside of the image, the boxes it cuts, and those that the neighbour does not cut
+        above, before, below, after = tile.exclusive
+        # per border: whether it is inside the image, the boxes that it cuts, and those that the neighbour does not cut
         borders = (
             (tile.top > 0, y1 < tile.top + margin, y2 <= above - margin),
             (tile.left > 0, x1 < tile.left + margin, x2 <= before - margin),
@@ -102,7 +102,7 @@ class Tiles:
         return ~(cut & seen_elsewhere)
 
 
-def merged(parts: Sequence[Detections], size: tuple[int, int], iou: float) -> Detections:
+def merge_detections(parts: Sequence[Detections], size: tuple[int, int], iou: float) -> Detections:
     """Join the detections in tiles by non-maximum suppression per class.
 
     Args:
@@ -119,6 +119,6 @@ def merged(parts: Sequence[Detections], size: tuple[int, int], iou: float) -> De
     return Detections(boxes[kept], labels[kept], scores[kept], None, size, chosen)
 
 
-def placed(found: Detections, tile: Tile, size: tuple[int, int]) -> list[str]:
+def rles_in_image(found: Detections, tile: Tile, size: tuple[int, int]) -> list[str]:
     """Return the counts of the RLE of each mask of a tile in the whole image."""
     return [encode_part(mask, tile.top, tile.left, size)["counts"] for mask in found.whole_masks()]

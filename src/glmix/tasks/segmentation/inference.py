@@ -46,10 +46,11 @@ class Inference:
         stride: distance between windows in pixels; None: two thirds of `window`.
         scales: test-time augmentation: image scales whose probabilities are averaged.
         flip: test-time augmentation: also average over the horizontally flipped image.
-        multiple: pad the network's input to a multiple of this. 1 for networks that accept any size, such as ours.
-        blend: where windows overlap, `mean` averages their scores, and `centre` takes those of the window whose centre
-            is nearest, which have seen the most around the pixel. `centre` keeps no scores, so that its memory does not
-            grow with the number of classes.
+        multiple: pad the network's input to a multiple of this size; 1 for networks that accept any size, such as
+            `SegmentationNet`.
+        blend: combination of overlapping windows: `mean` averages their scores; `centre` takes the scores of the window
+            with the nearest centre, which has the most context around the pixel. `centre` stores no scores, so its
+            memory does not grow with the number of classes.
     """
 
     mode: Literal["whole", "slide"] = "whole"
@@ -101,25 +102,25 @@ def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, Tensor | Non
     return F.pad(images, (0, right, 0, bottom)), F.pad(mask, (0, right, 0, bottom))
 
 
-def segment(network: Network, images: Tensor, how: Inference = WHOLE) -> Tensor:
+def segment(network: Network, images: Tensor, inference: Inference = WHOLE) -> Tensor:
     """Segment images.
 
     Args:
         network: maps images (B, C, H, W) to logits (B, K, H, W).
         images: (B, C, H, W).
-        how: inference settings.
+        inference: inference settings.
 
     Returns:
         Scores (B, K, H, W): logits, or mean probabilities with test-time augmentation.
     """
-    augmentations = list(product(how.scales, (False, True) if how.flip else (False,)))
+    augmentations = list(product(inference.scales, (False, True) if inference.flip else (False,)))
     if augmentations == [(1.0, False)]:
-        return _logits(network, images, how)
+        return _logits(network, images, inference)
     total: Tensor | None = None
     for scale, flipped in augmentations:
         size = [max(1, round(side * scale)) for side in images.shape[2:]]
         resized = images if scale == 1 else _resize(images, size, antialias=True)
-        logits = _logits(network, resized.flip(3) if flipped else resized, how)
+        logits = _logits(network, resized.flip(3) if flipped else resized, inference)
         probabilities = _resize(logits.float().softmax(1), list(images.shape[2:]))
         probabilities = probabilities.flip(3) if flipped else probabilities
         total = probabilities if total is None else total + probabilities
@@ -157,13 +158,13 @@ def label_map(scores: Tensor, size: tuple[int, int] | None = None) -> Tensor:
     return labels
 
 
-def sliding_window_labels(network: Network, images: Tensor, how: Inference, per_pass: int = 1) -> Tensor:
+def sliding_window_labels(network: Network, images: Tensor, inference: Inference, per_pass: int = 1) -> Tensor:
     """Return the class of each pixel with a sliding window and bounded memory; see `sliding_window_rows`.
 
     Args:
         network: maps windows (B, C, h, w), in the dtype of `images`, to scores (B, K, h, w).
         images: (B, C, H, W).
-        how: window, stride and blending.
+        inference: window, stride and blending.
         per_pass: number of windows of an image in one forward pass.
 
     Returns:
@@ -171,36 +172,36 @@ def sliding_window_labels(network: Network, images: Tensor, how: Inference, per_
     """
     height, width = images.shape[2:]
     if height < width:  # the shorter rows of windows take less memory
-        return sliding_window_labels(lambda x: network(x.mT).mT, images.mT, how, per_pass).mT
+        return sliding_window_labels(lambda x: network(x.mT).mT, images.mT, inference, per_pass).mT
 
     def read(top: int, left: int, height: int, width: int) -> Tensor:
         return images[:, :, top : top + height, left : left + width]
 
-    return torch.cat(list(sliding_window_rows(network, read, (height, width), how, per_pass)), 1)
+    return torch.cat(list(sliding_window_rows(network, read, (height, width), inference, per_pass)), 1)
 
 
 def sliding_window_rows(
-    network: Network, read: Read, size: tuple[int, int], how: Inference, per_pass: int = 1
+    network: Network, read: Read, size: tuple[int, int], inference: Inference, per_pass: int = 1
 ) -> Iterator[Tensor]:
     """Yield the class of each pixel from top to bottom with a sliding window and bounded memory.
 
-    With the blending `mean`, the scores of overlapping windows are added, as in `segment`, and those of one row of
-    windows are in memory: K x window x W. With `centre`, only those of the windows of one forward pass are.
+    With the blending `mean`, the scores of overlapping windows are added, as in `segment`, and the memory holds the
+    scores of one row of windows: K x window x W. With `centre`, it holds only the scores of one forward pass.
 
     Args:
         network: maps windows (N, C, h, w) to scores (N, K, h, w).
         read: returns the window (B, C, h, w) at (top, left, h, w) of B images.
         size: (H, W) of the images.
-        how: window, stride and blending.
+        inference: window, stride and blending.
         per_pass: number of windows of an image in one forward pass.
 
     Yields:
         Class indices (B, rows, W), uint8, for at most 256 classes.
     """
     height, width = size
-    stride = _stride(how.window, how.stride)
-    tops, lefts = (window_starts(side, how.window, stride) for side in size)
-    high, wide = min(how.window, height), min(how.window, width)
+    stride = _stride(inference.window, inference.stride)
+    tops, lefts = (window_starts(side, inference.window, stride) for side in size)
+    high, wide = min(inference.window, height), min(inference.window, width)
     rows, columns = _centres(tops, high, height), _centres(lefts, wide, width)
     places = [(top, left) for top in tops for left in lefts]
     chunks = [places[k : k + per_pass] for k in range(0, len(places), per_pass)]
@@ -221,7 +222,7 @@ def sliding_window_rows(
             for (top, left), scores in zip(chunk, network(windows).split(len(windows) // len(chunk)), strict=True):
                 row, column = tops.index(top), lefts.index(left)
                 (y, below), (x, right) = rows[row], columns[column]
-                if how.blend == "centre":
+                if inference.blend == "centre":
                     if labels is None:
                         labels = torch.empty(len(scores), below - y, width, dtype=torch.uint8, device=scores.device)
                     labels[:, :, x:right] = scores[:, :, y - top : below - top, x - left : right - left].argmax(1)
@@ -257,24 +258,24 @@ def _stride(window: int, stride: int | None) -> int:
     return stride if stride is not None else max(1, window * 2 // 3)
 
 
-def _logits(network: Network, images: Tensor, how: Inference) -> Tensor:
+def _logits(network: Network, images: Tensor, inference: Inference) -> Tensor:
     """Return the logits of whole images, or the mean logits of sliding windows, (B, K, H, W)."""
-    if how.mode == "whole":
-        return _padded_forward(network, images, how.multiple)
+    if inference.mode == "whole":
+        return _padded_forward(network, images, inference.multiple)
     height, width = images.shape[2:]
-    stride = _stride(how.window, how.stride)
+    stride = _stride(inference.window, inference.stride)
     total: Tensor | None = None
     counts = torch.zeros(height, width, device=images.device)
-    tops, lefts = (window_starts(side, how.window, stride) for side in (height, width))
-    rows, columns = _centres(tops, how.window, height), _centres(lefts, how.window, width)
+    tops, lefts = (window_starts(side, inference.window, stride) for side in (height, width))
+    rows, columns = _centres(tops, inference.window, height), _centres(lefts, inference.window, width)
     for (top, (y, below)), (left, (x, right)) in product(
         zip(tops, rows, strict=True), zip(lefts, columns, strict=True)
     ):
-        window = (..., slice(top, top + how.window), slice(left, left + how.window))
-        logits = _padded_forward(network, images[window], how.multiple).float()
+        window = (..., slice(top, top + inference.window), slice(left, left + inference.window))
+        logits = _padded_forward(network, images[window], inference.multiple).float()
         if total is None:
             total = logits.new_zeros(*logits.shape[:2], height, width)
-        if how.blend == "centre":
+        if inference.blend == "centre":
             logits = logits[..., y - top : below - top, x - left : right - left]
             window = (..., slice(y, below), slice(x, right))
         total[window] += logits

@@ -115,7 +115,7 @@ class SegmentationNet(nn.Module):
         if auxiliary and len(channels) <= STRIDE_16:
             raise InputError(f"The decoder {decoder!r} uses no map of stride 16, which the auxiliary head needs.")
         self.auxiliary = AuxiliaryHead(channels[STRIDE_16], num_classes) if auxiliary else None
-        # as in models of timm: the layers whose size is the number of classes; loading a checkpoint adds entries
+        # as in timm: names of the layers whose size is the number of classes; loading a checkpoint adds entries
         self.pretrained_cfg: dict[str, Any] = {
             "architecture": f"{decoder} on {model}",
             "classifier": ("head", "auxiliary.classifier"),

@@ -86,7 +86,7 @@ class SegmentationPredictor:
         class_names: the names of the K classes.
         mean, std: channel statistics for normalisation, for pixel values from 0 to 1.
         resize: (longer, shorter) side of a box that images are scaled to fit before inference; None keeps their size.
-        how: inference settings: whole images or a sliding window, and test-time augmentation.
+        inference: inference settings: whole images or a sliding window, and test-time augmentation.
         device: the device of the computation.
         max_input_pixels: maximum number of pixels of one forward pass, of one or several images. An image is segmented
             in sliding windows if the network's input would have more pixels than this at the largest scale. The memory
@@ -107,7 +107,7 @@ class SegmentationPredictor:
         mean: Sequence[float],
         std: Sequence[float],
         resize: tuple[int, int] | None = None,
-        how: Inference = WHOLE,
+        inference: Inference = WHOLE,
         device: str | torch.device = "cpu",
         max_input_pixels: int | None = None,
         max_pixels: int = 64_000_000,
@@ -117,7 +117,7 @@ class SegmentationPredictor:
         self.class_names = tuple(class_names)
         self.max_input_pixels = max_input_pixels
         self.mean, self.std = list(mean), list(std)
-        self.resize, self.how, self.device = resize, how, device
+        self.resize, self.inference, self.device = resize, inference, device
         self.scratch = scratch
         self.read = ImageReader(max_pixels, None if scratch is None or resize is not None else max_input_pixels)
         self.columns = {
@@ -132,7 +132,7 @@ class SegmentationPredictor:
             "mean": self.mean,
             "std": self.std,
             "resize": resize,
-            "inference": asdict(how),
+            "inference": asdict(inference),
             "max_input_pixels": max_input_pixels,
             "max_pixels": max_pixels,
         }
@@ -151,7 +151,7 @@ class SegmentationPredictor:
         loaded = load(path)
         info = loaded.info
         if loaded.task != "Segmentation":
-            raise InputError(f"{path} holds a network for {loaded.task or 'classification'}, not for segmentation.")
+            raise InputError(f"{path} contains a network for {loaded.task or 'classification'}, not for segmentation.")
         if info["mean"] is None or info["std"] is None:
             raise InputError(f"{path} does not contain the mean and std for normalising images.")
         names = info["class_names"] or [f"class {k}" for k in range(info["num_classes"])]
@@ -159,17 +159,17 @@ class SegmentationPredictor:
         return cls(loaded.network, **{**stored, **options})
 
     def _windows_per_pass(self) -> int:
-        return min(MAX_WINDOWS, max(1, self._images_per_pass((self.how.window, self.how.window))))
+        return min(MAX_WINDOWS, max(1, self._images_per_pass((self.inference.window, self.inference.window))))
 
     def _segment_windows(self, windows: Tensor) -> Tensor:
         """Return the scores (N, K, h, w) of windows (N, 3, h, w) of type uint8."""
-        return segment(self.network, self._normalise(windows), replace(self.how, mode="whole"))
+        return segment(self.network, self._normalise(windows), replace(self.inference, mode="whole"))
 
     def _images_per_pass(self, size: tuple[int, int]) -> int:
         """Return how many inputs of a size (H, W) fit into `max_input_pixels`."""
         if self.max_input_pixels is None:
             return sys.maxsize
-        return int(self.max_input_pixels // (size[0] * size[1] * max(self.how.scales) ** 2))
+        return int(self.max_input_pixels // (size[0] * size[1] * max(self.inference.scales) ** 2))
 
     def __call__(self, image: str | os.PathLike[str] | Image.Image | NDArray[np.uint8]) -> LabelMap:
         """Segment an image.
@@ -188,7 +188,7 @@ class SegmentationPredictor:
 
     @torch.inference_mode()
     def predict_batch(self, images: Sequence[Tensor]) -> list[LabelMap]:
-        """Segment images; those whose inputs have equal sizes share forward passes.
+        """Segment images. Images whose inputs have equal sizes share forward passes.
 
         Args:
             images: pixels (3, H, W) of type uint8, of any sizes.
@@ -210,13 +210,13 @@ class SegmentationPredictor:
         resized = [V.resize(image.to(self.device), list(size), antialias=True) for image in images]
         x = torch.stack(resized)
         if in_windows:
-            window_labels = sliding_window_labels(self._segment_windows, x, self.how, self._windows_per_pass())
+            window_labels = sliding_window_labels(self._segment_windows, x, self.inference, self._windows_per_pass())
             maps = [V.resize(window_labels, list(image.shape[1:]), V.InterpolationMode.NEAREST) for image in images]
         else:
-            scores = segment(self.network, self._normalise(x), self.how)
+            scores = segment(self.network, self._normalise(x), self.inference)
             sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
             maps = [label_map(one, original) for one, original in zip(scores.split(1), sizes, strict=True)]
-        windows = in_windows or self.how.mode == "slide"
+        windows = in_windows or self.inference.mode == "slide"
         return [LabelMap(labels[0].to(torch.uint8).cpu().numpy(), self.class_names, windows) for labels in maps]
 
     def to(self, device: str) -> None:
@@ -244,8 +244,8 @@ class SegmentationPredictor:
             return image.read(*window).unsqueeze(0).to(self.device)
 
         def rows() -> Iterator[Labels]:
-            how, per_pass = self.how, self._windows_per_pass()
-            for labels in sliding_window_rows(self._segment_windows, read, (height, width), how, per_pass):
+            inference, per_pass = self.inference, self._windows_per_pass()
+            for labels in sliding_window_rows(self._segment_windows, read, (height, width), inference, per_pass):
                 found: Labels = labels[0].cpu().numpy()
                 counts[:] += np.bincount(found.ravel(), minlength=len(counts))
                 yield found

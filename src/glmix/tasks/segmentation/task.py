@@ -128,7 +128,7 @@ class Segmentation(Task):
 
     def evaluate(self, batch: Any) -> dict[str, Any]:
         images, masks = batch
-        if isinstance(images, list):  # of different sizes
+        if isinstance(images, list):  # images of different sizes
             pairs = [(image.unsqueeze(0), mask.unsqueeze(0)) for image, mask in zip(images, masks, strict=True)]
         else:
             pairs = [(images, masks)]

@@ -51,7 +51,7 @@ class TokenLabelling(Classification):
                 "false."
             )
         if self.teacher_config is not None:
-            raise InputError("Token labelling has its own teacher, the dense labels: set teacher to null.")
+            raise InputError("Token labelling does not support distillation: set teacher to null.")
         self.dense_weight = dense_weight
         self.cls_target = cls_target
 

@@ -144,7 +144,7 @@ class WeakSeg:
         out: output folder of all steps.
         data: images, labels and masks.
         classifier: first step.
-        seeds: how seeds are computed from class activation maps and slots.
+        seeds: settings for computing seeds from class activation maps and slots.
         segmenter: last step.
         threshold: background threshold, from 0.02 to 0.98: a pixel whose score is lower is background. `labels` chooses
             it on the held-out training images without masks, see `metrics.explained_shares`. `masks` chooses the

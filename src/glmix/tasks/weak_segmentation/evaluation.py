@@ -152,7 +152,7 @@ def _segmenter(config: WeakSeg, result: SeedResult, log: Log) -> Path:
     if path.exists():
         if not source.exists() or json.loads(source.read_text()) != made:
             raise InputError(
-                f"{path} is from other pseudo masks or other settings: delete {path.parent} to train it again."
+                f"{path} was trained with other pseudo masks or settings: delete {path.parent} to train it again."
             )
         return path
     files = with_masks(config.data.train(), mask_folder(config, result.name))

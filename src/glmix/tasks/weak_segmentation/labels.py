@@ -29,7 +29,7 @@ class LabelFiles:
         names: names of the images: their paths relative to the folder, without suffix.
         images: paths of the image files.
         class_names: names of the classes from index 0, which is the background.
-        shown: for each image, the indices from 1 of the classes in it.
+        shown: for each image, the indices of its classes, from 1.
     """
 
     names: tuple[str, ...]
@@ -174,7 +174,7 @@ def _json_entries(path: Path) -> Iterator[tuple[str, Any, Any]]:
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not valid JSON ({error}).") from error
     if not isinstance(content, dict):
-        raise InputError(f'{path} holds a {type(content).__name__}; it must be an object {{"a.jpg": ["cat"], ...}}.')
+        raise InputError(f'{path} contains a {type(content).__name__}; it must be an object {{"a.jpg": ["cat"], ...}}.')
     for file, labels in content.items():
         yield str(path), file, labels
 

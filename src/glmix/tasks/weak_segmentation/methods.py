@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import InputError
-from ...slots.cut import dense_cut, oriented, slot_cut, slot_kernel, soft_sign
+from ...slots.cut import dense_cut, orient_cut, slot_cut, slot_kernel, soft_sign
 from .gradcam import GRAD_CAMS, grad_cam
 from .refine import refine, resized
 from .seeds import SeedMaps, normalise_activation, scale_to_max
@@ -32,17 +32,17 @@ Sign = Literal["classes", "border"]
 
 @dataclass(frozen=True)
 class SeedConfig:
-    """How seeds are computed.
+    """Settings for computing seeds.
 
     Args:
         method: `cam`: class activation maps. `slots`: CAMs refined by the slots. `slotcut`: refined CAMs and SlotCut.
             `dense`: a control that replaces the slots in the cut by the N x N cosine kernel between features. The other
             names are methods of the package pytorch-grad-cam, which only `seeds_of` computes.
-        blocks: indices of the blocks whose slots make the cut; None for all.
+        blocks: indices of the blocks whose slots are used for the cut; None for all.
         share: weight of the slots in the refinement; values above 0.5 do not help.
         effective: number of effective slots per pixel, set by the softmax temperature. None: the learned temperature.
-        sign: side of the cut that is the object: the side with the evidence for `classes`, or the side that is not at
-            the image `border`. The border is more reliable where class maps are coarser than objects, as in the last
+        sign: side of the cut that becomes the object: the side with the evidence for `classes`, or the side that is not
+            at the image `border`. The border is more reliable where class maps are coarser than objects, as in the last
             stage of a network for small images.
         views: number of test-time augmentation views: 1, 2 (mirrored) or 8 (mirrored and rotated). Rotation suits
             images whose classes do not depend on orientation.
@@ -93,7 +93,7 @@ def dense_objectness(features: list[Tensor], evidence: Tensor | None, grid: tupl
         kernel = kernel + (pixels.transpose(1, 2) @ pixels).clamp_min(0) / len(features)
     assert isinstance(kernel, Tensor)
     cut = dense_cut(kernel)
-    return soft_sign(oriented((cut - cut.mean(1, keepdim=True)).unflatten(1, grid), evidence))
+    return soft_sign(orient_cut((cut - cut.mean(1, keepdim=True)).unflatten(1, grid), evidence))
 
 
 def class_maps(outputs: ViewOutputs, present: Tensor, config: SeedConfig) -> Tensor:
@@ -112,8 +112,8 @@ def seed_maps(
     Args:
         outputs: result of `run_views` with the configured number of views.
         classes: result of `class_maps`.
-        config: how seeds are computed.
-        cut_maps: outputs whose slots make the cut instead; those of an untrained network are a control.
+        config: settings of the seeds.
+        cut_maps: outputs whose slots are used for the cut instead, such as those of an untrained network as a control.
     """
     evidence = classes.amax(1) if config.sign == "classes" else None
     grid = (classes.shape[2], classes.shape[3])

@@ -14,7 +14,7 @@ __all__ = ["THRESHOLDS", "Curve", "confusions", "curve_of", "explained_shares"]
 
 THRESHOLDS = tuple(round(0.02 * k, 2) for k in range(1, 50))
 IGNORE = 255
-SMALLEST = 0.5  # pixels of the feature grid: smaller parts count as empty
+SMALLEST = 0.5  # minimum pixels of the feature grid; smaller parts count as empty
 
 
 def confusions(score: Tensor, classes: Tensor, truth: Tensor, num_classes: int) -> Tensor:
@@ -55,7 +55,7 @@ class Curve:
 
     @property
     def best(self) -> float:
-        """Threshold with the highest mean IoU. Choose it on other images than those that are reported."""
+        """Threshold with the highest mean IoU. Choose it on other images than the reported ones."""
         return THRESHOLDS[int(self.mean_iou.argmax())]
 
     def at(self, threshold: float) -> SegmentationScores:

@@ -3,12 +3,13 @@
 Each step writes files that the next step reads, in one folder. NAME is the name of a method by default:
 
     classifier/                     the classifier, in timm's format
-    seeds/NAME/made.json            how the seeds were made: settings, threshold, how it was chosen
+    seeds/NAME/made.json            settings of the seeds, their threshold and how it was chosen
     seeds/NAME/SegmentationClass/   a pseudo mask for every training image, in VOC's palette
     seeds/comparison.json           scores of the seeds of several methods
     segmenter/NAME/                 the segmenter trained on these pseudo masks, and its scores
 
-This module contains the first step and what all steps share; `seeding` and `evaluation` contain the other steps.
+This module contains the first step and the functions that all steps share; `seeding` and `evaluation` contain the
+other steps.
 """
 
 import zlib

@@ -1,4 +1,4 @@
-"""Refinement of class maps: by slots, whose pixels share their scores, and by colours (PAMR)."""
+"""Refinement of class maps with slots, whose pixels share their scores, and with colours (PAMR)."""
 
 from collections.abc import Sequence
 

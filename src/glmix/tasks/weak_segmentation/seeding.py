@@ -35,7 +35,7 @@ class SeedResult:
         settings: fields of the `SeedConfig`.
         classifier: checksum of the classifier's weights.
         threshold: background threshold: a pixel whose score is lower is background.
-        asked: `threshold` of the configuration.
+        asked: value of `threshold` in the configuration.
         chosen: description of how the threshold was chosen.
         curve: the criterion at every threshold: mean IoU on the held-out images if it was chosen with masks, explained
             share of the features' variance if it was chosen without masks. None if the threshold was configured.
@@ -79,11 +79,13 @@ def read_seeds(config: WeakSeg, name: str, classifier: int) -> SeedResult:
     if not path.exists():
         there = ", ".join(find_seeds(config)) or "none"
         raise FileNotFoundError(
-            f"There are no seeds named {name} ({path} is missing; there are: {there}): run `glmix weakseg seeds`."
+            f"There are no seeds named {name} ({path} is missing; existing seeds: {there}): run `glmix weakseg seeds`."
         )
     found = SeedResult(name=name, **json.loads(path.read_text()))
     if found.classifier != classifier:
-        raise InputError(f"{path} is from another classifier: delete {path.parent} to make these seeds again.")
+        raise InputError(
+            f"{path} was computed with another classifier: delete {path.parent} to compute these seeds again."
+        )
     return found
 
 
@@ -129,18 +131,18 @@ def _chosen(
         found = read_seeds(config, name, classifier)
         if (found.settings, found.asked) != (settings, config.threshold):
             raise InputError(
-                f"{folder} holds seeds of other settings ({found.settings}, threshold {found.asked}): write these "
-                "beside them with --name NAME, or delete the folder."
+                f"{folder} contains seeds with other settings ({found.settings}, threshold {found.asked}): choose "
+                "another folder with --name NAME, or delete this one."
             )
         return found
     if next(folder.rglob("*.png"), None) is not None:
         raise InputError(
-            f"{folder / MADE} is missing, so it is unknown how the masks in its folder were made: delete them."
+            f"{folder / MADE} is missing, so the settings of the masks in its folder are unknown: delete them."
         )
     threshold, chosen, curve = _threshold(config, seeds, model, files, progress)
     result = SeedResult(name, settings, classifier, threshold, config.threshold, chosen, curve)
     contents = dataclasses.asdict(result)
-    del contents["name"]  # it is the name of the folder
+    del contents["name"]  # the folder has this name
     write_json(folder / MADE, contents)
     return result
 
@@ -150,20 +152,20 @@ def _threshold(
 ) -> tuple[float, str, list[float] | None]:
     """Return the threshold, how it was chosen, and the criterion at all thresholds."""
     if isinstance(config.threshold, float):
-        return config.threshold, "given by the configuration", None
+        return config.threshold, "set in the configuration", None
     held_out = range(len(files) - config.data.held_out, len(files))
     if config.threshold == "masks":
         truth = config.data.train_masks()
         assert truth is not None  # checked by the configuration
         curve = curve_of_files(config, seeds, model, truth, held_out, progress, f"{seeds.method}: held-out images")
-        how = f"the best mean IoU by the masks of {len(held_out)} held-out training images"
+        how = f"highest mean IoU on the masks of {len(held_out)} held-out training images"
         return curve.best, how, [round(float(value), 4) for value in curve.mean_iou]
     shares = torch.zeros(len(THRESHOLDS))
     for index in progress(iter(held_out), len(held_out), f"{seeds.method}: held-out images"):
         features = run_views(model, image_tensor(config, files, index)).features[0][0]
         score = seeds_of_image(config, seeds, model, files, index).score
         shares += explained_shares(score, features.cpu())[0] / len(held_out)
-    how = f"without masks, by the features of {len(held_out)} held-out training images"
+    how = f"without masks, from the features of {len(held_out)} held-out training images"
     return THRESHOLDS[int(shares.argmax())], how, [round(float(value), 4) for value in shares]
 
 

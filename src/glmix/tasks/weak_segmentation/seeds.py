@@ -14,8 +14,8 @@ __all__ = ["SeedMaps", "normalise_activation", "scale_to_max"]
 def normalise_activation(activation: Tensor, present: Tensor) -> Tensor:
     """Normalise class activations to class maps (B, K, h, w) from 0 to 1; maps of absent classes are zero.
 
-    The lowest activation of a map becomes 0 and the highest becomes 1. Negative activations are not cut off, because a
-    class that the classifier misses is present all the same.
+    The lowest activation of a map becomes 0 and the highest becomes 1. Negative activations are not clamped to 0,
+    because a class that the classifier misses is present all the same.
 
     Args:
         activation: (B, K, h, w), of any range.
