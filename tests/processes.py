@@ -30,6 +30,9 @@ for part in ("data", "demo", "tasks", "training"):
 sys.modules["lightning"] = sys.modules["torchdata"] = None
 """
 
+# `code` of a process that trains with PyTorch's layers alone, without the seconds that compiling kernels takes
+WITHOUT_COMPILER = "import glmix.layers.kernels; glmix.layers.kernels.has_cpp_compiler = lambda: False"
+
 
 class Command:
     """A running `glmix ...`, with the methods of `subprocess.Popen` that the tests use.

@@ -16,13 +16,15 @@ from glmix.training.checkpoints import Checkpoints
 from tests.processes import Command
 
 SCENES = SceneConfig(size=32, objects=(1, 1))
+# One block with slots and one with attention: checkpoints of many tensors take more time than the steps.
+FEW: dict[str, Any] = {"widths": [32, 48], "depths": [1, 1], "mixers": ["glmix", "attn"], "drop_path_rate": 0.2}
 
 
 def task(**kwargs: Any) -> Classification:
     """Return a task with all sources of randomness and state: stochastic depth, Mixup, EMA and a schedule."""
     options: dict[str, Any] = {
         "model": "test_glnet",
-        "model_args": {"drop_path_rate": 0.2},
+        "model_args": FEW,
         "mix": MixConfig(),
         "smoothing": 0.1,
         "ema_decay": 0.9,
@@ -56,10 +58,16 @@ def trainer(root: Path, every: int = 1, keep: int = 100, **kwargs: Any) -> L.Tra
     return L.Trainer(plugins=[AtomicCheckpointIO()], **options)
 
 
+def newest(root: Path) -> dict[str, Any]:
+    """Return the newest checkpoint of a run."""
+    path = max((root / "checkpoints").glob("step-*.ckpt"))
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    return content
+
+
 def weights(root: Path) -> dict[str, torch.Tensor]:
     """Return all tensors of the newest checkpoint: raw and EMA weights."""
-    newest = max((root / "checkpoints").glob("step-*.ckpt"))
-    state: dict[str, torch.Tensor] = torch.load(newest, weights_only=True)["state_dict"]
+    state: dict[str, torch.Tensor] = newest(root)["state_dict"]
     return state
 
 
@@ -73,7 +81,7 @@ CONFIG: dict[str, Any] = {
         "class_path": "Classification",
         "init_args": {
             "model": "test_glnet",
-            "model_args": {"drop_path_rate": 0.2},
+            "model_args": FEW,
             "mix": {"mixup": 0.8},
             "smoothing": 0.1,
             "ema_decay": 0.9,

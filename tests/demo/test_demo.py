@@ -13,7 +13,7 @@ from glmix.data.scenes import SceneConfig
 from glmix.demo.run import DemoConfig, run_demo
 from glmix.training.short_training import Recipe
 from glmix_cli import main
-from tests.processes import Command
+from tests.processes import WITHOUT_COMPILER, Command
 
 TINY = ("--epochs", "1", "--scenes", "64")
 
@@ -75,17 +75,12 @@ def test_evaluated_model_is_the_saved_model(demo):
     assert right / len(files) == pytest.approx(json.loads((folder / "out/demo/result.json").read_text())["accuracy"])
 
 
-@pytest.fixture
-def without_baselines(monkeypatch):
-    """Skip the baselines, which take one to two seconds per demo."""
-    monkeypatch.setattr("glmix.demo.run.baseline_accuracies", lambda train, test: {})
-
-
-def test_low_accuracy_fails_the_command(tmp_path, capsys, without_baselines):
-    assert main(["demo", str(tmp_path / "here"), *TINY]) == 2
-    printed = capsys.readouterr()
-    assert "below --at-least 95 %" in printed.err
-    assert "Next" not in printed.out
+def test_low_accuracy_fails_the_command(tmp_path):
+    process = Command("demo", tmp_path / "here", *TINY, code=WITHOUT_COMPILER)
+    printed, errors = process.communicate()
+    assert process.returncode == 2
+    assert "below --at-least 95 %" in errors
+    assert "Next" not in printed
     assert (tmp_path / "here" / "curve.png").exists()  # written before the failure
 
 
@@ -110,13 +105,18 @@ def test_existing_model_of_another_origin_is_kept(tmp_path):
         run_demo(tmp_path, DemoConfig(64, Recipe(epochs=1)))
 
 
-def test_failing_artefact_fails_the_demo(tmp_path, without_baselines):
-    def broken(demo, path):
-        raise OSError(f"no room for {path.name}")
-
-    config = DemoConfig(64, Recipe(epochs=1))
-    with pytest.raises(OSError, match=r"no room for page\.html"):
-        run_demo(tmp_path, config, artefacts={"page.html": ("a page", broken)})
+def test_failing_artefact_fails_the_demo(tmp_path):
+    code = (
+        "from pathlib import Path\n"
+        "from glmix.demo import run\n"
+        "def broken(demo, path):\n"
+        "    raise OSError(f'no room for {path.name}')\n"
+        "config = run.DemoConfig(64, run.Recipe(epochs=1))\n"
+        "run.run_demo(Path('here'), config, artefacts={'page.html': ('a page', broken)})"
+    )
+    process = Command(cwd=tmp_path, code=f"{WITHOUT_COMPILER}\n{code}")
+    assert "OSError: no room for page.html" in process.communicate()[1]
+    assert process.returncode == 1
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tasks")
     for kind in ("mask_rcnn", "retinanet"):
         detector(root, kind)
-    segmenter(root)
+    segmenter(root, decoder="segformer")
     random = np.random.default_rng(0)
     for k, size in enumerate([(90, 70), (61, 140), (200, 150)]):
         coarse = Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8))
@@ -111,9 +111,7 @@ def test_a_process_without_torch_segments_like_the_predictor(folder: Path, found
         assert (found[f"segmenter{k}_labels"] == expected).mean() > 0.99
 
 
-def test_a_segmentation_file_agrees_with_the_network_at_any_size(folder: Path, exported: Any) -> None:
-    network = glmix.load(folder / "segmenter.ckpt").network
-    run = exported["segmenter"]
+def agree_at_any_size(run: Exported, network: nn.Module) -> None:
     mean, std = (torch.tensor(run.about[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
     for height, width in [(32, 32), (33, 47), (96, 64), (75, 130)]:
         for batch in (1, 3):
@@ -123,6 +121,17 @@ def test_a_segmentation_file_agrees_with_the_network_at_any_size(folder: Path, e
             logits = run(images.permute(0, 2, 3, 1).numpy())["logits"]
             assert logits.shape == (batch, 3, height, width)
             close(logits, expected)
+
+
+def test_a_segmentation_file_agrees_with_the_network_at_any_size(folder: Path, exported: Any) -> None:
+    agree_at_any_size(exported["segmenter"], glmix.load(folder / "segmenter.ckpt").network)
+
+
+@pytest.mark.slow  # the test above has a decoder of fewer operators
+def test_a_file_with_the_fpn_decoder_agrees_with_the_network_at_any_size(tmp_path: Path) -> None:
+    network = glmix.load(segmenter(tmp_path)).network
+    report = export_model(network, tmp_path / "model.onnx", preprocess="uint8")
+    agree_at_any_size(load_exported(report.files[0]), network)
 
 
 def test_the_files_describe_the_model(exported: dict[str, Exported]) -> None:

@@ -10,27 +10,33 @@ import yaml
 from glmix_cli import main
 
 from ..browser import DESKTOP, TELEPHONE
+from ..runs import FEW
 
 SCREENS = {"desktop": DESKTOP, "telephone": {**TELEPHONE, "color_scheme": "dark"}}
 SCENES = {"size": 32, "objects": [1, 1]}
 SEVERAL = {"size": 32, "objects": [1, 3]}
+FEW_BLOCKS = {"model": "test_glnet", "model_args": FEW}
+FOUR_STAGES = {
+    "model": "test_glnet",
+    "model_args": {"widths": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "num_slots": 4},
+}
 TASKS: dict[str, dict[str, Any]] = {
     "single": {
-        "model": {"class_path": "Classification", "init_args": {"model": "test_glnet", "ema_decay": 0.5}},
+        "model": {"class_path": "Classification", "init_args": {**FEW_BLOCKS, "ema_decay": 0.5}},
         "data": {"class_path": "glmix.data.classification.datamodule.ScenesData", "init_args": {"scenes": SCENES}},
     },
     "several": {
-        "model": {"class_path": "Classification", "init_args": {"model": "test_glnet", "multi_label": True}},
+        "model": {"class_path": "Classification", "init_args": {**FEW_BLOCKS, "multi_label": True}},
         "data": {"class_path": "glmix.data.classification.datamodule.ScenesData", "init_args": {"scenes": SEVERAL}},
     },
     "segmentation": {
-        "model": {"class_path": "Segmentation", "init_args": {"model": "test_glnet", "decoder": "fpn"}},
+        "model": {"class_path": "Segmentation", "init_args": {**FOUR_STAGES, "decoder": "fpn"}},
         "data": {"class_path": "SceneMaskData", "init_args": {"scenes": {"size": 32}}},
     },
     "detection": {
         "model": {
             "class_path": "Detection",
-            "init_args": {"model": "test_glnet", "detector": {"kind": "retinanet", "min_size": 64, "max_size": 64}},
+            "init_args": {**FOUR_STAGES, "detector": {"kind": "retinanet", "min_size": 64, "max_size": 64}},
         },
         "data": {"class_path": "DetectionScenes", "init_args": {"scenes": {"size": 32}, "masks": False}},
     },

@@ -24,7 +24,7 @@ from glmix.training.checkpoints import Checkpoints
 from glmix.training.run_folder import checkpoint_to_resume
 from glmix_cli import main
 from tests.processes import Command
-from tests.runs import CONFIG, assert_same, data, start, task, trainer, weights, write_config
+from tests.runs import CONFIG, assert_same, data, newest, start, task, trainer, weights, write_config
 
 
 @pytest.mark.parametrize(("workers", "accumulate"), [(0, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
@@ -46,18 +46,19 @@ def test_every_checkpoint_resumes_to_the_same_weights(
     few = {"train_count": 12, "num_workers": workers}  # three batches per epoch
     trainer(tmp_path / "whole", **options).fit(task(), data(**few))
     monkeypatch.undo()
-    expected = weights(tmp_path / "whole")
+    expected = newest(tmp_path / "whole")
     files = sorted(kept.iterdir())
     assert len(files) == 2 * (4 if accumulate == 1 else 3)
-    last = f"step-{torch.load(max(files), weights_only=True)['global_step']:08d}"
+    last = f"step-{expected['global_step']:08d}"
     seen = _images_of_each_validation(monkeypatch)
     for index, file in enumerate(files):
         if file.name == f"{last}-after.ckpt":
             continue
         resumed = trainer(tmp_path / f"{index}", **options)
         resumed.fit(task(), data(**few), ckpt_path=str(file))
-        assert_same(weights(tmp_path / f"{index}"), expected)
-        assert _position(tmp_path / f"{index}") == _position(tmp_path / "whole")
+        found = newest(tmp_path / f"{index}")
+        assert_same(found["state_dict"], expected["state_dict"])
+        assert _position(found) == _position(expected)
     assert len(seen) >= len(files)
     assert set(seen[:-1]) == {8}  # two batches
 
@@ -98,9 +99,9 @@ def _images_of_each_validation(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def _position(root: Path) -> object:
-    """Return the loop state of Lightning in the newest checkpoint, which a later resume depends on."""
-    loops = torch.load(max((root / "checkpoints").glob("step-*.ckpt")), weights_only=True)["loops"]["fit_loop"]
+def _position(checkpoint: dict[str, Any]) -> object:
+    """Return the loop state of Lightning in a checkpoint, which a later resume depends on."""
+    loops = checkpoint["loops"]["fit_loop"]
     return loops["epoch_progress"], loops["epoch_loop.batch_progress"], loops["state_dict"]
 
 

@@ -10,7 +10,7 @@ import torch
 
 from glmix.data.scenes import SceneConfig
 from glmix.tasks import Classification, ScheduleConfig, TokenLabelling, load_trained, load_weights
-from tests.runs import data, task, trainer, weights
+from tests.runs import FEW, data, task, trainer, weights
 
 
 def tklb(**kwargs: Any) -> TokenLabelling:
@@ -122,7 +122,7 @@ def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ema_decay must "):
         task(ema_decay=1.5)
     path = tmp_path / "w.pth"
-    torch.save(timm.create_model("test_glnet", widths=(16, 16, 16, 16), head_dim=16).state_dict(), path)
+    torch.save(timm.create_model("test_glnet", **{**FEW, "widths": (16, 16)}, head_dim=16).state_dict(), path)
     with pytest.raises(ValueError, match="does not fit test_glnet:\n  wrong shape"):
         trainer(tmp_path).fit(task(checkpoint=str(path)), data())
 
