@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# Processes of mypy and of the tests. Each test process needs about 2 GiB of memory. Set PROCESSES=8 on a machine with
-# more memory.
+# Processes of mypy and of pytest, which otherwise use one core. Each test process needs about 2 GiB of memory. Set
+# PROCESSES=8 on a machine with more memory.
 PROCESSES ?= 2
 
 .PHONY: help demo test test-only test-all check fixup bench gpu docs docs-serve notebooks dist clean
