@@ -244,7 +244,7 @@ def test_images_are_read_in_the_orientation_of_their_annotations(tmp_path: Path)
     upright = read_stored(tmp_path / "a.png", (10, 20))  # as written by annotation tools that show images upright
     assert upright.size == (10, 20)
     assert upright.getpixel((9, 0)) == (255, 255, 255)
-    with pytest.raises(ValueError, match=r"a\.png is 20 x 10 pixels \(width x height\), but b\.json says 20 x 11"):
+    with pytest.raises(ValueError, match=r"a\.png .*20 x 10.*b\.json.*20 x 11"):
         read_stored(tmp_path / "a.png", (20, 11), Path("b.json"))
 
 
