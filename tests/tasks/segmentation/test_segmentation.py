@@ -183,6 +183,7 @@ def test_timm_backbones_are_supported() -> None:
         ({"decoder": "upernett"}, r"No decoder is named 'upernett'\. Did you mean 'upernet'\? Known: unet, "),
         ({"decoder": "dpt"}, "No decoder is named 'dpt'"),
         ({"decoder_args": {"channels": 3}}, "'upernet' has no argument 'channels'.* It takes .*decoder_channels"),
+        ({"decoder": "fpn", "decoder_args": {"encoder_depth": 3}}, "'fpn' needs encoder_depth 5, got 3"),
         ({"model_args": {"output_stride": 16}}, "model_args.output_stride .*decoder_args.encoder_output_stride"),
         ({"model_args": {"depth": 3}}, "depth"),
         ({"model": "resnet18", "checkpoint": "x.pth"}, "checkpoint must hold the weights of a GLNet .*resnet18"),

@@ -180,6 +180,8 @@ def _build_smp_network(
                 f"The decoder {decoder!r} has no argument {key!r}.{nearest(key, accepted)} It takes "
                 f"{', '.join(accepted)}."
             )
+    if decoder == "fpn" and decoder_args.get("encoder_depth", 5) != 5:
+        raise InputError(f"The decoder 'fpn' needs encoder_depth 5, got {decoder_args['encoder_depth']}.")
     if "output_stride" in model_args:
         raise InputError(
             "model_args.output_stride is not accepted, because the decoder defines the output stride: set "
