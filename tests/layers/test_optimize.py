@@ -1,6 +1,7 @@
 """Faster training: the replaced layers compute the same values and gradients, and nothing else changes."""
 
 import copy
+import inspect
 import io
 import pickle
 from collections.abc import Callable, Iterator
@@ -143,6 +144,7 @@ def test_gradient_checkpointing_works_and_traced_and_exported_graphs_have_the_pl
     assert len(always) == count == 1
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 12), reason="torch.compiler.is_exporting is true under torch.compile")
 def test_a_compiled_model_has_the_faster_gradient_in_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(depthwise, "SMALLEST", 1)
     monkeypatch.setattr(depthwise, "HAS_AVX512", True)
@@ -263,7 +265,8 @@ def test_short_attention_agrees_with_attention(tokens: int, masked: bool) -> Non
     wanted = attention(x, mask)
     attention.__class__ = ShortAttention
     torch.testing.assert_close(attention(x, mask), wanted, rtol=5e-2, atol=5e-3)
-    assert torch.equal(attention(x, is_causal=True), Attention.forward(attention, x, is_causal=True))
+    if "is_causal" in inspect.signature(Attention.forward).parameters:  # timm 1.0.22 has no such argument
+        assert torch.equal(attention(x, is_causal=True), Attention.forward(attention, x, is_causal=True))
 
 
 @pytest.mark.parametrize("bias", [True, False])

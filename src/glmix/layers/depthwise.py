@@ -36,9 +36,9 @@ class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution that is an `nn.Conv2d` in every respect but the time of its backward pass on a CPU.
 
     The faster gradient is used for channels-last maps in float32 and bfloat16 on processors with AVX-512 and a C++
-    compiler, if the map is large enough, also under torch.compile. In traced, scripted and exported graphs and
-    everywhere else, this is `nn.Conv2d`. It has no parameters or attributes of its own, so a convolution is converted
-    by changing its `__class__`.
+    compiler, if the map is large enough; with torch 2.12 or newer also under torch.compile. In traced, scripted and
+    exported graphs and everywhere else, this is `nn.Conv2d`. It has no parameters or attributes of its own, so a
+    convolution is converted by changing its `__class__`.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ def optimize_for_training(model: ModuleT) -> ModuleT:
     timm's attention uses matrix products for few tokens (`ShortAttention`), and so do 1x1 convolutions with many
     weights (`PointwiseConv2d`). The soft clustering of GLNet keeps less memory (`CompactSoftBridge`). Each layer uses
     its faster implementation only where it was measured to be faster, and computes the same function up to rounding.
-    Parameters, state dict and hooks do not change. On a GPU and in exported graphs the layers work as before; under
-    torch.compile, depthwise convolutions and attention are the faster ones.
+    Parameters, state dict and hooks do not change. On a GPU and in exported graphs the layers work as before. Under
+    torch.compile, the faster depthwise convolutions (with torch 2.12 or newer) and attention are used.
 
     Args:
         model: any network with layers of torch and timm, in training or evaluation mode.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .small_maps import apply_layer
 
-__all__ = ["attention_bias", "cells_of", "check_mask", "convolve", "fill_padding", "apply_mask", "pool_masked"]
+__all__ = ["apply_mask", "attention_bias", "cells_of", "check_mask", "convolve", "fill_padding", "pool_masked"]
 
 
 def check_mask(mask: Tensor, x: Tensor) -> Tensor:
